@@ -1,0 +1,24 @@
+# Debian's packages first; with KVTOOL_FETCH=ON, pinned downloads for systems
+# that lack them.
+if(KVTOOL_FETCH)
+  include(FetchContent)
+  FetchContent_Declare(nlohmann_json GIT_REPOSITORY https://github.com/nlohmann/json.git
+    GIT_TAG v3.11.2 FIND_PACKAGE_ARGS 3.11)
+  FetchContent_Declare(CLI11 GIT_REPOSITORY https://github.com/CLIUtils/CLI11.git
+    GIT_TAG v2.1.2 FIND_PACKAGE_ARGS 2.1)
+  FetchContent_Declare(spdlog GIT_REPOSITORY https://github.com/gabime/spdlog.git
+    GIT_TAG v1.10.0 FIND_PACKAGE_ARGS 1.10)
+  FetchContent_Declare(GTest GIT_REPOSITORY https://github.com/google/googletest.git
+    GIT_TAG v1.12.1 FIND_PACKAGE_ARGS 1.12)
+  FetchContent_MakeAvailable(nlohmann_json CLI11 spdlog GTest)
+else()
+  find_package(nlohmann_json 3.11 REQUIRED)
+  find_package(CLI11 2.1 REQUIRED)
+  find_package(spdlog 1.10 REQUIRED)
+  find_package(GTest 1.12 REQUIRED)
+endif()
+find_package(Threads REQUIRED)
+
+# xxHash ships a pkg-config file only.
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)

@@ -1,0 +1,37 @@
+# Warnings, sanitizers and include folders for every target of ours, and the
+# two functions that declare a room and its tests.
+add_library(kvtool_options INTERFACE)
+target_include_directories(kvtool_options INTERFACE ${PROJECT_SOURCE_DIR}/include)
+target_compile_definitions(kvtool_options INTERFACE KVTOOL_VERSION="${PROJECT_VERSION}")
+target_compile_options(kvtool_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion)
+if(KVTOOL_WERROR)
+  target_compile_options(kvtool_options INTERFACE -Werror)
+endif()
+if(KVTOOL_SANITIZE)
+  target_compile_options(kvtool_options INTERFACE -fsanitize=${KVTOOL_SANITIZE}
+    -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(kvtool_options INTERFACE -fsanitize=${KVTOOL_SANITIZE})
+endif()
+
+# kvtool_room(NAME SOURCES file... [DEPENDS target...])
+# A static library kvtool_NAME with alias kvtool::NAME. What a room does not
+# name in DEPENDS it cannot link, so a wrong edge between rooms does not build.
+function(kvtool_room name)
+  cmake_parse_arguments(ROOM "" "" "SOURCES;DEPENDS" ${ARGN})
+  add_library(kvtool_${name} STATIC ${ROOM_SOURCES})
+  add_library(kvtool::${name} ALIAS kvtool_${name})
+  target_link_libraries(kvtool_${name} PUBLIC ${ROOM_DEPENDS} PRIVATE kvtool_options)
+  target_include_directories(kvtool_${name} PUBLIC ${PROJECT_SOURCE_DIR}/include)
+endfunction()
+
+# kvtool_test(NAME SOURCES file... DEPENDS target...)
+function(kvtool_test name)
+  cmake_parse_arguments(TEST "" "" "SOURCES;DEPENDS" ${ARGN})
+  add_executable(kvtool_${name}_test ${TEST_SOURCES})
+  target_link_libraries(kvtool_${name}_test
+    PRIVATE ${TEST_DEPENDS} kvtool_options GTest::gmock GTest::gtest_main)
+  set_target_properties(kvtool_${name}_test PROPERTIES
+    RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+  gtest_discover_tests(kvtool_${name}_test DISCOVERY_MODE PRE_TEST
+    PROPERTIES LABELS ${name} TIMEOUT 300)
+endfunction()

@@ -1,0 +1,37 @@
+// The one exception type of kvtool. Every failure that a caller may want to
+// tell apart carries an ErrorCode; the command line maps it to the exit status
+// in a single place. Messages name the subject (path, offset, record, layer),
+// what was expected, what was found, and what to do about it.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace kvtool {
+
+// Values are the process exit status of the command-line tool. Exit status 1
+// is not an error: it says that a comparison failed.
+enum class ErrorCode : int {
+  kUsage = 2,         // wrong option, configuration or prompt
+  kIncompatible = 3,  // recordings or model cannot be compared
+  kCorrupt = 4,       // file damaged, unreadable or not a recording
+  kEnvironment = 5,   // model, device, engine, memory or disk
+};
+
+class Error : public std::runtime_error {
+ public:
+  Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+
+  [[nodiscard]] ErrorCode code() const noexcept { return code_; }
+
+ private:
+  ErrorCode code_;
+};
+
+// Shorthands that keep the throwing line readable.
+[[noreturn]] void throw_usage(const std::string& message);
+[[noreturn]] void throw_incompatible(const std::string& message);
+[[noreturn]] void throw_corrupt(const std::string& message);
+[[noreturn]] void throw_environment(const std::string& message);
+
+}  // namespace kvtool

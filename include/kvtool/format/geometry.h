@@ -1,0 +1,73 @@
+// The shape of one recording's KV cache, the same for every record of a file.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kvtool/base/dtype.h"
+
+namespace kvtool::format {
+
+// Caps against hostile files (docs/format.md, "Limits").
+inline constexpr std::uint32_t kMaxLayers = 4096;
+inline constexpr std::uint32_t kMaxHeads = 4096;
+inline constexpr std::uint32_t kMaxHeadDim = 65536;
+inline constexpr std::uint32_t kMaxTopK = 1024;
+inline constexpr std::uint64_t kRowAlignment = 16;
+
+// One layer's K and V. A position holds key [num_kv_heads, key_dim] and value
+// [num_kv_heads, value_dim].
+struct LayerGeometry {
+  DType key_dtype = DType::kFloat32;
+  DType value_dtype = DType::kFloat32;
+  std::uint32_t num_kv_heads = 0;
+  std::uint32_t key_dim = 0;
+  std::uint32_t value_dim = 0;
+
+  // Bytes of one position (all heads).
+  [[nodiscard]] std::uint64_t key_bytes() const;
+  [[nodiscard]] std::uint64_t value_bytes() const;
+
+  friend bool operator==(const LayerGeometry&, const LayerGeometry&) = default;
+};
+
+// Where a layer's K and V stand inside a delta, in bytes from its start; both
+// aligned to kRowAlignment.
+struct RowOffset {
+  std::uint64_t key = 0;
+  std::uint64_t value = 0;
+};
+
+// Throws Error kCorrupt when a cap is exceeded or a size overflows.
+class Geometry {
+ public:
+  Geometry() = default;
+  explicit Geometry(std::vector<LayerGeometry> layers);
+
+  [[nodiscard]] const std::vector<LayerGeometry>& layers() const { return layers_; }
+  [[nodiscard]] std::size_t num_layers() const { return layers_.size(); }
+  [[nodiscard]] const LayerGeometry& layer(std::size_t index) const { return layers_.at(index); }
+  [[nodiscard]] const RowOffset& row_offset(std::size_t layer) const { return offsets_.at(layer); }
+
+  // Bytes of one delta: the K and V rows of one position in all layers,
+  // `[layer][K|V][head][dim]`, each entry at its row_offset, the gaps zero.
+  // A multiple of kRowAlignment.
+  [[nodiscard]] std::uint64_t delta_bytes() const { return delta_bytes_; }
+  // Bytes of K and V of one position without alignment gaps.
+  [[nodiscard]] std::uint64_t position_bytes() const { return position_bytes_; }
+
+  friend bool operator==(const Geometry& a, const Geometry& b) { return a.layers_ == b.layers_; }
+
+ private:
+  std::vector<LayerGeometry> layers_;
+  std::vector<RowOffset> offsets_;
+  std::uint64_t delta_bytes_ = 0;
+  std::uint64_t position_bytes_ = 0;
+};
+
+// Empty when equal, else the first difference in words ("layer 3: 4 KV heads against 8").
+[[nodiscard]] std::string describe_difference(const Geometry& a, const Geometry& b);
+
+}  // namespace kvtool::format

@@ -1,0 +1,64 @@
+// What a recording consists of besides K and V. See docs/format.md for bytes.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <optional>
+#include <vector>
+
+#include "kvtool/format/geometry.h"
+
+namespace kvtool::format {
+
+using Uuid = std::array<std::uint8_t, 16>;
+using Sha256 = std::array<std::uint8_t, 32>;
+
+[[nodiscard]] Uuid random_uuid();
+// "xxxxxxxx-xxxx-…", lower case.
+[[nodiscard]] std::string to_string(const Uuid& uuid);
+[[nodiscard]] std::string to_hex(const Sha256& digest);
+// Empty unless `hex` is exactly 64 hex digits.
+[[nodiscard]] std::optional<Sha256> parse_sha256(std::string_view hex);
+
+enum class SaveMode : std::uint8_t {
+  kDelta = 1,        // prompt K/V, then the rows of every step
+  kPrefillOnly = 2,  // prompt K/V; steps carry tokens and statistics only
+  kFinalOnly = 3,    // steps carry tokens and statistics; one K/V state at the end
+};
+// "delta", "prefill_only", "final_only".
+[[nodiscard]] std::string_view save_mode_name(SaveMode mode);
+[[nodiscard]] std::optional<SaveMode> parse_save_mode(std::string_view name);
+
+// Fixed for the whole file, written first.
+struct RecordingHeader {
+  Uuid uuid{};
+  Sha256 model_sha256{};
+  SaveMode save_mode = SaveMode::kDelta;
+  DType logits_dtype = DType::kFloat32;  // dtype of the model's head output
+  std::uint32_t vocab_size = 0;
+  std::uint32_t top_k = 0;  // entries per step; at most kMaxTopK and vocab_size
+  std::uint64_t prompt_length = 0;
+  Geometry geometry;
+};
+
+// What one forward pass said about the next token.
+struct StepStats {
+  std::int32_t input_token = -1;  // -1 for the prefill
+  std::int32_t token = -1;        // the greedy choice: lowest id among the maximal logits
+  std::int64_t elapsed_ns = 0;
+  // log(sum(exp(logits))) of the full row.
+  double logsumexp = 0.0;
+  // Checksum of every logit's bit pattern, 0 when absent: sum over i of
+  // bits(logit_i) * (splitmix64(i) | 1) modulo 2^64, in the head's own dtype.
+  // Order-free integer arithmetic, so that every device computes the same.
+  std::uint64_t logits_digest = 0;
+  // header.top_k entries, by logit descending, then id ascending.
+  std::vector<std::int32_t> top_ids;
+  std::vector<float> top_logits;
+
+  friend bool operator==(const StepStats&, const StepStats&) = default;
+};
+
+}  // namespace kvtool::format
