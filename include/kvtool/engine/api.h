@@ -1,0 +1,141 @@
+// What the commands see of the engine: no torch type, so that the binary links
+// no torch. The engine is a shared library that engine/loader.h opens.
+//
+// Threading: an Engine, its models and their calls belong to one thread. Sinks
+// are called from a background thread while a call runs and are quiet once it
+// has returned or thrown. Errors are kvtool::Error.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kvtool/format/recording.h"
+#include "kvtool/format/row.h"
+
+namespace kvtool::engine {
+
+// Raised with every incompatible change of this header; checked by the loader.
+inline constexpr int kEngineAbi = 1;
+
+struct EngineOptions {
+  std::string device = "auto";  // "auto" (CUDA when there is one), "cpu", "cuda", "cuda:N"
+  int threads = 0;              // CPU threads of one operation; 0: torch's default
+};
+
+struct DeviceInfo {
+  std::string type;  // "cpu" or "cuda"
+  int index = 0;
+  std::string label;  // "CPU", "NVIDIA_H200"
+  std::string name;   // CPU model or GPU name
+  // Provenance as a JSON object: torch_version, cpu_model, cpu_isa, threads,
+  // driver_version, deterministic, tf32, ...
+  std::string provenance_json;
+};
+
+struct ModelInfo {
+  std::string path;
+  std::string model_id;
+  std::string slug;
+  std::string architecture;
+  std::string dtype;  // torch's name: "bfloat16"
+  DType logits_dtype = DType::kFloat32;
+  std::uint32_t vocab_size = 0;
+  std::uint64_t max_positions = 0;
+  std::vector<std::int32_t> eos_token_ids;
+  format::Geometry geometry;
+  format::Sha256 weights_sha256{};
+  std::string metadata_json;  // kvtool.json of the exported file, whole
+};
+
+// One line of a batch.
+struct Input {
+  std::vector<std::int32_t> token_ids;  // not empty
+};
+
+struct GenerateOptions {
+  std::uint64_t max_new_tokens = 128;  // at least 1
+  bool ignore_eos = false;
+  std::uint32_t top_k = 32;  // recorded entries; capped by the vocabulary
+};
+
+struct GeneratedRow {
+  std::vector<std::int32_t> tokens;  // token 0, then one per step; ends with EOS if it was met
+  format::StopReason stop_reason = format::StopReason::kMaxNewTokens;
+};
+
+struct BatchTiming {
+  double prefill_seconds = 0.0;
+  double decode_seconds = 0.0;
+  std::uint64_t decode_steps = 0;  // of the batch: the most of any row
+};
+
+struct GenerateResult {
+  std::vector<GeneratedRow> rows;
+  BatchTiming timing;
+};
+
+// Called on the calling thread after the prefill (0) and after every step; an
+// exception it throws stops the run (that is how Ctrl-C is handled).
+using Progress = std::function<void(std::uint64_t steps_done, std::uint64_t steps_total)>;
+
+struct ReplayRow {
+  const format::RowSource* reference = nullptr;  // not owned
+};
+
+// The shape in which the reference ran. Kernels depend on it, so a batch is
+// replayed in the shape in which it was recorded.
+struct ReplayBatch {
+  std::vector<ReplayRow> rows;
+  // Prompt positions of the batch including left padding; at least the longest prompt.
+  std::uint64_t padded_length = 0;
+  // Positions of the cache buffer; at least padded_length + the most steps.
+  std::uint64_t cache_capacity = 0;
+};
+
+struct ReplayResult {
+  BatchTiming timing;
+  // Rows whose steps ran on the device's own K/V after the prompt, because the
+  // reference holds none for its steps.
+  std::vector<bool> own_step_kv;
+};
+
+class Model {
+ public:
+  virtual ~Model() = default;
+  [[nodiscard]] virtual const ModelInfo& info() const = 0;
+  // Text bytes of a token; one token need not be whole UTF-8. Empty for ids
+  // without text. Lives as long as the model.
+  [[nodiscard]] virtual std::string_view token_bytes(std::int32_t token) const = 0;
+
+  // Greedy generation of a left-padded batch (padded to the longest prompt). The
+  // cache holds longest prompt + max_new_tokens - 1 positions; Error kUsage when
+  // that exceeds the model's positions. A row ends at its EOS; the batch keeps its
+  // shape until the last row has ended. `sinks` is empty or holds one sink (or
+  // null) per input.
+  virtual GenerateResult generate(std::span<const Input> inputs, const GenerateOptions& options,
+                                  std::span<format::RowSink* const> sinks,
+                                  const Progress& progress) = 0;
+
+  // Inject: the prompt is prefilled on this device and handed to the sinks,
+  // then replaced by the reference's K/V; each step feeds the recorded token on
+  // the reference's cache, predicts, hands its own row to the sinks and
+  // replaces it by the reference's.
+  virtual ReplayResult replay(const ReplayBatch& batch, std::span<format::RowSink* const> sinks,
+                              const Progress& progress) = 0;
+};
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  [[nodiscard]] virtual const DeviceInfo& device() const = 0;
+  [[nodiscard]] virtual std::string_view torch_version() const = 0;  // of the loaded torch
+  virtual std::unique_ptr<Model> load_model(const std::string& path) = 0;
+};
+
+}  // namespace kvtool::engine
