@@ -50,7 +50,13 @@ class FileSystem {
   virtual std::unique_ptr<RandomAccessFile> open(const std::filesystem::path& path) = 0;
   // Atomic replacement of `to`.
   virtual void rename(const std::filesystem::path& from, const std::filesystem::path& to) = 0;
+  // A file that does not exist is not an error.
   virtual void remove(const std::filesystem::path& path) = 0;
+  // With all parents; existing ones are fine. A file system without folders
+  // keeps the default, which does nothing.
+  virtual void create_directories(const std::filesystem::path& path);
+  // Makes creations and renames inside the folder durable (fsync).
+  virtual void sync_directory(const std::filesystem::path& path);
 };
 
 // The operating system's files. Lives for the whole process.

@@ -1,0 +1,266 @@
+#include "kvtool/base/file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <system_error>
+#include <utility>
+
+#include "kvtool/base/error.h"
+
+namespace kvtool {
+namespace {
+
+// Linux transfers at most 0x7ffff000 bytes per call; asking for less keeps the
+// result inside ssize_t everywhere.
+constexpr std::size_t kMaxTransfer = std::size_t{1} << 30;
+
+std::string reason(int error) { return std::generic_category().message(error); }
+
+std::string megabytes(std::uint64_t bytes) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.1f MB", static_cast<double>(bytes) / 1e6);
+  return text;
+}
+
+std::string write_failure(const std::filesystem::path& path, int error, std::uint64_t written) {
+  const std::string where = path.string() + ": ";
+  const std::string after = " after " + megabytes(written);
+  switch (error) {
+    case ENOSPC:
+      return where + "disk full" + after + ": free space or choose another --out";
+    case EDQUOT:
+      return where + "disk quota exceeded" + after + ": free space or choose another --out";
+    case EFBIG:
+      return where + "file size limit reached" + after +
+             ": raise the limit (ulimit -f) or choose another --out";
+    default:
+      return where + "cannot be written" + after + ": " + reason(error);
+  }
+}
+
+class PosixWritableFile final : public WritableFile {
+ public:
+  PosixWritableFile(int descriptor, std::filesystem::path path)
+      : descriptor_(descriptor), path_(std::move(path)) {}
+  ~PosixWritableFile() override {
+    if (descriptor_ >= 0) ::close(descriptor_);
+  }
+  PosixWritableFile(const PosixWritableFile&) = delete;
+  PosixWritableFile& operator=(const PosixWritableFile&) = delete;
+
+  void append(std::span<const std::byte> data) override {
+    require_open();
+    while (!data.empty()) {
+      const ssize_t count =
+          ::write(descriptor_, data.data(), std::min(data.size(), kMaxTransfer));
+      if (count < 0) {
+        if (errno == EINTR) continue;
+        throw_environment(write_failure(path_, errno, written_));
+      }
+      // A regular file that takes nothing and reports nothing would loop forever.
+      if (count == 0) throw_environment(write_failure(path_, ENOSPC, written_));
+      written_ += static_cast<std::uint64_t>(count);
+      data = data.subspan(static_cast<std::size_t>(count));
+    }
+  }
+
+  void sync() override {
+    require_open();
+    while (::fdatasync(descriptor_) != 0) {
+      if (errno != EINTR) throw_environment(write_failure(path_, errno, written_));
+    }
+  }
+
+  void close() override {
+    require_open();
+    // After EINTR the descriptor is gone on Linux: retrying could close
+    // another thread's file.
+    const int result = ::close(std::exchange(descriptor_, -1));
+    if (result != 0 && errno != EINTR) {
+      throw_environment(write_failure(path_, errno, written_));
+    }
+  }
+
+ private:
+  void require_open() const {
+    if (descriptor_ < 0) throw_usage(path_.string() + ": the file is closed already");
+  }
+
+  int descriptor_;
+  std::filesystem::path path_;
+  std::uint64_t written_ = 0;
+};
+
+class PosixRandomAccessFile final : public RandomAccessFile {
+ public:
+  PosixRandomAccessFile(int descriptor, std::uint64_t size, std::filesystem::path path)
+      : descriptor_(descriptor), size_(size), path_(std::move(path)) {}
+  ~PosixRandomAccessFile() override { ::close(descriptor_); }
+  PosixRandomAccessFile(const PosixRandomAccessFile&) = delete;
+  PosixRandomAccessFile& operator=(const PosixRandomAccessFile&) = delete;
+
+  [[nodiscard]] std::uint64_t size() const override { return size_; }
+  [[nodiscard]] const std::filesystem::path& path() const override { return path_; }
+
+  [[nodiscard]] std::size_t read(std::uint64_t offset,
+                                 std::span<std::byte> target) const override {
+    std::size_t done = 0;
+    while (done < target.size()) {
+      const ssize_t count =
+          ::pread(descriptor_, target.data() + done, std::min(target.size() - done, kMaxTransfer),
+                  static_cast<off_t>(offset + done));
+      if (count < 0) {
+        if (errno == EINTR) continue;
+        throw_corrupt(path_.string() + ": cannot be read at byte " +
+                      std::to_string(offset + done) + ": " + reason(errno));
+      }
+      if (count == 0) break;
+      done += static_cast<std::size_t>(count);
+    }
+    return done;
+  }
+
+ private:
+  int descriptor_;
+  std::uint64_t size_;
+  std::filesystem::path path_;
+};
+
+[[noreturn]] void throw_open_failure(const std::filesystem::path& path, int error) {
+  const std::string message = path.string() + ": cannot be opened: " + reason(error);
+  if (error == EMFILE || error == ENFILE || error == ENOMEM) throw_environment(message);
+  throw_corrupt(message);
+}
+
+class PosixFileSystem final : public FileSystem {
+ public:
+  std::unique_ptr<WritableFile> create(const std::filesystem::path& path) override {
+    int descriptor = -1;
+    do {
+      descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0666);
+    } while (descriptor < 0 && errno == EINTR);
+    if (descriptor < 0) {
+      throw_environment(path.string() + ": cannot be created: " + reason(errno));
+    }
+    return std::make_unique<PosixWritableFile>(descriptor, path);
+  }
+
+  std::unique_ptr<RandomAccessFile> open(const std::filesystem::path& path) override {
+    int descriptor = -1;
+    do {
+      // O_NONBLOCK: opening a named pipe must fail below instead of waiting.
+      descriptor = ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    } while (descriptor < 0 && errno == EINTR);
+    if (descriptor < 0) throw_open_failure(path, errno);
+    struct stat status {};
+    if (::fstat(descriptor, &status) != 0) {
+      const int error = errno;
+      ::close(descriptor);
+      throw_open_failure(path, error);
+    }
+    if (!S_ISREG(status.st_mode)) {
+      ::close(descriptor);
+      throw_corrupt(path.string() +
+                    (S_ISDIR(status.st_mode) ? ": is a directory, not a file"
+                                             : ": is not a regular file"));
+    }
+    return std::make_unique<PosixRandomAccessFile>(
+        descriptor, static_cast<std::uint64_t>(status.st_size), path);
+  }
+
+  void rename(const std::filesystem::path& from, const std::filesystem::path& to) override {
+    if (::rename(from.c_str(), to.c_str()) != 0) {
+      throw_environment(from.string() + ": cannot be renamed to " + to.string() + ": " +
+                        reason(errno));
+    }
+  }
+
+  void remove(const std::filesystem::path& path) override {
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
+      throw_environment(path.string() + ": cannot be removed: " + reason(errno));
+    }
+  }
+
+  void create_directories(const std::filesystem::path& path) override {
+    std::error_code error;
+    std::filesystem::create_directories(path, error);
+    if (error) {
+      throw_environment(path.string() + ": folder cannot be created: " + error.message());
+    }
+  }
+
+  void sync_directory(const std::filesystem::path& path) override {
+    const int descriptor = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor < 0) {
+      throw_environment(path.string() + ": folder cannot be opened: " + reason(errno));
+    }
+    const int result = ::fsync(descriptor);
+    const int error = errno;
+    ::close(descriptor);
+    // Some network file systems have no fsync for folders; they answer EINVAL.
+    if (result != 0 && error != EINVAL) {
+      throw_environment(path.string() + ": folder cannot be synced: " + reason(error));
+    }
+  }
+};
+
+}  // namespace
+
+void FileSystem::create_directories(const std::filesystem::path& /*path*/) {}
+void FileSystem::sync_directory(const std::filesystem::path& /*path*/) {}
+
+FileSystem& posix_file_system() {
+  static PosixFileSystem file_system;
+  return file_system;
+}
+
+std::string read_text_file(const std::filesystem::path& path, std::uint64_t max_bytes) {
+  const auto too_large = [&] {
+    throw_usage(path.string() + ": larger than the " + std::to_string(max_bytes) +
+                " bytes allowed here");
+  };
+  std::unique_ptr<RandomAccessFile> file;
+  try {
+    file = posix_file_system().open(path);
+  } catch (const Error& error) {
+    throw_usage(error.what());
+  }
+  if (file->size() > max_bytes) too_large();
+  // One byte more than stat said: files in /proc claim to be empty, and a file
+  // that grows meanwhile must not slip past the limit.
+  std::string content;
+  std::uint64_t wanted = file->size() + 1;
+  for (;;) {
+    const std::size_t before = content.size();
+    content.resize(before + wanted);
+    const std::size_t count =
+        file->read(before, std::as_writable_bytes(std::span(content)).subspan(before));
+    content.resize(before + count);
+    if (content.size() > max_bytes) too_large();
+    if (count < wanted) return content;
+    wanted = std::min<std::uint64_t>(content.size() + 4096, max_bytes + 1 - content.size());
+  }
+}
+
+void write_file_atomically(const std::filesystem::path& path, std::string_view content) {
+  std::filesystem::path temporary = path;
+  temporary += ".tmp." + std::to_string(::getpid());
+  FileSystem& files = posix_file_system();
+  files.remove(temporary);
+  try {
+    const std::unique_ptr<WritableFile> file = files.create(temporary);
+    file->append(std::as_bytes(std::span(content)));
+    file->close();
+    files.rename(temporary, path);
+  } catch (const Error&) {
+    ::unlink(temporary.c_str());
+    throw;
+  }
+}
+
+}  // namespace kvtool
