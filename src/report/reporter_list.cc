@@ -1,0 +1,48 @@
+#include <utility>
+
+#include "kvtool/report/reporter.h"
+
+namespace kvtool::report {
+namespace {
+
+class ReporterList : public Reporter {
+ public:
+  explicit ReporterList(std::vector<std::unique_ptr<Reporter>> reporters)
+      : reporters_(std::move(reporters)) {}
+
+  void begin(const RunDescription& run) override {
+    for (const auto& reporter : reporters_) reporter->begin(run);
+  }
+  void device(const DeviceDescription& device) override {
+    for (const auto& reporter : reporters_) reporter->device(device);
+  }
+  void model(const ModelDescription& model) override {
+    for (const auto& reporter : reporters_) reporter->model(model);
+  }
+  void input(const InputResult& input) override {
+    for (const auto& reporter : reporters_) reporter->input(input);
+  }
+  void info(const InfoResult& info) override {
+    for (const auto& reporter : reporters_) reporter->info(info);
+  }
+  void exported(const DumpResult& dump) override {
+    for (const auto& reporter : reporters_) reporter->exported(dump);
+  }
+  void finish(const Summary& summary) override {
+    for (const auto& reporter : reporters_) reporter->finish(summary);
+  }
+  void fail(int exit_status, const std::string& message) override {
+    for (const auto& reporter : reporters_) reporter->fail(exit_status, message);
+  }
+
+ private:
+  std::vector<std::unique_ptr<Reporter>> reporters_;
+};
+
+}  // namespace
+
+std::unique_ptr<Reporter> make_reporter_list(std::vector<std::unique_ptr<Reporter>> reporters) {
+  return std::make_unique<ReporterList>(std::move(reporters));
+}
+
+}  // namespace kvtool::report
