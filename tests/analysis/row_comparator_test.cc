@@ -1,0 +1,314 @@
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "kvtool/analysis/comparison.h"
+#include "kvtool/base/error.h"
+
+namespace kvtool::analysis {
+namespace {
+
+using format::Geometry;
+using format::LayerGeometry;
+using format::RecordingHeader;
+using format::StepStats;
+
+constexpr std::uint64_t kPromptLength = 3;
+
+// Two layers of different types and widths: K and V rows of 6, 6, 8 and 2
+// bytes, so that every row but the last is followed by an alignment gap.
+Geometry mixed_geometry() {
+  return Geometry({LayerGeometry{DType::kBFloat16, DType::kBFloat16, 1, 3, 3},
+                   LayerGeometry{DType::kFloat32, DType::kFloat8E4M3, 2, 1, 1}});
+}
+
+// One layer whose K and V follow each other without a gap.
+Geometry dense_geometry() {
+  return Geometry({LayerGeometry{DType::kBFloat16, DType::kBFloat16, 1, 8, 8}});
+}
+
+StepStats stats_for(std::int32_t token) {
+  StepStats stats;
+  stats.token = token;
+  stats.logsumexp = 20.0;
+  stats.logits_digest = 100 + static_cast<std::uint64_t>(token);
+  stats.top_ids = {token, token + 1};
+  stats.top_logits = {17.0F, 16.875F};
+  return stats;
+}
+
+// A row in memory; serves as the reference and as what is fed to the sink.
+class MemoryRow final : public format::RowSource {
+ public:
+  struct Layer {
+    std::vector<std::byte> key;
+    std::vector<std::byte> value;
+  };
+
+  MemoryRow(Geometry geometry, std::uint64_t steps) {
+    header_.geometry = std::move(geometry);
+    header_.logits_dtype = DType::kBFloat16;
+    header_.vocab_size = 1000;
+    header_.top_k = 2;
+    header_.prompt_length = kPromptLength;
+    for (const LayerGeometry& layer : header_.geometry.layers()) {
+      prefill.push_back({ones(layer.key_dtype, layer.key_bytes() * kPromptLength),
+                         ones(layer.value_dtype, layer.value_bytes() * kPromptLength)});
+    }
+    for (std::uint64_t i = 0; i <= steps; ++i) {
+      stats.push_back(stats_for(static_cast<std::int32_t>(10 * i)));
+    }
+    for (std::uint64_t step = 0; step < steps; ++step) deltas.push_back(delta_of_ones());
+  }
+
+  [[nodiscard]] const RecordingHeader& header() const override { return header_; }
+  [[nodiscard]] std::span<const std::int32_t> prompt() const override { return prompt_; }
+  [[nodiscard]] std::uint64_t num_steps() const override { return deltas.size(); }
+  [[nodiscard]] bool has_prefill_kv() const override { return prefill_kv; }
+  [[nodiscard]] bool has_step_kv() const override { return step_kv; }
+  [[nodiscard]] StepStats prefill_stats() const override { return stats.front(); }
+  void read_prefill_layer(std::uint32_t layer, std::span<std::byte> key,
+                          std::span<std::byte> value) const override {
+    copy(prefill.at(layer).key, key);
+    copy(prefill.at(layer).value, value);
+  }
+  [[nodiscard]] StepStats read_step(std::uint64_t step, std::span<std::byte> delta) const override {
+    if (!delta.empty()) {
+      EXPECT_TRUE(step_kv) << "K/V of a step was asked of a row that has none";
+      copy(deltas.at(step), delta);
+    }
+    return stats.at(step + 1);
+  }
+
+  void feed(format::RowSink& sink) const {
+    const format::RowSink::Needs needs = sink.needs();
+    if (needs.prefill_kv) {
+      for (std::uint32_t layer = 0; layer < prefill.size(); ++layer) {
+        sink.on_prefill_layer(layer, prefill[layer].key, prefill[layer].value);
+      }
+    }
+    sink.on_prefill_end(stats.front());
+    for (std::uint64_t step = 0; step < deltas.size(); ++step) {
+      const std::span<const std::byte> delta = deltas[step];
+      sink.on_step(step, stats[step + 1], needs.step_kv ? delta : delta.first(0));
+    }
+    sink.on_end({.stop_reason = format::StopReason::kEndOfSequence,
+                 .prefill_seconds = 0.5,
+                 .decode_seconds = 1.5});
+  }
+
+  std::vector<Layer> prefill;
+  std::vector<std::vector<std::byte>> deltas;
+  std::vector<StepStats> stats;  // token 0, then one per step
+  bool prefill_kv = true;
+  bool step_kv = true;
+
+ private:
+  static std::vector<std::byte> ones(DType dtype, std::uint64_t size) {
+    std::vector<std::byte> bytes(size);
+    encode_from_float(dtype, std::vector<float>(size / element_size(dtype), 1.0F), bytes);
+    return bytes;
+  }
+  static void copy(const std::vector<std::byte>& from, std::span<std::byte> to) {
+    ASSERT_EQ(from.size(), to.size());
+    std::memcpy(to.data(), from.data(), from.size());
+  }
+  [[nodiscard]] std::vector<std::byte> delta_of_ones() const {
+    const Geometry& geometry = header_.geometry;
+    std::vector<std::byte> delta(geometry.delta_bytes());
+    for (std::size_t i = 0; i < geometry.num_layers(); ++i) {
+      const LayerGeometry& layer = geometry.layer(i);
+      copy(ones(layer.key_dtype, layer.key_bytes()),
+           std::span(delta).subspan(geometry.row_offset(i).key, layer.key_bytes()));
+      copy(ones(layer.value_dtype, layer.value_bytes()),
+           std::span(delta).subspan(geometry.row_offset(i).value, layer.value_bytes()));
+    }
+    return delta;
+  }
+
+  RecordingHeader header_;
+  std::vector<std::int32_t> prompt_ = std::vector<std::int32_t>(kPromptLength, 1);
+};
+
+void set_element(DType dtype, std::vector<std::byte>& bytes, std::uint64_t offset, float value) {
+  encode_from_float(dtype, std::span(&value, 1),
+                    std::span(bytes).subspan(offset, element_size(dtype)));
+}
+
+TEST(RowComparator, EqualRowsAreBitwiseEqual) {
+  const MemoryRow row(mixed_geometry(), 2);
+  RowComparator comparator(row);
+  row.feed(comparator);
+
+  const RowComparison& result = comparator.result();
+  ASSERT_EQ(result.tokens.size(), 3U);
+  EXPECT_EQ(result.tokens[2].index, 2U);
+  EXPECT_EQ(result.matches(), 3U);
+  EXPECT_FALSE(result.first_divergence().has_value());
+  EXPECT_FALSE(result.first_bit_difference.has_value());
+  EXPECT_TRUE(result.bitwise_equal());
+  // Per position: 3 + 3 + 2 + 2 elements, all 1.
+  EXPECT_EQ(result.prefill_kv.elements, 10U * kPromptLength);
+  EXPECT_EQ(result.prefill_kv.sum_squared_reference, 10.0 * kPromptLength);
+  EXPECT_EQ(result.step_kv.elements, 20U);
+  EXPECT_EQ(result.step_kv.sum_squared_reference, 20.0);
+  EXPECT_EQ(comparator.end().stop_reason, format::StopReason::kEndOfSequence);
+  EXPECT_EQ(comparator.end().decode_seconds, 1.5);
+}
+
+TEST(RowComparator, ZeroStepsCompareTheFirstTokenAndThePrompt) {
+  const MemoryRow row(mixed_geometry(), 0);
+  RowComparator comparator(row);
+  row.feed(comparator);
+  EXPECT_EQ(comparator.result().tokens.size(), 1U);
+  EXPECT_EQ(comparator.result().matches(), 1U);
+  EXPECT_EQ(comparator.result().step_kv.elements, 0U);
+  EXPECT_TRUE(comparator.result().bitwise_equal());
+}
+
+TEST(RowComparator, NeedsWhatTheReferenceHas) {
+  MemoryRow row(mixed_geometry(), 1);
+  EXPECT_TRUE(RowComparator(row).needs().prefill_kv);
+  EXPECT_TRUE(RowComparator(row).needs().step_kv);
+  EXPECT_FALSE(RowComparator(row).needs().final_kv);
+  row.step_kv = false;
+  EXPECT_TRUE(RowComparator(row).needs().prefill_kv);
+  EXPECT_FALSE(RowComparator(row).needs().step_kv);
+  row.prefill_kv = false;
+  EXPECT_FALSE(RowComparator(row).needs().prefill_kv);
+}
+
+TEST(RowComparator, ReferenceWithoutStepKvComparesNoneEvenIfItIsHandedOver) {
+  MemoryRow reference(mixed_geometry(), 1);
+  reference.step_kv = false;
+  MemoryRow live(mixed_geometry(), 1);
+  live.deltas[0][0] ^= std::byte{1};
+  RowComparator comparator(reference);
+  comparator.on_prefill_end(live.stats[0]);
+  comparator.on_step(0, live.stats[1], live.deltas[0]);
+  EXPECT_EQ(comparator.result().step_kv.elements, 0U);
+  EXPECT_EQ(comparator.result().tokens.size(), 2U);
+  EXPECT_TRUE(comparator.result().bitwise_equal());
+}
+
+TEST(RowComparator, LiveRowMayEndEarly) {
+  const MemoryRow reference(mixed_geometry(), 5);
+  const MemoryRow live(mixed_geometry(), 2);
+  RowComparator comparator(reference);
+  live.feed(comparator);
+  EXPECT_EQ(comparator.result().tokens.size(), 3U);
+  EXPECT_TRUE(comparator.result().bitwise_equal());
+}
+
+TEST(RowComparator, StepsBeyondTheReferenceAreIgnored) {
+  const MemoryRow reference(mixed_geometry(), 2);
+  const MemoryRow live(mixed_geometry(), 5);
+  RowComparator comparator(reference);
+  live.feed(comparator);
+  EXPECT_EQ(comparator.result().tokens.size(), 3U);
+  EXPECT_EQ(comparator.result().step_kv.elements, 20U);
+}
+
+TEST(RowComparator, PromptDifferenceIsMeasuredInItsOwnType) {
+  const MemoryRow reference(mixed_geometry(), 1);
+  MemoryRow live(mixed_geometry(), 1);
+  set_element(DType::kBFloat16, live.prefill[0].value, 4, 3.0F);
+  set_element(DType::kFloat32, live.prefill[1].key, 8, 0.0F);
+  set_element(DType::kFloat8E4M3, live.prefill[1].value, 5, 1.5F);
+  RowComparator comparator(reference);
+  live.feed(comparator);
+
+  const RowComparison& result = comparator.result();
+  EXPECT_EQ(result.prefill_kv.differing, 3U);
+  EXPECT_EQ(result.prefill_kv.sum_squared_error, 4.0 + 1.0 + 0.25);
+  EXPECT_EQ(result.prefill_kv.max_abs, 2.0);
+  EXPECT_EQ(result.first_bit_difference, 0U);
+  EXPECT_FALSE(result.first_divergence().has_value());
+  EXPECT_FALSE(result.bitwise_equal());
+}
+
+TEST(RowComparator, StepDifferenceIsMeasuredPerLayerInItsOwnType) {
+  const MemoryRow reference(mixed_geometry(), 3);
+  MemoryRow live(mixed_geometry(), 3);
+  const Geometry& geometry = live.header().geometry;
+  set_element(DType::kBFloat16, live.deltas[1], geometry.row_offset(0).key + 4, 3.0F);
+  set_element(DType::kFloat32, live.deltas[1], geometry.row_offset(1).key + 4, 0.0F);
+  set_element(DType::kFloat8E4M3, live.deltas[2], geometry.row_offset(1).value + 1, 1.5F);
+  RowComparator comparator(reference);
+  live.feed(comparator);
+
+  const RowComparison& result = comparator.result();
+  EXPECT_EQ(result.step_kv.elements, 30U);
+  EXPECT_EQ(result.step_kv.differing, 3U);
+  EXPECT_EQ(result.step_kv.sum_squared_error, 4.0 + 1.0 + 0.25);
+  EXPECT_EQ(result.first_bit_difference, 2U);
+}
+
+TEST(RowComparator, AlignmentGapsAreNotCompared) {
+  const MemoryRow reference(mixed_geometry(), 1);
+  MemoryRow live(mixed_geometry(), 1);
+  const Geometry& geometry = live.header().geometry;
+  ASSERT_GT(geometry.row_offset(0).value, geometry.row_offset(0).key + 6);
+  live.deltas[0][geometry.row_offset(0).key + 6] = std::byte{0xff};
+  RowComparator comparator(reference);
+  live.feed(comparator);
+  EXPECT_TRUE(comparator.result().bitwise_equal());
+}
+
+TEST(RowComparator, RowsWithoutGapsCompareEveryElementOnce) {
+  const MemoryRow reference(dense_geometry(), 1);
+  MemoryRow live(dense_geometry(), 1);
+  ASSERT_EQ(live.header().geometry.delta_bytes(), live.header().geometry.position_bytes());
+  set_element(DType::kBFloat16, live.deltas[0], 30, 2.0F);
+  RowComparator comparator(reference);
+  live.feed(comparator);
+  EXPECT_EQ(comparator.result().step_kv.elements, 16U);
+  EXPECT_EQ(comparator.result().step_kv.differing, 1U);
+}
+
+TEST(RowComparator, CountsVerdictsAndFindsTheFirstDivergence) {
+  const MemoryRow reference(dense_geometry(), 3);  // margins are 1 ulp
+  MemoryRow live(dense_geometry(), 3);
+  live.stats[1].logits_digest += 1;
+  live.stats[2].token = 7;
+  live.stats[3].token = -1;
+  RowComparator comparator(reference);
+  live.feed(comparator);
+
+  const RowComparison& result = comparator.result();
+  EXPECT_EQ(result.matches(), 2U);
+  EXPECT_EQ(result.count(TokenVerdict::kTie), 1U);
+  EXPECT_EQ(result.count(TokenVerdict::kNearTie), 0U);
+  EXPECT_EQ(result.count(TokenVerdict::kHardFlip), 1U);
+  EXPECT_EQ(result.first_divergence(), 2U);
+  EXPECT_EQ(result.first_bit_difference, 1U);
+  EXPECT_FALSE(result.bitwise_equal());
+}
+
+TEST(RowComparator, NonFiniteKvIsCountedEvenWhenBothSidesAgree) {
+  MemoryRow row(dense_geometry(), 1);
+  set_element(DType::kBFloat16, row.deltas[0], 0, std::numeric_limits<float>::quiet_NaN());
+  RowComparator comparator(row);
+  row.feed(comparator);
+  EXPECT_TRUE(comparator.result().bitwise_equal());
+  EXPECT_EQ(comparator.result().step_kv.nonfinite, 1U);
+}
+
+TEST(RowComparator, RejectsKvOfAnotherShape) {
+  const MemoryRow reference(dense_geometry(), 1);
+  const MemoryRow live(mixed_geometry(), 1);
+  RowComparator comparator(reference);
+  try {
+    live.feed(comparator);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kIncompatible);
+    EXPECT_NE(std::string(error.what()).find("layer 0"), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace kvtool::analysis
