@@ -1,0 +1,275 @@
+#include "header_codec.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <utility>
+
+#include "bytes.h"
+#include "checksum.h"
+#include "kvtool/base/checked.h"
+#include "kvtool/base/error.h"
+#include "layout.h"
+
+namespace kvtool::format {
+namespace {
+
+// Field offsets, docs/format.md.
+constexpr std::size_t kMajorAt = 8;
+constexpr std::size_t kMinorAt = 10;
+constexpr std::size_t kHeaderBytesAt = 12;
+constexpr std::size_t kIncompatibleFeaturesAt = 16;
+constexpr std::size_t kCompatibleFeaturesAt = 24;
+constexpr std::size_t kUuidAt = 32;
+constexpr std::size_t kModelAt = 48;
+constexpr std::size_t kSaveModeAt = 80;
+constexpr std::size_t kLogitsDTypeAt = 81;
+constexpr std::size_t kVocabAt = 84;
+constexpr std::size_t kTopKAt = 88;
+constexpr std::size_t kLayersAt = 92;
+constexpr std::size_t kPromptLengthAt = 96;
+constexpr std::size_t kDeltaBytesAt = 104;
+constexpr std::size_t kStrideAt = 112;
+constexpr std::size_t kStatsBytesAt = 120;
+
+constexpr std::size_t kChecksumBytes = 8;
+constexpr std::uint64_t kKnownFeatures = 0;
+
+std::uint64_t header_bytes_for(std::size_t layers) {
+  return align_up(kHeaderFixedBytes + kLayerEntryBytes * layers + kChecksumBytes,
+                  kRecordAlignment);
+}
+
+template <std::size_t N>
+void store_array(std::span<std::byte> to, std::size_t offset,
+                 const std::array<std::uint8_t, N>& value) {
+  copy_bytes(std::as_bytes(std::span(value)), to.subspan(offset, N));
+}
+
+template <std::size_t N>
+std::array<std::uint8_t, N> load_array(std::span<const std::byte> from, std::size_t offset) {
+  std::array<std::uint8_t, N> value{};
+  copy_bytes(from.subspan(offset, N), std::as_writable_bytes(std::span(value)));
+  return value;
+}
+
+void encode_layer(const LayerGeometry& layer, const RowOffset& offset, std::span<std::byte> entry) {
+  store(entry, 0, static_cast<std::uint8_t>(layer.key_dtype));
+  store(entry, 1, static_cast<std::uint8_t>(layer.value_dtype));
+  store(entry, 4, layer.num_kv_heads);
+  store(entry, 8, layer.key_dim);
+  store(entry, 12, layer.value_dim);
+  store(entry, 16, offset.key);
+  store(entry, 24, offset.value);
+}
+
+LayerGeometry decode_layer(std::span<const std::byte> entry) {
+  LayerGeometry layer;
+  layer.key_dtype = static_cast<DType>(load<std::uint8_t>(entry, 0));
+  layer.value_dtype = static_cast<DType>(load<std::uint8_t>(entry, 1));
+  layer.num_kv_heads = load<std::uint32_t>(entry, 4);
+  layer.key_dim = load<std::uint32_t>(entry, 8);
+  layer.value_dim = load<std::uint32_t>(entry, 12);
+  return layer;
+}
+
+// What the first bytes say about a file that is not a recording.
+std::string guess_format(std::span<const std::byte> start) {
+  const auto begins = [&](std::initializer_list<int> bytes) {
+    return start.size() >= bytes.size() &&
+           std::equal(bytes.begin(), bytes.end(), start.begin(),
+                      [](int a, std::byte b) { return a == std::to_integer<int>(b); });
+  };
+  if (begins({0x89, 'K', 'V', 'T'})) return ", a recording changed by a text-mode transfer?";
+  if (begins({'P', 'K', 3, 4})) return ", a ZIP archive or TorchScript file?";
+  if (begins({0x1f, 0x8b})) return ", a gzip file?";
+  if (begins({0x28, 0xb5, 0x2f, 0xfd})) return ", a zstd file?";
+  if (begins({0x7f, 'E', 'L', 'F'})) return ", a program?";
+  if (begins({'{'})) return ", a JSON file?";
+  return "";
+}
+
+[[noreturn]] void throw_not_a_recording(const std::string& path,
+                                        std::span<const std::byte> start) {
+  std::string bytes;
+  for (const std::byte value : start.subspan(0, std::min<std::size_t>(start.size(), 4))) {
+    char text[8];
+    std::snprintf(text, sizeof(text), " %02X", std::to_integer<unsigned>(value));
+    bytes += text;
+  }
+  throw_corrupt(path + ": not a kvtool recording (starts with" + bytes + guess_format(start) + ")");
+}
+
+[[noreturn]] void throw_cut(const std::string& path) {
+  throw_corrupt(path + ": the file ends within its header: nothing can be read");
+}
+
+[[noreturn]] void throw_damaged(const std::string& path, const std::string& what) {
+  throw_corrupt(path + ": header at byte 0: " + what +
+                ": the file is damaged, copy it again or record again");
+}
+
+void check_magic(const std::string& path, std::span<const std::byte> start) {
+  if (start.empty()) throw_corrupt(path + ": empty file, not a kvtool recording");
+  const auto magic = std::as_bytes(std::span(kMagic));
+  const std::size_t length = std::min(start.size(), magic.size());
+  if (!std::equal(start.begin(), start.begin() + static_cast<std::ptrdiff_t>(length),
+                  magic.begin())) {
+    throw_not_a_recording(path, start);
+  }
+}
+
+void check_version(const std::string& path, std::span<const std::byte> fixed) {
+  const auto major = load<std::uint16_t>(fixed, kMajorAt);
+  if (major != kMajorVersion) {
+    throw_incompatible(path + ": format version " + std::to_string(major) +
+                       ", this kvtool reads version " + std::to_string(kMajorVersion) +
+                       (major > kMajorVersion ? ": update kvtool" : ""));
+  }
+  const std::uint64_t unknown =
+      load<std::uint64_t>(fixed, kIncompatibleFeaturesAt) & ~kKnownFeatures;
+  if (unknown != 0) {
+    char text[32];
+    std::snprintf(text, sizeof(text), "0x%llx", static_cast<unsigned long long>(unknown));
+    throw_incompatible(path + ": uses format features that this kvtool does not know (bits " +
+                       text + "): update kvtool");
+  }
+}
+
+std::uint64_t checked_header_bytes(const std::string& path, std::span<const std::byte> fixed,
+                                   std::uint64_t file_bytes) {
+  const std::uint64_t bytes = load<std::uint32_t>(fixed, kHeaderBytesAt);
+  if (bytes > kMaxHeaderBytes || bytes < header_bytes_for(1) || bytes % kRecordAlignment != 0) {
+    throw_damaged(path, "impossible header length " + std::to_string(bytes));
+  }
+  if (bytes > file_bytes) throw_cut(path);
+  return bytes;
+}
+
+Geometry decode_geometry(const std::string& path, std::span<const std::byte> bytes) {
+  const auto count = load<std::uint32_t>(bytes, kLayersAt);
+  if (count < 1 || count > kMaxLayers) {
+    throw_damaged(path, "impossible number of layers " + std::to_string(count));
+  }
+  if (header_bytes_for(count) > bytes.size()) {
+    throw_damaged(path, std::to_string(count) + " layers do not fit into its " +
+                            std::to_string(bytes.size()) + " bytes");
+  }
+  std::vector<LayerGeometry> layers;
+  layers.reserve(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    layers.push_back(decode_layer(
+        bytes.subspan(kHeaderFixedBytes + i * kLayerEntryBytes, kLayerEntryBytes)));
+  }
+  try {
+    return Geometry(std::move(layers));
+  } catch (const Error& error) {
+    throw_damaged(path, error.what());
+  }
+}
+
+void check_derived(const std::string& path, std::span<const std::byte> bytes,
+                   const RecordingHeader& header) {
+  const auto check = [&](std::size_t at, std::uint64_t expected, const char* what) {
+    const auto found = load<std::uint64_t>(bytes, at);
+    if (found == expected) return;
+    throw_damaged(path, std::string(what) + " is " + std::to_string(found) +
+                            ", the geometry asks for " + std::to_string(expected));
+  };
+  check(kDeltaBytesAt, header.geometry.delta_bytes(), "delta length");
+  check(kStrideAt, step_stride_bytes(header), "step stride");
+  check(kStatsBytesAt, stats_block_bytes(header.top_k), "statistics length");
+  for (std::size_t i = 0; i < header.geometry.num_layers(); ++i) {
+    const std::size_t entry = kHeaderFixedBytes + i * kLayerEntryBytes;
+    check(entry + 16, header.geometry.row_offset(i).key, "key row offset");
+    check(entry + 24, header.geometry.row_offset(i).value, "value row offset");
+  }
+}
+
+RecordingHeader decode_fields(const std::string& path, std::span<const std::byte> bytes) {
+  RecordingHeader header;
+  header.uuid = load_array<16>(bytes, kUuidAt);
+  header.model_sha256 = load_array<32>(bytes, kModelAt);
+  header.save_mode = static_cast<SaveMode>(load<std::uint8_t>(bytes, kSaveModeAt));
+  header.logits_dtype = static_cast<DType>(load<std::uint8_t>(bytes, kLogitsDTypeAt));
+  header.vocab_size = load<std::uint32_t>(bytes, kVocabAt);
+  header.top_k = load<std::uint32_t>(bytes, kTopKAt);
+  header.prompt_length = load<std::uint64_t>(bytes, kPromptLengthAt);
+  header.geometry = decode_geometry(path, bytes);
+  const std::string problem = header_problem(header);
+  if (!problem.empty()) throw_damaged(path, problem);
+  check_derived(path, bytes, header);
+  return header;
+}
+
+}  // namespace
+
+std::string header_problem(const RecordingHeader& header) {
+  const auto mode = static_cast<std::uint8_t>(header.save_mode);
+  if (mode < 1 || mode > 3) return "unknown save mode " + std::to_string(mode);
+  if (!is_known_dtype(static_cast<std::uint8_t>(header.logits_dtype))) {
+    return "unknown logits element type";
+  }
+  if (header.vocab_size < 1 || header.vocab_size > 0x7fffffffu) {
+    return "impossible vocabulary size " + std::to_string(header.vocab_size);
+  }
+  if (header.top_k > kMaxTopK || header.top_k > header.vocab_size) {
+    return "top-k of " + std::to_string(header.top_k) + " is more than the vocabulary or than " +
+           std::to_string(kMaxTopK);
+  }
+  if (header.geometry.num_layers() == 0) return "no layers";
+  if (header.prompt_length == 0) return "empty prompt";
+  if (header.prompt_length > kMaxPromptTokens) {
+    return "impossible prompt length " + std::to_string(header.prompt_length);
+  }
+  return "";
+}
+
+std::vector<std::byte> encode_header(const RecordingHeader& header) {
+  const std::size_t count = header.geometry.num_layers();
+  std::vector<std::byte> bytes(header_bytes_for(count));
+  const std::span<std::byte> to(bytes);
+  store_array(to, 0, kMagic);
+  store(to, kMajorAt, kMajorVersion);
+  store(to, kMinorAt, kMinorVersion);
+  store(to, kHeaderBytesAt, static_cast<std::uint32_t>(bytes.size()));
+  store(to, kIncompatibleFeaturesAt, std::uint64_t{0});
+  store(to, kCompatibleFeaturesAt, std::uint64_t{0});
+  store_array(to, kUuidAt, header.uuid);
+  store_array(to, kModelAt, header.model_sha256);
+  store(to, kSaveModeAt, static_cast<std::uint8_t>(header.save_mode));
+  store(to, kLogitsDTypeAt, static_cast<std::uint8_t>(header.logits_dtype));
+  store(to, kVocabAt, header.vocab_size);
+  store(to, kTopKAt, header.top_k);
+  store(to, kLayersAt, static_cast<std::uint32_t>(count));
+  store(to, kPromptLengthAt, header.prompt_length);
+  store(to, kDeltaBytesAt, header.geometry.delta_bytes());
+  store(to, kStrideAt, step_stride_bytes(header));
+  store(to, kStatsBytesAt, stats_block_bytes(header.top_k));
+  for (std::size_t i = 0; i < count; ++i) {
+    encode_layer(header.geometry.layer(i), header.geometry.row_offset(i),
+                 to.subspan(kHeaderFixedBytes + i * kLayerEntryBytes, kLayerEntryBytes));
+  }
+  const std::size_t checksum_at = bytes.size() - kChecksumBytes;
+  store(to, checksum_at, checksum(to.subspan(0, checksum_at)));
+  return bytes;
+}
+
+DecodedHeader read_header(const RandomAccessFile& file) {
+  const std::string path = file.path().string();
+  std::vector<std::byte> bytes(kHeaderFixedBytes);
+  bytes.resize(file.read(0, bytes));
+  check_magic(path, bytes);
+  if (bytes.size() < kHeaderFixedBytes) throw_cut(path);
+  check_version(path, bytes);
+  bytes.resize(checked_header_bytes(path, bytes, file.size()));
+  const std::span<std::byte> rest = std::span(bytes).subspan(kHeaderFixedBytes);
+  if (file.read(kHeaderFixedBytes, rest) < rest.size()) throw_cut(path);
+  const std::size_t checksum_at = bytes.size() - kChecksumBytes;
+  if (load<std::uint64_t>(bytes, checksum_at) !=
+      checksum(std::span(bytes).subspan(0, checksum_at))) {
+    throw_damaged(path, "wrong checksum");
+  }
+  return {decode_fields(path, bytes), bytes.size()};
+}
+
+}  // namespace kvtool::format

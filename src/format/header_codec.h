@@ -1,0 +1,40 @@
+// The file header: magic, version, feature bits, geometry. docs/format.md, "Header".
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kvtool/base/file.h"
+#include "kvtool/format/recording.h"
+
+namespace kvtool::format {
+
+inline constexpr std::array<std::uint8_t, 8> kMagic = {0x89, 'K', 'V', 'T', 0x0D, 0x0A, 0x1A, 0x0A};
+inline constexpr std::uint16_t kMajorVersion = 1;
+inline constexpr std::uint16_t kMinorVersion = 0;
+inline constexpr std::uint64_t kHeaderFixedBytes = 128;
+inline constexpr std::uint64_t kLayerEntryBytes = 32;
+inline constexpr std::uint64_t kMaxHeaderBytes = 1u << 20;
+
+// What is wrong with these values, in words; empty when nothing is. The
+// geometry has checked itself.
+[[nodiscard]] std::string header_problem(const RecordingHeader& header);
+
+// A multiple of kRecordAlignment.
+[[nodiscard]] std::vector<std::byte> encode_header(const RecordingHeader& header);
+
+struct DecodedHeader {
+  RecordingHeader header;
+  std::uint64_t header_bytes = 0;  // where the first record starts
+};
+
+// Error kCorrupt when the file is no recording or its header is damaged or cut
+// short; kIncompatible for versions and features that this reader does not know.
+[[nodiscard]] DecodedHeader read_header(const RandomAccessFile& file);
+
+}  // namespace kvtool::format

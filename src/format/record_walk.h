@@ -1,0 +1,44 @@
+// Walks a recording's records from the first to the last: how a file without a
+// trailer is indexed, and how every byte of any file is verified.
+//
+// What ends a walk early (docs/format.md, "Truncated or damaged"):
+//  - fewer bytes than a record header or than the record that it announces;
+//  - zeros from a record's start to the end of the file: space that a crashed
+//    machine reserved and never wrote;
+//  - a wrong payload with nothing, or nothing but zeros, behind it: the last
+//    append, torn by a crash.
+// Everything else that is not a valid next record is damage.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kvtool/format/recording.h"
+#include "record_codec.h"
+#include "record_source.h"
+
+namespace kvtool::format {
+
+// Where the records of a file are. Of a truncated one, only whole records count.
+struct RecordIndex {
+  Trailer trailer;  // file_bytes and num_records only when complete
+  std::uint64_t prompt = 0;
+  std::uint64_t num_prefills = 0;
+  std::uint64_t num_finals = 0;
+  bool complete = false;
+  std::string truncation;  // what is missing; empty when complete
+
+  friend bool operator==(const RecordIndex&, const RecordIndex&) = default;
+};
+
+enum class WalkDepth {
+  kIndex,       // payloads of PREFILL and FINAL are left to those who read them
+  kEverything,  // every payload
+};
+
+// `first_record` is where the file header ends. Error kCorrupt for damage.
+[[nodiscard]] RecordIndex walk_records(const RecordSource& source, const RecordingHeader& header,
+                                       std::uint64_t first_record, WalkDepth depth);
+
+}  // namespace kvtool::format
