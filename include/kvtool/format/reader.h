@@ -1,6 +1,7 @@
-// Reads one recording. Opening reads header, META, PROMPT and TRAILER only, so
-// that it takes milliseconds on a file of any size; every payload is checked
-// against its checksum when it is read.
+// Reads one recording. Opening a complete one reads header, META, PROMPT,
+// PREFILL_END, SUMMARY and TRAILER only, so that it takes milliseconds on a file
+// of any size; a truncated one is walked step by step. Every payload is checked
+// against its checksum when it is first read.
 //
 // Truncated is a state: a file that lacks its end is opened, and exposes the
 // longest contiguous prefix of valid records. Damaged is an Error (kCorrupt)

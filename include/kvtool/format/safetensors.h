@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 
+#include "kvtool/base/file.h"
 #include "kvtool/format/reader.h"
 
 namespace kvtool::format {
@@ -14,8 +15,10 @@ namespace kvtool::format {
 // `step`], atomically. The cache at step s holds prompt_length + s + 1 positions; step -1 is
 // the state right after the prefill. __metadata__ carries model, device, dtype,
 // step, prompt_length and the recording's UUID as strings.
+// Layers are written one by one; a failed export leaves no file behind.
 // Error kUsage when the recording has no K/V for that step, naming the last one it has.
+// `file_system` is not owned; null means posix_file_system().
 void write_safetensors(const Recording& recording, std::int64_t step,
-                       const std::filesystem::path& target);
+                       const std::filesystem::path& target, FileSystem* file_system = nullptr);
 
 }  // namespace kvtool::format
