@@ -1,0 +1,136 @@
+#include "engine/attention.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace kvtool::engine {
+namespace {
+
+// Queries per block where scores are materialised, so that memory grows with
+// the sequence and not with its square.
+constexpr std::int64_t kQueryBlock = 256;
+
+// [B, Hq, S, D] -> [B, Hkv, G * S, D]: the G query heads of a KV head become
+// further queries of it, so that K and V need no repetition.
+at::Tensor group_queries(const at::Tensor& q, std::int64_t num_kv_heads) {
+  return q.reshape({q.size(0), num_kv_heads, q.size(1) / num_kv_heads * q.size(2), q.size(3)});
+}
+
+bool needs_scores(const AttentionParams& params) {
+  return params.softcap > 0.0 || params.sinks.has_value();
+}
+
+// Softmax with the sink as one more column that receives probability and no value.
+at::Tensor softmax_with_sinks(const at::Tensor& scores, const at::Tensor& sinks,
+                              std::int64_t num_kv_heads) {
+  // sinks [Hq] -> [1, Hkv, G, 1, 1]; scores [B, Hkv, G, S, T].
+  const at::Tensor column = sinks.to(scores.scalar_type())
+                                .reshape({1, num_kv_heads, -1, 1, 1})
+                                .expand({scores.size(0), -1, -1, scores.size(3), 1});
+  const at::Tensor all = at::softmax(at::cat({scores, column}, -1), -1);
+  return all.narrow(-1, 0, scores.size(-1));
+}
+
+// Scores in float32, for the options that no fused kernel knows.
+at::Tensor explicit_attention(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
+                              const AttentionParams& params, const std::optional<at::Tensor>& mask) {
+  const std::int64_t batch = q.size(0);
+  const std::int64_t num_kv_heads = keys.size(1);
+  const std::int64_t groups = q.size(1) / num_kv_heads;
+  const std::int64_t queries = q.size(2);
+  const std::int64_t positions = keys.size(2);
+  at::Tensor scores = at::matmul(group_queries(q, num_kv_heads), keys.transpose(2, 3))
+                          .to(at::kFloat)
+                          .mul_(params.scale)
+                          .view({batch, num_kv_heads, groups, queries, positions});
+  if (params.softcap > 0.0) scores.div_(params.softcap).tanh_().mul_(params.softcap);
+  // mask [B or 1, 1, S or 1, T] -> [.., 1, 1, S or 1, T]
+  if (mask) scores.add_(mask->unsqueeze(1));
+  const at::Tensor weights = params.sinks
+                                 ? softmax_with_sinks(scores, *params.sinks, num_kv_heads)
+                                 : at::softmax(scores, -1);
+  const at::Tensor grouped =
+      weights.to(values.scalar_type()).reshape({batch, num_kv_heads, groups * queries, positions});
+  return at::matmul(grouped, values).view({batch, q.size(1), queries, values.size(3)});
+}
+
+at::Tensor fused_attention(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
+                           double scale, const std::optional<at::Tensor>& mask, bool is_causal) {
+  return at::scaled_dot_product_attention(q, keys, values, mask, 0.0, is_causal, scale,
+                                          q.size(1) != keys.size(1));
+}
+
+// One query a row: its keys are all visible, so the heads of a group are
+// queries of the same keys and need no mask but the padding's.
+at::Tensor decode_attention(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
+                            const AttentionParams& params, const std::optional<at::Tensor>& bias) {
+  if (needs_scores(params)) return explicit_attention(q, keys, values, params, bias);
+  const std::int64_t num_kv_heads = keys.size(1);
+  const at::Tensor grouped = group_queries(q, num_kv_heads);
+  return fused_attention(grouped, keys, values, params.scale, bias, false)
+      .reshape({q.size(0), q.size(1), 1, values.size(3)});
+}
+
+// Additive mask [1, 1, rows, columns] of queries first_query... over keys
+// first_key...: -inf where the key is later than the query or left of its window.
+at::Tensor band_mask(std::int64_t first_query, std::int64_t rows, std::int64_t first_key,
+                     std::int64_t columns, std::int64_t window, const at::TensorOptions& options) {
+  const auto positions = options.dtype(at::kLong);
+  const at::Tensor distance =
+      at::arange(first_query, first_query + rows, positions).unsqueeze(1) -
+      at::arange(first_key, first_key + columns, positions).unsqueeze(0);
+  at::Tensor hidden = distance.lt(0);
+  if (window > 0) hidden = hidden.logical_or_(distance.ge(window));
+  return at::zeros({1, 1, rows, columns}, options)
+      .masked_fill_(hidden.unsqueeze(0).unsqueeze(0), -std::numeric_limits<double>::infinity());
+}
+
+// Several queries with a mask: block by block.
+at::Tensor blockwise_attention(const at::Tensor& q, const at::Tensor& keys,
+                               const at::Tensor& values, const AttentionParams& params,
+                               const std::optional<at::Tensor>& bias) {
+  const std::int64_t queries = q.size(2);
+  const std::int64_t past = keys.size(2) - queries;
+  const std::int64_t window = params.sliding_window;
+  at::Tensor output =
+      at::empty({q.size(0), q.size(1), queries, values.size(3)}, values.options());
+  for (std::int64_t begin = 0; begin < queries; begin += kQueryBlock) {
+    const std::int64_t rows = std::min(kQueryBlock, queries - begin);
+    const std::int64_t last_key = past + begin + rows;
+    const std::int64_t first_key = window > 0 ? std::max<std::int64_t>(0, past + begin - window + 1) : 0;
+    const std::int64_t columns = last_key - first_key;
+    at::Tensor mask = band_mask(past + begin, rows, first_key, columns, window, q.options());
+    if (bias) mask = mask + bias->narrow(3, first_key, columns);
+    const at::Tensor block_q = q.narrow(2, begin, rows);
+    const at::Tensor block_k = keys.narrow(2, first_key, columns);
+    const at::Tensor block_v = values.narrow(2, first_key, columns);
+    output.narrow(2, begin, rows)
+        .copy_(needs_scores(params)
+                   ? explicit_attention(block_q, block_k, block_v, params, mask)
+                   : fused_attention(block_q, block_k, block_v, params.scale, mask, false));
+  }
+  return output;
+}
+
+}  // namespace
+
+at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
+                            const AttentionParams& params, const std::optional<at::Tensor>& bias) {
+  const std::int64_t queries = q.size(2);
+  const std::int64_t positions = keys.size(2);
+  const std::int64_t window = params.sliding_window;
+  if (queries == 1) {
+    const std::int64_t visible = window > 0 ? std::min(window, positions) : positions;
+    const std::int64_t first = positions - visible;
+    const auto visible_bias = bias ? std::optional(bias->narrow(3, first, visible)) : std::nullopt;
+    return decode_attention(q, keys.narrow(2, first, visible), values.narrow(2, first, visible),
+                            params, visible_bias);
+  }
+  const bool plain_causal = queries == positions && !bias && (window <= 0 || positions <= window);
+  if (plain_causal && !needs_scores(params)) {
+    return fused_attention(q, keys, values, params.scale, std::nullopt, true);
+  }
+  return blockwise_attention(q, keys, values, params, bias);
+}
+
+}  // namespace kvtool::engine

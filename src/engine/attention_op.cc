@@ -1,0 +1,46 @@
+#include "engine/attention_op.h"
+
+#include <torch/library.h>
+
+#include "kvtool/base/error.h"
+
+namespace kvtool::engine {
+namespace {
+
+thread_local CacheScope* active_scope = nullptr;
+
+}  // namespace
+
+CacheScope::CacheScope(CachePolicy& policy, KvTap* tap)
+    : policy_(policy), tap_(tap), outer_(active_scope) {
+  active_scope = this;
+}
+
+CacheScope::~CacheScope() { active_scope = outer_; }
+
+at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                     std::int64_t layer, double scale, std::int64_t sliding_window, double softcap,
+                     const std::optional<at::Tensor>& sinks) {
+  CacheScope* scope = active_scope;
+  if (scope == nullptr) throw_environment("kvtool::attention was called outside of a cache scope");
+  try {
+    if (scope->tap_ != nullptr) scope->tap_->on_kv(layer, k, v);
+    return scope->policy_.attend({q, k, v, layer, scale, sliding_window, softcap, sinks});
+  } catch (...) {
+    scope->failure_ = std::current_exception();
+    throw;
+  }
+}
+
+TORCH_LIBRARY(kvtool, library) {
+  library.def(
+      "attention(Tensor q, Tensor k, Tensor v, int layer, float scale, int sliding_window, "
+      "float softcap, Tensor? sinks) -> Tensor");
+}
+
+// ATen calls only, so one registration serves every device.
+TORCH_LIBRARY_IMPL(kvtool, CompositeExplicitAutograd, library) {
+  library.impl("attention", TORCH_FN(attention));
+}
+
+}  // namespace kvtool::engine

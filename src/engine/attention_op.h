@@ -1,0 +1,66 @@
+// The one op of the model contract, kvtool::attention, and the scope through
+// which it finds the cache of the running forward pass.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <exception>
+#include <optional>
+
+namespace kvtool::engine {
+
+// One layer's call. q [B, Hq, S, Dk] and k [B, Hkv, S, Dk] after RoPE,
+// v [B, Hkv, S, Dv]; Hq is a multiple of Hkv, query heads of one KV head are
+// consecutive.
+struct AttentionCall {
+  const at::Tensor& q;
+  const at::Tensor& k;
+  const at::Tensor& v;
+  std::int64_t layer;
+  double scale;
+  std::int64_t sliding_window;            // W > 0: key j is visible to query i iff 0 <= i - j < W
+  double softcap;                         // c > 0: scores become c * tanh(scores / c)
+  const std::optional<at::Tensor>& sinks; // [Hq] logits of one extra softmax column
+};
+
+// Owns K and V: where they live, how they are kept, what a query sees. A new
+// policy is one subclass. Called from the thread that runs the model.
+class CachePolicy {
+ public:
+  virtual ~CachePolicy() = default;
+  // Takes in k and v of the call's positions and returns attention over
+  // everything visible: [B, S, Hq, Dv], contiguous.
+  virtual at::Tensor attend(const AttentionCall& call) = 0;
+};
+
+// Sees every layer's K and V as the model made them, before any policy.
+class KvTap {
+ public:
+  virtual ~KvTap() = default;
+  virtual void on_kv(std::int64_t layer, const at::Tensor& k, const at::Tensor& v) = 0;
+};
+
+// Makes `policy` the cache of this thread's forward pass for its lifetime.
+// Scopes nest; the innermost wins.
+class CacheScope {
+ public:
+  explicit CacheScope(CachePolicy& policy, KvTap* tap = nullptr);
+  ~CacheScope();
+  CacheScope(const CacheScope&) = delete;
+  CacheScope& operator=(const CacheScope&) = delete;
+
+  // The interpreter wraps what is thrown inside the op into an error of its
+  // own; the original is kept here.
+  [[nodiscard]] std::exception_ptr failure() const { return failure_; }
+
+ private:
+  friend at::Tensor attention(const at::Tensor&, const at::Tensor&, const at::Tensor&, std::int64_t,
+                              double, std::int64_t, double, const std::optional<at::Tensor>&);
+  CachePolicy& policy_;
+  KvTap* tap_;
+  CacheScope* outer_;
+  std::exception_ptr failure_;
+};
+
+}  // namespace kvtool::engine

@@ -1,0 +1,107 @@
+#include "engine/batch_run.h"
+
+#include <algorithm>
+#include <string>
+
+#include "engine/torch_error.h"
+#include "kvtool/base/error.h"
+
+namespace kvtool::engine {
+namespace {
+
+// A replay does not wait for the device between steps; this many token buffers
+// are in flight at most, bounded by the slots of the pump (SinkPump::kSlots).
+constexpr std::size_t kTokenBuffers = 16;
+
+}  // namespace
+
+StepTap::StepTap(const RowLayout& layout)
+    : layout_(layout), rows_(2 * static_cast<std::size_t>(layout.num_layers())) {}
+
+void StepTap::on_kv(std::int64_t layer, const at::Tensor& k, const at::Tensor& v) {
+  const auto index = 2 * static_cast<std::size_t>(layer);
+  if (layer < 0 || index >= rows_.size()) return;  // the cache reports it
+  rows_[index] = k;
+  rows_[index + 1] = v;
+}
+
+void StepTap::gather(const at::Tensor& deltas) {
+  for (std::int64_t layer = 0; layer < layout_.num_layers(); ++layer) {
+    const auto index = 2 * static_cast<std::size_t>(layer);
+    if (!rows_[index].defined()) {
+      throw_incompatible("the model skipped attention in layer " + std::to_string(layer) +
+                         ", which its metadata names: export it again");
+    }
+    layout_.entry_view(deltas, layout_.key(layer)).copy_(rows_[index]);
+    layout_.entry_view(deltas, layout_.value(layer)).copy_(rows_[index + 1]);
+    rows_[index] = at::Tensor();
+    rows_[index + 1] = at::Tensor();
+  }
+}
+
+BatchRun::BatchRun(ForwardModule& module, const RowLayout& layout, BatchShape shape,
+                   at::Device device)
+    : module_(module),
+      shape_(std::move(shape)),
+      device_(device),
+      cache_(layout, shape_, device),
+      first_step_positions_(shape_.first_step_positions(device)),
+      positions_(first_step_positions_.clone()),
+      keep_last_(at::zeros({1}, at::TensorOptions(at::kLong).device(device))) {
+  const auto host = at::TensorOptions(at::kLong).pinned_memory(!device.is_cpu());
+  for (std::size_t index = 0; index < kTokenBuffers; ++index) {
+    host_tokens_.push_back(at::empty({shape_.rows(), 1}, host));
+  }
+  tokens_ = at::empty({shape_.rows(), 1}, at::TensorOptions(at::kLong).device(device));
+}
+
+at::Tensor BatchRun::prefill() {
+  const at::Tensor ids = shape_.input_ids(device_);
+  const at::Tensor positions = shape_.position_ids(device_);
+  cache_.begin(0, shape_.padded_length());
+  const at::Tensor last = at::full({1}, shape_.padded_length() - 1, keep_last_.options());
+  return forward("prefill of " + std::to_string(shape_.rows()) + " prompts of " +
+                     std::to_string(shape_.padded_length()) + " tokens",
+                 ids, positions, last, nullptr);
+}
+
+at::Tensor BatchRun::forward(const std::string& what, const at::Tensor& ids,
+                             const at::Tensor& positions, const at::Tensor& keep, KvTap* tap) {
+  const CacheScope scope(cache_, tap);
+  return translate_torch_errors(what, [&] {
+    try {
+      return module_.forward(ids, positions, keep).select(1, 0);
+    } catch (...) {
+      if (scope.failure()) std::rethrow_exception(scope.failure());
+      throw;
+    }
+  });
+}
+
+at::Tensor BatchRun::decode(std::int64_t step, std::span<const std::int32_t> tokens,
+                            StepTap* tap) {
+  at::Tensor& host = host_tokens_[static_cast<std::size_t>(step) % kTokenBuffers];
+  std::copy(tokens.begin(), tokens.end(), host.data_ptr<std::int64_t>());
+  tokens_.copy_(host, /*non_blocking=*/true);
+  at::add_out(positions_, first_step_positions_, step);
+  cache_.begin(shape_.padded_length() + step, 1);
+  return forward("a decode step", tokens_, positions_, keep_last_, tap);
+}
+
+void check_positions(std::int64_t longest_prompt, std::int64_t new_tokens,
+                     std::uint64_t max_positions) {
+  const auto needed = static_cast<std::uint64_t>(longest_prompt + new_tokens - 1);
+  if (needed <= max_positions) return;
+  const std::string limit = std::to_string(max_positions);
+  if (static_cast<std::uint64_t>(longest_prompt) >= max_positions) {
+    throw_usage("the prompt has " + std::to_string(longest_prompt) + " tokens, the model takes " +
+                limit + " positions: shorten the prompt");
+  }
+  throw_usage("a prompt of " + std::to_string(longest_prompt) + " tokens and " +
+              std::to_string(new_tokens) + " new ones need " + std::to_string(needed) +
+              " positions, the model takes " + limit + ": use --max-new-tokens " +
+              std::to_string(max_positions - static_cast<std::uint64_t>(longest_prompt) + 1) +
+              " or a shorter prompt");
+}
+
+}  // namespace kvtool::engine

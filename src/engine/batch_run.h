@@ -1,0 +1,68 @@
+// One batch on its way through the model: shape, cache and the forward passes
+// that generation and replay share.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/attention_op.h"
+#include "engine/batch_shape.h"
+#include "engine/contiguous_cache.h"
+#include "engine/forward_module.h"
+#include "engine/row_layout.h"
+
+namespace kvtool::engine {
+
+// Keeps each layer's K and V of one step until they are gathered into deltas.
+// The tensors are held, not copied: nothing writes to them after the op.
+class StepTap : public KvTap {
+ public:
+  explicit StepTap(const RowLayout& layout);
+  void on_kv(std::int64_t layer, const at::Tensor& k, const at::Tensor& v) override;
+  // Writes all layers' rows to deltas, u8 [B, row_stride_bytes], and lets go of them.
+  void gather(const at::Tensor& deltas);
+
+ private:
+  const RowLayout& layout_;
+  std::vector<at::Tensor> rows_;  // 2 * layer: K, 2 * layer + 1: V
+};
+
+class BatchRun {
+ public:
+  BatchRun(ForwardModule& module, const RowLayout& layout, BatchShape shape, at::Device device);
+  BatchRun(const BatchRun&) = delete;
+  BatchRun& operator=(const BatchRun&) = delete;
+
+  [[nodiscard]] const BatchShape& shape() const { return shape_; }
+  [[nodiscard]] ContiguousCache& cache() { return cache_; }
+  [[nodiscard]] at::Device device() const { return device_; }
+
+  // Logits at the last prompt position: [B, vocab].
+  at::Tensor prefill();
+  // Step `step` with one token per row; `tap` may be null. Logits [B, vocab].
+  at::Tensor decode(std::int64_t step, std::span<const std::int32_t> tokens, StepTap* tap);
+
+ private:
+  at::Tensor forward(const std::string& what, const at::Tensor& ids, const at::Tensor& positions,
+                     const at::Tensor& keep, KvTap* tap);
+
+  ForwardModule& module_;
+  BatchShape shape_;
+  at::Device device_;
+  ContiguousCache cache_;
+  at::Tensor first_step_positions_;
+  at::Tensor positions_;      // i64 [B, 1], of the current step
+  at::Tensor keep_last_;      // i64 [1], 0: the only position of a step
+  std::vector<at::Tensor> host_tokens_;  // i64 [B, 1], pinned on CUDA, used in turn
+  at::Tensor tokens_;         // i64 [B, 1] on the device
+};
+
+// Checks a batch against the model's positions. Error kUsage.
+void check_positions(std::int64_t longest_prompt, std::int64_t new_tokens,
+                     std::uint64_t max_positions);
+
+}  // namespace kvtool::engine

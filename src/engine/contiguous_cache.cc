@@ -1,0 +1,110 @@
+#include "engine/contiguous_cache.h"
+
+#include <string>
+
+#include "engine/attention.h"
+#include "kvtool/base/error.h"
+
+namespace kvtool::engine {
+
+ContiguousCache::ContiguousCache(const RowLayout& layout, const BatchShape& shape,
+                                 at::Device device)
+    : layout_(layout), shape_(shape), device_(device) {
+  for (const RowLayout::Group& group : layout_.groups()) {
+    storage_.push_back(
+        at::empty({group.entries, shape_.rows(), group.heads, shape_.capacity(), group.dim},
+                  at::TensorOptions(group.dtype).device(device_)));
+  }
+  for (std::int64_t layer = 0; layer < layout_.num_layers(); ++layer) {
+    const auto view = [&](const RowLayout::Entry& entry) {
+      return storage_[entry.group].select(0, entry.index_in_group);
+    };
+    keys_.push_back(view(layout_.key(layer)));
+    values_.push_back(view(layout_.value(layer)));
+  }
+}
+
+void ContiguousCache::begin(std::int64_t first_slot, std::int64_t positions) {
+  if (first_slot + positions > shape_.capacity()) {
+    throw_environment("the cache of " + std::to_string(shape_.capacity()) + " positions is full");
+  }
+  first_slot_ = first_slot;
+  positions_ = positions;
+}
+
+at::Tensor ContiguousCache::attend(const AttentionCall& call) {
+  const auto layer = static_cast<std::size_t>(call.layer);
+  if (call.layer < 0 || layer >= keys_.size()) {
+    throw_incompatible("the model calls attention for layer " + std::to_string(call.layer) +
+                       ", its metadata names " + std::to_string(keys_.size()) +
+                       " layers: export it again");
+  }
+  const at::Tensor& keys = keys_[layer];
+  const at::Tensor& values = values_[layer];
+  keys.narrow(2, first_slot_, positions_).copy_(call.k);
+  values.narrow(2, first_slot_, positions_).copy_(call.v);
+  const std::int64_t end = first_slot_ + positions_;
+  if (first_slot_ == 0 && shape_.is_padded()) {
+    return attend_prefill(call, keys.narrow(2, 0, end), values.narrow(2, 0, end));
+  }
+  const AttentionParams params{call.scale, call.sliding_window, call.softcap, call.sinks};
+  return causal_attention(call.q, keys.narrow(2, 0, end), values.narrow(2, 0, end), params,
+                          bias_for(call.q, end))
+      .transpose(1, 2)
+      .contiguous();
+}
+
+// A padded prompt is attended row by row without its padding: the fused causal
+// kernel needs no mask, and padding costs and disturbs nothing. What padding
+// positions return is zero and never read.
+at::Tensor ContiguousCache::attend_prefill(const AttentionCall& call, const at::Tensor& keys,
+                                           const at::Tensor& values) const {
+  const AttentionParams params{call.scale, call.sliding_window, call.softcap, call.sinks};
+  at::Tensor output = at::zeros({call.q.size(0), call.q.size(2), call.q.size(1), call.v.size(3)},
+                                call.v.options());
+  for (std::int64_t row = 0; row < shape_.rows(); ++row) {
+    const std::int64_t first = shape_.padding(row);
+    const std::int64_t count = shape_.prompt_length(row);
+    const auto part = [&](const at::Tensor& tensor) {
+      return tensor.narrow(0, row, 1).narrow(2, first, count);
+    };
+    output.narrow(0, row, 1)
+        .narrow(1, first, count)
+        .copy_(causal_attention(part(call.q), part(keys), part(values), params, std::nullopt)
+                   .transpose(1, 2));
+  }
+  return output;
+}
+
+std::optional<at::Tensor> ContiguousCache::bias_for(const at::Tensor& q, std::int64_t positions) {
+  if (!shape_.is_padded()) return std::nullopt;
+  if (!bias_ || bias_->scalar_type() != q.scalar_type()) {
+    bias_ = shape_.padding_bias(q.scalar_type(), device_);
+  }
+  return bias_->narrow(3, 0, positions);
+}
+
+at::Tensor ContiguousCache::key_rows(std::int64_t layer, std::int64_t row, std::int64_t first_slot,
+                                     std::int64_t count) const {
+  return keys_[static_cast<std::size_t>(layer)].select(0, row).narrow(1, first_slot, count);
+}
+
+at::Tensor ContiguousCache::value_rows(std::int64_t layer, std::int64_t row,
+                                       std::int64_t first_slot, std::int64_t count) const {
+  return values_[static_cast<std::size_t>(layer)].select(0, row).narrow(1, first_slot, count);
+}
+
+void ContiguousCache::inject(const at::Tensor& deltas, std::int64_t slot,
+                             const std::vector<std::int64_t>& rows) {
+  for (std::size_t index = 0; index < storage_.size(); ++index) {
+    const at::Tensor source = layout_.group_view(deltas, layout_.groups()[index]);
+    const at::Tensor target = storage_[index].select(3, slot);  // [entries, B, heads, dim]
+    if (rows.empty()) {
+      target.copy_(source);
+      continue;
+    }
+    for (const std::int64_t row : rows) target.select(1, row).copy_(source.select(1, row));
+  }
+}
+
+}  // namespace kvtool::engine

@@ -1,0 +1,126 @@
+#include "engine/device.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#include <torch/cuda.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdlib>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "engine/cuda_driver.h"
+#include "engine/torch_error.h"
+
+namespace kvtool::engine {
+namespace {
+
+constexpr std::string_view kCudaPrefix = "cuda:";
+
+at::Device cuda_device(const std::string& request, int index) {
+  if (!torch::cuda::is_available()) {
+    const std::string torch = "torch " + loaded_torch_version();
+    throw_environment("--device " + request + ": " +
+                      (describe_cuda_device(0)
+                           ? "there is a GPU, but " + torch +
+                                 " cannot use it (a CPU build of torch, or one for another driver): "
+                                 "install a CUDA build and build kvtool against it"
+                           : "there is no usable GPU (no CUDA driver or no device; " + torch +
+                                 "): check nvidia-smi, or use --device cpu"));
+  }
+  const auto count = static_cast<int>(torch::cuda::device_count());
+  if (index >= count) {
+    throw_environment("--device " + request + ": there are " + std::to_string(count) +
+                      " GPUs, cuda:0 to cuda:" + std::to_string(count - 1));
+  }
+  return {at::kCUDA, static_cast<at::DeviceIndex>(index)};
+}
+
+std::string cpu_model() {
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  for (std::string line; std::getline(cpuinfo, line);) {
+    const auto colon = line.find(": ");
+    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return "unknown CPU";
+}
+
+nlohmann::json environment_value(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? nlohmann::json(nullptr) : nlohmann::json(value);
+}
+
+nlohmann::json provenance(at::Device device) {
+  const at::Context& context = at::globalContext();
+  nlohmann::json json{
+      {"torch_version", loaded_torch_version()},
+      {"cpu_model", cpu_model()},
+      // What torch's own kernels use; oneDNN and MKL follow the variables.
+      {"cpu_isa", at::get_cpu_capability()},
+      {"onednn_max_cpu_isa", environment_value("ONEDNN_MAX_CPU_ISA")},
+      {"mkl_enable_instructions", environment_value("MKL_ENABLE_INSTRUCTIONS")},
+      {"threads", at::get_num_threads()},
+      {"deterministic_algorithms", context.deterministicAlgorithms()},
+  };
+  if (device.is_cuda()) {
+    json["cublas_workspace_config"] = environment_value("CUBLAS_WORKSPACE_CONFIG");
+    json["tf32_matmul"] = context.allowTF32CuBLAS();
+    if (const auto gpu = describe_cuda_device(device.index())) {
+      json["driver_version"] = gpu->driver_version;
+      json["compute_capability"] = gpu->compute_capability;
+      json["multiprocessors"] = gpu->multiprocessors;
+    }
+  }
+  return json;
+}
+
+}  // namespace
+
+std::string loaded_torch_version() {
+  const std::string config = at::show_config();
+  constexpr std::string_view kKey = "TORCH_VERSION=";
+  const auto begin = config.find(kKey);
+  if (begin == std::string::npos) return KVTOOL_TORCH_VERSION;
+  const auto end = config.find(',', begin);
+  return config.substr(begin + kKey.size(), end - begin - kKey.size());
+}
+
+at::Device resolve_device(const std::string& request) {
+  if (request == "cpu") return at::kCPU;
+  if (request == "auto") {
+    return torch::cuda::is_available() ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+  }
+  if (request == "cuda") return cuda_device(request, 0);
+  int index = -1;
+  if (request.starts_with(kCudaPrefix)) {
+    const char* end = request.data() + request.size();
+    const auto parsed = std::from_chars(request.data() + kCudaPrefix.size(), end, index);
+    if (parsed.ec == std::errc() && parsed.ptr == end && index >= 0 && index < 128) {
+      return cuda_device(request, index);
+    }
+  }
+  throw_usage("--device " + request + ": expected auto, cpu, cuda or cuda:N");
+}
+
+DeviceInfo describe_device(at::Device device) {
+  DeviceInfo info;
+  info.provenance_json = provenance(device).dump();
+  if (device.is_cpu()) {
+    info.type = "cpu";
+    info.label = "CPU";
+    info.name = cpu_model();
+    return info;
+  }
+  info.type = "cuda";
+  info.index = device.index();
+  const auto gpu = describe_cuda_device(device.index());
+  info.name = gpu ? gpu->name : "CUDA " + std::to_string(device.index());
+  info.label = info.name;
+  std::replace_if(
+      info.label.begin(), info.label.end(), [](char c) { return c == ' ' || c == '/'; }, '_');
+  return info;
+}
+
+}  // namespace kvtool::engine

@@ -1,0 +1,101 @@
+#include "kvtool/engine/loader.h"
+
+#include <dlfcn.h>
+
+#include <array>
+#include <cstdlib>
+#include <filesystem>
+
+#include "kvtool/base/error.h"
+
+namespace kvtool::engine {
+namespace {
+
+constexpr const char* kLibraryName = "libkvtool_engine.so";
+
+// One instruction-set limit in the words of the three libraries that obey one.
+struct IsaLimit {
+  std::string_view name;
+  const char* onednn;
+  const char* aten;
+  const char* mkl;
+};
+constexpr std::array kIsaLimits{
+    IsaLimit{"sse41", "SSE41", "default", "SSE4_2"},
+    IsaLimit{"avx2", "AVX2", "avx2", "AVX2"},
+    IsaLimit{"avx512", "AVX512_CORE", "avx512", "AVX512"},
+    IsaLimit{"avx512_bf16", "AVX512_CORE_BF16", "avx512", "AVX512"},
+};
+
+std::string loader_message() {
+  const char* message = dlerror();
+  return message == nullptr ? "unknown reason" : message;
+}
+
+std::filesystem::path find_library() {
+  if (const char* path = std::getenv("KVTOOL_ENGINE_LIBRARY")) {
+    if (!std::filesystem::exists(path)) {
+      throw_environment(std::string("KVTOOL_ENGINE_LIBRARY names ") + path +
+                        ", which does not exist");
+    }
+    return path;
+  }
+  const std::filesystem::path folder =
+      std::filesystem::read_symlink("/proc/self/exe").parent_path();
+  const std::filesystem::path installed = folder.parent_path() / "lib" / kLibraryName;
+  if (std::filesystem::exists(folder / kLibraryName)) return folder / kLibraryName;
+  if (std::filesystem::exists(installed)) return installed;
+  throw_environment("the engine library is missing: neither " + (folder / kLibraryName).string() +
+                    " nor " + installed.string() +
+                    " exists. It runs the model and was built for torch " KVTOOL_TORCH_VERSION
+                    "; build kvtool again (bash tools/demo.sh), or set KVTOOL_ENGINE_LIBRARY");
+}
+
+template <typename Function>
+Function find_entry(void* library, const char* name, const std::filesystem::path& path) {
+  void* symbol = dlsym(library, name);
+  if (symbol == nullptr) {
+    throw_environment(path.string() + " is no kvtool engine (it has no " + name + ")");
+  }
+  return reinterpret_cast<Function>(symbol);
+}
+
+}  // namespace
+
+void set_cpu_isa(std::string_view isa) {
+  if (isa.empty() || isa == "auto") return;
+  std::string known = "auto";
+  for (const IsaLimit& limit : kIsaLimits) {
+    if (limit.name == isa) {
+      setenv("ONEDNN_MAX_CPU_ISA", limit.onednn, 1);
+      setenv("ATEN_CPU_CAPABILITY", limit.aten, 1);
+      setenv("MKL_ENABLE_INSTRUCTIONS", limit.mkl, 1);
+      return;
+    }
+    known += ", " + std::string(limit.name);
+  }
+  throw_usage("--cpu-isa " + std::string(isa) + ": expected one of " + known);
+}
+
+std::unique_ptr<Engine> load_engine(const EngineOptions& options) {
+  const std::filesystem::path path = find_library();
+  // Reproducible cuBLAS needs it before CUDA starts; a user's own value stays.
+  setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) {
+    throw_environment("the engine " + path.string() + " cannot be loaded: " + loader_message() +
+                      ". It was built for torch " KVTOOL_TORCH_VERSION
+                      ": install that version where it was built, or build kvtool again");
+  }
+  const auto abi = find_entry<int (*)()>(library, "kvtool_engine_abi", path);
+  if (abi() != kEngineAbi) {
+    throw_environment("the engine " + path.string() + " belongs to another kvtool (interface " +
+                      std::to_string(abi()) + ", this one is " + std::to_string(kEngineAbi) +
+                      "): build both again");
+  }
+  const auto create =
+      find_entry<Engine* (*)(const EngineOptions&)>(library, "kvtool_engine_create", path);
+  return std::unique_ptr<Engine>(create(options));
+}
+
+}  // namespace kvtool::engine

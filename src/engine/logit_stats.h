@@ -1,0 +1,49 @@
+// Statistics of one row of logits, computed where the logits are, by a rule
+// that every device follows to the bit: greedy choice, top-k, log-sum-exp and
+// digest.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <span>
+
+#include "kvtool/format/recording.h"
+
+namespace kvtool::engine {
+
+class LogitStats {
+ public:
+  // `vocab_size` columns; top_k entries are kept (1 <= top_k <= vocab_size).
+  LogitStats(std::int64_t vocab_size, std::int64_t top_k, at::Device device);
+
+  // logits [B, vocab] -> i64 [B, packed_width()]: top_k ordered keys, then the
+  // bits of the float64 log-sum-exp, then the digest. No host synchronisation.
+  [[nodiscard]] at::Tensor pack(const at::Tensor& logits) const;
+  // logits [B, vocab] -> i64 [B], the greedy choices: lowest id among the
+  // maximal logits. A row whose largest entry is NaN yields NaN's own id;
+  // unpack() and is_finite_choice() tell.
+  [[nodiscard]] at::Tensor greedy_keys(const at::Tensor& logits) const;
+
+  [[nodiscard]] std::int64_t top_k() const { return top_k_; }
+  [[nodiscard]] std::int64_t packed_width() const { return top_k_ + 2; }
+
+  // A key holds the logit, mapped to integers of the same order, above the
+  // inverted id: sorting keys sorts by logit descending, then id ascending.
+  [[nodiscard]] static std::int32_t token_of(std::int64_t key);
+  [[nodiscard]] static float logit_of(std::int64_t key);
+
+  // Fills everything but input_token and elapsed_ns. token is -1 when no
+  // logit is finite or one is NaN.
+  void unpack(std::span<const std::int64_t> packed, format::StepStats& stats) const;
+
+ private:
+  [[nodiscard]] at::Tensor ordered_keys(const at::Tensor& logits) const;
+  [[nodiscard]] at::Tensor digest(const at::Tensor& logits) const;
+
+  std::int64_t top_k_;
+  at::Tensor inverted_ids_;  // i64 [vocab]: 2^32 - 1 - id
+  at::Tensor weights_;       // i64 [vocab]: splitmix64(id) | 1
+};
+
+}  // namespace kvtool::engine

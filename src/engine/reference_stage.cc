@@ -1,0 +1,68 @@
+#include "engine/reference_stage.h"
+
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+namespace kvtool::engine {
+namespace {
+
+constexpr std::size_t kBuffers = 4;
+
+at::Tensor pinned(at::IntArrayRef sizes, at::ScalarType dtype, at::Device device) {
+  return at::empty(sizes, at::TensorOptions(dtype).pinned_memory(!device.is_cpu()));
+}
+
+std::span<std::byte> bytes_of(const at::Tensor& host) {
+  return {static_cast<std::byte*>(host.mutable_data_ptr()), host.nbytes()};
+}
+
+}  // namespace
+
+void inject_prefill(const format::RowSource& source, const RowLayout& layout,
+                    ContiguousCache& cache, std::int64_t row, std::int64_t first_slot) {
+  const auto count = static_cast<std::int64_t>(source.prompt().size());
+  for (std::int64_t layer = 0; layer < layout.num_layers(); ++layer) {
+    const RowLayout::Entry& k = layout.key(layer);
+    const RowLayout::Entry& v = layout.value(layer);
+    const at::Tensor key = at::empty({k.heads, count, k.dim}, at::TensorOptions(k.dtype));
+    const at::Tensor value = at::empty({v.heads, count, v.dim}, at::TensorOptions(v.dtype));
+    source.read_prefill_layer(static_cast<std::uint32_t>(layer), bytes_of(key), bytes_of(value));
+    cache.key_rows(layer, row, first_slot, count).copy_(key);
+    cache.value_rows(layer, row, first_slot, count).copy_(value);
+  }
+}
+
+ReferenceStage::ReferenceStage(const RowLayout& layout, std::int64_t batch, at::Device device)
+    : layout_(layout) {
+  const std::vector<std::int64_t> sizes{batch, layout.row_stride_bytes()};
+  buffers_.resize(device.is_cpu() ? 1 : kBuffers);
+  for (Buffer& buffer : buffers_) {
+    buffer.host = pinned(sizes, at::kByte, device).zero_();
+    if (!device.is_cpu()) buffer.read.emplace(device.type());
+  }
+  if (!device.is_cpu()) {
+    device_rows_ = at::empty(sizes, at::TensorOptions(at::kByte).device(device));
+  }
+}
+
+std::span<std::byte> ReferenceStage::host_row(std::int64_t row) {
+  Buffer& buffer = buffers_[next_];
+  if (buffer.read && buffer.read->was_marked_for_recording()) buffer.read->synchronize();
+  return bytes_of(buffer.host.select(0, row)).first(layout_.geometry().delta_bytes());
+}
+
+void ReferenceStage::inject(ContiguousCache& cache, std::int64_t slot,
+                            const std::vector<std::int64_t>& rows) {
+  Buffer& buffer = buffers_[next_];
+  next_ = (next_ + 1) % buffers_.size();
+  if (!buffer.read) {
+    cache.inject(buffer.host, slot, rows);
+    return;
+  }
+  // Same stream as the model: the cache is overwritten between its passes.
+  device_rows_.copy_(buffer.host, /*non_blocking=*/true);
+  buffer.read->record(
+      c10::impl::VirtualGuardImpl(device_rows_.device().type()).getStream(device_rows_.device()));
+  cache.inject(device_rows_, slot, rows);
+}
+
+}  // namespace kvtool::engine

@@ -1,0 +1,82 @@
+// Carries a batch's results from the decode loop to the sinks on a thread of
+// its own. The queue is bounded by the number of slots: a slow disk slows the
+// loop, memory stays flat. The first error of a sink stops the run with it.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "engine/contiguous_cache.h"
+#include "engine/logit_stats.h"
+#include "engine/step_ring.h"
+#include "kvtool/format/row.h"
+
+namespace kvtool::engine {
+
+class SinkPump {
+ public:
+  static constexpr std::size_t kSlots = 8;
+
+  // sinks: one per row, null where nobody listens. All references outlive the pump.
+  SinkPump(std::vector<format::RowSink*> sinks, const RowLayout& layout, const BatchShape& shape,
+           const ContiguousCache& cache, const LogitStats& stats, at::Device device);
+  // Abandons what is queued and waits for the thread.
+  ~SinkPump();
+  SinkPump(const SinkPump&) = delete;
+  SinkPump& operator=(const SinkPump&) = delete;
+
+  // Some sink wants the rows of every step.
+  [[nodiscard]] bool wants_step_kv() const { return wants_step_kv_; }
+
+  // A free slot; waits for one. Rethrows a sink's error.
+  StepSlot* acquire();
+  // Hands a filled slot over, in order. A slot with step -1 ends the prefill:
+  // the prompt's K/V is read from the cache first.
+  void push(StepSlot* slot, const at::Tensor& packed);
+  // Everything pushed so far has reached the sinks. Rethrows a sink's error.
+  void drain();
+  // Final K/V where it is wanted, then on_end of every row. steps: per row.
+  void finish(const std::vector<std::int64_t>& steps, const std::vector<format::RowEnd>& ends);
+
+ private:
+  using Job = std::function<void()>;
+
+  void enqueue(Job job);
+  void run();
+  void deliver_prefill(StepSlot& slot);
+  void deliver_step(StepSlot& slot);
+  void release(StepSlot* slot);
+  // K and V of one row's slots, layer by layer, to `receive(layer, key, value)`.
+  void read_cache(std::int64_t row, std::int64_t count,
+                  const std::function<void(std::uint32_t, std::span<const std::byte>,
+                                           std::span<const std::byte>)>& receive);
+
+  std::vector<format::RowSink*> sinks_;
+  const RowLayout& layout_;
+  const BatchShape& shape_;
+  const ContiguousCache& cache_;
+  const LogitStats& stats_;
+  SideStream side_;
+  bool wants_step_kv_ = false;
+  format::StepStats scratch_;  // of the pump's thread
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::unique_ptr<StepSlot>> slots_;
+  std::vector<StepSlot*> free_;
+  std::deque<Job> jobs_;
+  bool busy_ = false;
+  bool stopping_ = false;
+  std::exception_ptr error_;
+  std::thread thread_;  // last: starts when everything else is ready
+};
+
+}  // namespace kvtool::engine

@@ -1,0 +1,30 @@
+// A loaded model on its device: what decoder and replayer work on.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <memory>
+
+#include "engine/forward_module.h"
+#include "engine/row_layout.h"
+#include "engine/token_table.h"
+#include "kvtool/engine/api.h"
+
+namespace kvtool::engine {
+
+struct TorchModel {
+  ModelInfo info;
+  TokenTable tokens;
+  RowLayout layout;
+  std::unique_ptr<ForwardModule> module;
+  at::Device device;
+};
+
+// Model::generate and Model::replay, see kvtool/engine/api.h.
+GenerateResult generate(TorchModel& model, std::span<const Input> inputs,
+                        const GenerateOptions& options, std::span<format::RowSink* const> sinks,
+                        const Progress& progress);
+ReplayResult replay(TorchModel& model, const ReplayBatch& batch,
+                    std::span<format::RowSink* const> sinks, const Progress& progress);
+
+}  // namespace kvtool::engine
