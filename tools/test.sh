@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# Builds kvtool and runs every test, C++ and Python.
+#
+#   bash tools/test.sh [--quick]
+#
+#   --quick   the full build and its tests only: no build without torch and no
+#             sanitizers
+#
+# Environment: KVTOOL_WERROR=ON turns warnings into errors; KVTOOL_PYTHON names
+# the Python whose torch is used (tools/setup.sh). Every suite is run even if
+# one before it failed. The last line is "N passed, N failed"; the exit status is
+# 0 only if nothing failed. Logs: build/logs.
+set -euo pipefail
+
+# shellcheck source=tools/setup.sh
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+_passed=0
+_failed=0
+_skipped=0
+
+# Prints "passed failed skipped" of a JUnit file, as ctest and pytest write it.
+junit_counts() {
+  "$KVTOOL_PYTHON" - "$1" <<'PYTHON'
+import sys
+from xml.etree import ElementTree
+
+passed = failed = skipped = 0
+for case in ElementTree.parse(sys.argv[1]).iter("testcase"):
+    outcome = {child.tag for child in case}
+    if outcome & {"failure", "error"}:
+        failed += 1
+    elif "skipped" in outcome or case.get("status") in ("notrun", "disabled"):
+        skipped += 1
+    else:
+        passed += 1
+print(passed, failed, skipped)
+PYTHON
+}
+
+# suite NAME JUNIT COMMAND...: runs tests that write JUNIT and adds their counts.
+# A runner that breaks without failing a test counts as one failure, and so
+# does one that finds no test.
+suite() {
+  local name=$1 junit=$2 status=0 passed=0 failed=0 skipped=0
+  shift 2
+  rm -f "$junit"
+  logged "$name" "$@" || status=$?
+  if [[ -f "$junit" ]]; then read -r passed failed skipped < <(junit_counts "$junit"); fi
+  if ((failed == 0 && (status != 0 || passed == 0))); then failed=1; fi
+  if ((failed > 0)); then show_log_tail 80; fi
+  _passed=$((_passed + passed))
+  _failed=$((_failed + failed))
+  _skipped=$((_skipped + skipped))
+  stage_note "$passed passed, $failed failed, $skipped skipped"
+}
+
+run_ctest() {
+  local folder=$1 junit="$KVTOOL_LOG_DIR/$1-junit.xml"
+  suite "$folder-ctest" "$junit" env UBSAN_OPTIONS=print_stacktrace=1 \
+    ctest --test-dir "$KVTOOL_ROOT/$folder" --output-on-failure --no-tests=error \
+    --parallel "$(nproc)" --output-junit "$junit"
+}
+
+run_pytest() {
+  local junit="$KVTOOL_LOG_DIR/pytest-junit.xml"
+  suite pytest "$junit" env PYTHONPATH="$KVTOOL_ROOT/python${PYTHONPATH:+:$PYTHONPATH}" \
+    "$KVTOOL_PYTHON" -m pytest -q "$KVTOOL_ROOT/tests/python" --junit-xml "$junit"
+}
+
+# build FOLDER [cmake option...]: fails after showing the end of the log.
+build() {
+  local folder=$1
+  shift
+  if logged "$folder" configure_and_build "$folder" "${_werror[@]}" "$@"; then return 0; fi
+  show_log_tail 60
+  stage_note "the build failed"
+  _failed=$((_failed + 1))
+  return 1
+}
+
+test_main() {
+  local quick=0
+  case "${1:-}" in
+    --quick) quick=1 ;;
+    "") ;;
+    -h | --help)
+      sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+      return 0
+      ;;
+    *) die "test.sh: unknown option $1" ;;
+  esac
+  _werror=("-DKVTOOL_WERROR=${KVTOOL_WERROR:-OFF}")
+
+  neutral_environment
+  begin_stages $((KVTOOL_SETUP_STAGES + 3 + (quick ? 0 : 4)))
+  setup_stages 0
+
+  stage "Build"
+  if build build -DKVTOOL_ENGINE=ON "-DKVTOOL_PYTHON=$KVTOOL_PYTHON"; then
+    stage "C++ tests"
+    run_ctest build
+  fi
+  stage "Python tests"
+  run_pytest
+  if ((!quick)); then
+    stage "Build without torch"
+    if build build-notorch --preset notorch; then
+      stage "C++ tests without torch"
+      run_ctest build-notorch
+    fi
+    stage "Build with AddressSanitizer and UndefinedBehaviorSanitizer"
+    if build build-asan --preset asan; then
+      stage "C++ tests with sanitizers"
+      run_ctest build-asan
+    fi
+  fi
+  end_stages
+
+  if ((_skipped > 0)); then printf '%d skipped\n' "$_skipped" >&2; fi
+  printf '%d passed, %d failed\n' "$_passed" "$_failed"
+  ((_failed == 0))
+}
+
+test_main "$@"
