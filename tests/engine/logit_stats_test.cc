@@ -1,0 +1,105 @@
+#include "engine/logit_stats.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+namespace kvtool::engine {
+namespace {
+
+format::StepStats stats_of(const LogitStats& stats, const at::Tensor& logits) {
+  const at::Tensor packed = stats.pack(logits.unsqueeze(0)).contiguous();
+  format::StepStats result;
+  stats.unpack({packed.data_ptr<std::int64_t>(), static_cast<std::size_t>(packed.numel())}, result);
+  return result;
+}
+
+at::Tensor row(std::vector<float> values) {
+  return at::tensor(values, at::kFloat);
+}
+
+TEST(LogitStats, LowestIdWinsATie) {
+  const LogitStats stats(6, 4, at::kCPU);
+  const auto result = stats_of(stats, row({1, 5, -2, 5, 5, 0}));
+  EXPECT_EQ(result.token, 1);
+  EXPECT_EQ(result.top_ids, (std::vector<std::int32_t>{1, 3, 4, 0}));
+  EXPECT_EQ(result.top_logits, (std::vector<float>{5, 5, 5, 1}));
+}
+
+TEST(LogitStats, LowestIdsFillATiedTail) {
+  const LogitStats stats(6, 2, at::kCPU);
+  EXPECT_EQ(stats_of(stats, row({0, 0, 9, 0, 0, 0})).top_ids, (std::vector<std::int32_t>{2, 0}));
+}
+
+TEST(LogitStats, NegativeLogitsKeepTheirOrder) {
+  const LogitStats stats(4, 4, at::kCPU);
+  const auto result = stats_of(stats, row({-3.5F, -1.25F, -1e30F, -2.0F}));
+  EXPECT_EQ(result.top_ids, (std::vector<std::int32_t>{1, 3, 0, 2}));
+  EXPECT_EQ(result.top_logits, (std::vector<float>{-1.25F, -2.0F, -3.5F, -1e30F}));
+}
+
+TEST(LogitStats, ZerosOfBothSignsTie) {
+  const LogitStats stats(3, 3, at::kCPU);
+  EXPECT_EQ(stats_of(stats, row({-0.0F, 0.0F, -1.0F})).top_ids,
+            (std::vector<std::int32_t>{0, 1, 2}));
+}
+
+TEST(LogitStats, LogSumExpIsThatOfTheWholeRow) {
+  const LogitStats stats(4, 1, at::kCPU);
+  const auto result = stats_of(stats, row({100, 101, 99, -50}));
+  const double expected = 101 + std::log(1 + std::exp(-1.0) + std::exp(-2.0) + std::exp(-151.0));
+  EXPECT_NEAR(result.logsumexp, expected, 1e-6);
+}
+
+TEST(LogitStats, NanYieldsNoToken) {
+  const LogitStats stats(3, 2, at::kCPU);
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_EQ(stats_of(stats, row({1, nan, 2})).token, -1);
+  EXPECT_EQ(stats_of(stats, row({1, -nan, 2})).token, -1);
+}
+
+TEST(LogitStats, InfinityYieldsNoToken) {
+  const LogitStats stats(3, 2, at::kCPU);
+  EXPECT_EQ(stats_of(stats, row({1, std::numeric_limits<float>::infinity(), 2})).token, -1);
+}
+
+TEST(LogitStats, MaskedVocabularyEntriesAreNoNan) {
+  const LogitStats stats(3, 3, at::kCPU);
+  EXPECT_EQ(stats_of(stats, row({1, -std::numeric_limits<float>::infinity(), 2})).token, 2);
+}
+
+TEST(LogitStats, DigestSeesOneBitAndThePlace) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
+    const LogitStats stats(4, 1, at::kCPU);
+    const auto digest = [&](std::vector<float> values) {
+      return stats_of(stats, row(std::move(values)).to(dtype)).logits_digest;
+    };
+    EXPECT_EQ(digest({1, 2, 3, 4}), digest({1, 2, 3, 4}));
+    EXPECT_NE(digest({1, 2, 3, 4}), digest({2, 1, 3, 4}));
+    EXPECT_NE(digest({1, 2, 3, 0.0F}), digest({1, 2, 3, -0.0F}));
+  }
+}
+
+// Computed by hand from the definition in docs/format.md.
+TEST(LogitStats, DigestFollowsTheFormatPage) {
+  const LogitStats stats(2, 1, at::kCPU);
+  const std::uint64_t w0 = 0xe220a8397b1dcdafULL | 1U;  // splitmix64 of seed 0, first two outputs
+  const std::uint64_t w1 = 0x6e789e6aa1b965f4ULL | 1U;
+  EXPECT_EQ(stats_of(stats, row({1.0F, -2.0F})).logits_digest,
+            0x3f800000ULL * w0 + 0xc0000000ULL * w1);
+  EXPECT_EQ(stats_of(stats, row({1.0F, -2.0F}).to(at::kBFloat16)).logits_digest,
+            0x3f80ULL * w0 + 0xc000ULL * w1);
+}
+
+TEST(LogitStats, GreedyKeysAgreeWithTopK) {
+  at::manual_seed(3);
+  const LogitStats stats(1000, 5, at::kCPU);
+  const at::Tensor logits = at::randn({7, 1000}).mul(2).to(at::kBFloat16);
+  const at::Tensor keys = stats.greedy_keys(logits);
+  const at::Tensor packed = stats.pack(logits);
+  EXPECT_TRUE(keys.equal(packed.select(1, 0)));
+}
+
+}  // namespace
+}  // namespace kvtool::engine
