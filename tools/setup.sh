@@ -284,7 +284,8 @@ setup_stages() {
 
 # configure FOLDER [cmake option...]
 configure() {
-  local folder=$1 options=()
+  # Looked up anew, since the interpreter may be another than last time.
+  local folder=$1 options=(-U 'Libtorch_*')
   shift
   if command -v ccache >/dev/null; then options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
   cmake -S "$KVTOOL_ROOT" -B "$KVTOOL_ROOT/$folder" -G Ninja "${options[@]}" "$@"
