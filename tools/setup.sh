@@ -52,15 +52,18 @@ is_present() {
   esac
 }
 
+# Debian ships the venv module without the part that makes environments.
+can_make_venv() {
+  local base
+  base="$(base_python 2>/dev/null)" && "$base" -c 'import ensurepip, venv' 2>/dev/null
+}
+
 missing_system_packages() {
   local package probe
   while read -r package probe; do
     is_present "$probe" || printf '%s\n' "$package"
   done < <(system_requirements)
-  # Debian ships the venv module without the part that makes environments.
-  if needs_venv && ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
-    printf 'python3-venv\n'
-  fi
+  if needs_venv && ! is_usable_venv && ! can_make_venv; then printf 'python3-venv\n'; fi
 }
 
 # Prints the prefix for a command that needs root; fails when there is none.
@@ -252,7 +255,7 @@ prepare_venv() {
 
 install_python_packages() {
   local base
-  if ! base="$(base_python)" || ! is_python "$base"; then
+  if ! base="$(base_python 2>/dev/null)" || ! is_python "$base"; then
     die "Python 3.10 or newer is needed; ${KVTOOL_PYTHON:-python3} is not." \
       "Name another interpreter with KVTOOL_PYTHON=/path/to/python3."
   fi
