@@ -28,6 +28,9 @@ else
   _bold="" _red="" _green="" _plain=""
 fi
 
+# The comment at the top of a script is its help.
+show_help() { sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "$1"; }
+
 seconds_text() {
   local seconds=$1
   if ((seconds < 60)); then

@@ -33,7 +33,7 @@ build_kvtool() {
 
 model_stamp() {
   file_digest tools/export_model.py python/kvtool/*.py "$KVTOOL_REQUIREMENTS" \
-    "$KVTOOL_DEMO_REQUIREMENTS"
+    "$KVTOOL_MODEL_REQUIREMENTS"
 }
 
 export_model() {
@@ -180,7 +180,7 @@ demo_main() {
   case "${1:-}" in
     "") ;;
     -h | --help)
-      sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+      show_help "${BASH_SOURCE[0]}"
       return 0
       ;;
     *) die "demo.sh: unknown option $1" ;;
@@ -192,7 +192,7 @@ demo_main() {
   mkdir -p "$DEMO_RESULTS"
 
   begin_stages $((KVTOOL_SETUP_STAGES + 5))
-  setup_stages 1
+  setup_stages
   stage "Build kvtool"
   build_kvtool
   stage "Export $DEMO_MODEL_ID as bfloat16"

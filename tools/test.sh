@@ -62,10 +62,11 @@ run_ctest() {
     --parallel "$(nproc)" --output-junit "$junit"
 }
 
+# run_pytest FOLDER: one run for each folder, since they have modules of one name.
 run_pytest() {
-  local junit="$KVTOOL_LOG_DIR/pytest-junit.xml"
-  suite pytest "$junit" env PYTHONPATH="$KVTOOL_ROOT/python${PYTHONPATH:+:$PYTHONPATH}" \
-    "$KVTOOL_PYTHON" -m pytest -q "$KVTOOL_ROOT/tests/python" --junit-xml "$junit"
+  local junit="$KVTOOL_LOG_DIR/pytest-$1-junit.xml"
+  suite "pytest-$1" "$junit" env PYTHONPATH="$KVTOOL_ROOT/python${PYTHONPATH:+:$PYTHONPATH}" \
+    "$KVTOOL_PYTHON" -m pytest -q -p no:cacheprovider "$KVTOOL_ROOT/tests/$1" --junit-xml "$junit"
 }
 
 # build FOLDER [cmake option...]: fails after showing the end of the log.
@@ -85,7 +86,7 @@ test_main() {
     --quick) quick=1 ;;
     "") ;;
     -h | --help)
-      sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+      show_help "${BASH_SOURCE[0]}"
       return 0
       ;;
     *) die "test.sh: unknown option $1" ;;
@@ -93,16 +94,18 @@ test_main() {
   _werror=("-DKVTOOL_WERROR=${KVTOOL_WERROR:-OFF}")
 
   neutral_environment
-  begin_stages $((KVTOOL_SETUP_STAGES + 3 + (quick ? 0 : 4)))
-  setup_stages 0
+  begin_stages $((KVTOOL_SETUP_STAGES + 4 + (quick ? 0 : 4)))
+  setup_stages
 
   stage "Build"
   if build build -DKVTOOL_ENGINE=ON "-DKVTOOL_PYTHON=$KVTOOL_PYTHON"; then
     stage "C++ tests"
     run_ctest build
+    stage "End-to-end tests"
+    run_pytest e2e
   fi
   stage "Python tests"
-  run_pytest
+  run_pytest python
   if ((!quick)); then
     stage "Build without torch"
     if build build-notorch --preset notorch; then
