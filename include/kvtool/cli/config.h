@@ -1,0 +1,46 @@
+// hyperparameter.json: what to run, in JSON with comments. Every key is
+// optional; options on the command line win over it.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kvtool/cli/prompts.h"
+#include "kvtool/format/recording.h"
+
+namespace kvtool::cli {
+
+inline constexpr const char* kDefaultConfigFile = "hyperparameter.json";
+
+struct KvCacheConfig {
+  std::optional<bool> save;
+  std::optional<format::SaveMode> save_mode;
+  std::optional<bool> load;
+  std::optional<std::string> load_from_device;
+  std::optional<std::uint64_t> load_from_batch_size;
+  std::optional<std::string> load_base_dir;
+  std::optional<std::string> base_dir;  // may hold {timestamp}
+};
+
+struct Config {
+  std::filesystem::path path;  // empty: no file
+  std::vector<std::string> models;
+  std::vector<std::uint64_t> batch_sizes;
+  std::optional<std::uint64_t> request_number;
+  std::optional<std::uint64_t> max_new_tokens;
+  std::optional<bool> force_cpu;  // "cpu": "Enable"
+  std::vector<Prompt> prompts;
+  KvCacheConfig kv_cache;
+};
+
+// Error kUsage: syntax with line and column, unknown keys with the nearest
+// known one, wrong types and values with the key's path. A "prompts" file is
+// read relative to `path`'s folder.
+[[nodiscard]] Config parse_config(std::string_view text, const std::filesystem::path& path);
+[[nodiscard]] Config load_config(const std::filesystem::path& path);
+
+}  // namespace kvtool::cli

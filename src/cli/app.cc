@@ -1,0 +1,208 @@
+#include "kvtool/cli/app.h"
+
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <filesystem>
+#include <iostream>
+#include <new>
+#include <ostream>
+#include <vector>
+
+#include "command.h"
+#include "help_formatter.h"
+#include "kvtool/base/error.h"
+#include "kvtool/cli/interrupt.h"
+#include "kvtool/cli/nearest.h"
+#include "kvtool/report/text.h"
+
+namespace kvtool::cli {
+namespace {
+
+constexpr int kUsageStatus = static_cast<int>(ErrorCode::kUsage);
+constexpr int kEnvironmentStatus = static_cast<int>(ErrorCode::kEnvironment);
+
+using CommandFactory = std::unique_ptr<Command> (*)();
+constexpr CommandFactory kCommands[] = {make_generate_command, make_save_command,
+                                        make_replay_command,   make_run_command,
+                                        make_info_command,     make_dump_command};
+
+constexpr const char* kDescription =
+    "kvtool records an LLM's greedy generation together with its KV cache on one\n"
+    "device, and shows on another whether it generates the same tokens, or exactly\n"
+    "where, by how much and why it does not.";
+
+constexpr const char* kFooter = R"(First steps:
+    python3 tools/export_model.py --model HuggingFaceTB/SmolLM2-135M-Instruct \
+        --dtype bfloat16
+    kvtool save --model HuggingFaceTB/SmolLM2-135M-Instruct \
+        --prompt "What is the capital of France?" --out ref_cache
+    kvtool replay --from CPU
+    kvtool info ref_cache
+
+Exit status: 0 done, 1 a comparison failed, 2 usage or configuration,
+3 recording and model do not belong together, 4 damaged file,
+5 model, device, engine, memory or disk, 130 interrupted.
+"kvtool COMMAND --help" has options and examples.)";
+
+std::string version_text() {
+  std::string text = std::string("kvtool ") + KVTOOL_VERSION;
+#if defined(KVTOOL_TORCH_VERSION)
+  text += std::string(" (engine built for torch ") + KVTOOL_TORCH_VERSION + ")";
+#elif !defined(KVTOOL_HAVE_ENGINE)
+  text += " (built without an engine)";
+#endif
+  return text;
+}
+
+void set_up_logging(const Services& services) {
+  std::shared_ptr<spdlog::sinks::sink> sink;
+  if (&services.err == &std::cerr) {
+    const auto mode =
+        services.no_color ? spdlog::color_mode::never : spdlog::color_mode::automatic;
+    sink = std::make_shared<spdlog::sinks::stderr_color_sink_mt>(mode);
+  } else {
+    sink = std::make_shared<spdlog::sinks::ostream_sink_mt>(services.err, true);
+  }
+  auto logger = std::make_shared<spdlog::logger>("kvtool", std::move(sink));
+  logger->set_pattern("kvtool: %^%l%$: %v");
+  spdlog::set_default_logger(std::move(logger));
+}
+
+// "-q" and "-v" are known only after parsing.
+void set_log_level(const CLI::App& command) {
+  const auto given = [&](const char* name) {
+    const CLI::Option* option = command.get_option_no_throw(name);
+    return option != nullptr && option->count() > 0;
+  };
+  if (given("--verbose")) spdlog::set_level(spdlog::level::debug);
+}
+
+std::vector<std::string> option_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  }
+  return names;
+}
+
+class Program {
+ public:
+  explicit Program(Services& services) : services_(services), app_(kDescription, "kvtool") {
+    app_.formatter(std::make_shared<HelpFormatter>());
+    app_.set_help_flag("-h,--help", "Show this help");
+    app_.set_version_flag("--version", version_text(), "Show the version");
+    app_.footer(kFooter);
+    app_.require_subcommand(0, 1);
+    for (const CommandFactory make : kCommands) {
+      commands_.push_back(make());
+      Command& command = *commands_.back();
+      CLI::App* sub = app_.add_subcommand(command.name(), command.summary());
+      sub->set_help_flag("-h,--help", "Show this help");
+      command.declare(*sub);
+    }
+  }
+
+  int run(int argc, const char* const* argv) {
+    if (argc <= 1) {
+      services_.err << app_.help();
+      return kUsageStatus;
+    }
+    if (const int status = check_command_name(argv[1])) return status;
+    try {
+      app_.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+      return report_parse_error(error);
+    }
+    for (const auto& command : commands_) {
+      const CLI::App* sub = app_.get_subcommand(command->name());
+      if (!sub->parsed()) continue;
+      set_log_level(*sub);
+      return command->execute(services_);
+    }
+    services_.err << app_.help();
+    return kUsageStatus;
+  }
+
+ private:
+  // CLI11 would say only that an argument was not expected.
+  int check_command_name(const std::string& name) {
+    if (name.starts_with('-')) return 0;
+    std::vector<std::string> names;
+    for (const auto& command : commands_) names.emplace_back(command->name());
+    if (std::find(names.begin(), names.end(), name) != names.end()) return 0;
+    std::string known;
+    for (const std::string& each : names) known += (known.empty() ? "" : ", ") + each;
+    return usage_error("there is no command '" + name + "'" + suggestion(name, names) +
+                       " The commands are " + known);
+  }
+
+  int usage_error(const std::string& message) {
+    spdlog::error("{}", report::printable(message));
+    return kUsageStatus;
+  }
+
+  CLI::App& parsed_app() {
+    const std::vector<CLI::App*> parsed = app_.get_subcommands();
+    return parsed.empty() ? app_ : *parsed.front();
+  }
+
+  int report_parse_error(const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app_.exit(error, services_.out, services_.err);
+    CLI::App& command = parsed_app();
+    const std::string where = command.get_name() == "kvtool" ? std::string("kvtool")
+                                                             : "kvtool " + command.get_name();
+    std::string message = error.what();
+    for (const std::string& extra : app_.remaining(true)) {
+      const std::string name = extra.substr(0, extra.find('='));
+      if (!name.starts_with("--")) continue;
+      message = where + " has no option " + name + suggestion(name, option_names(command));
+      break;
+    }
+    return usage_error(message + "\nSee " + where + " --help");
+  }
+
+  Services& services_;
+  CLI::App app_;
+  std::vector<std::unique_ptr<Command>> commands_;
+};
+
+}  // namespace
+
+Failure describe_failure(const std::exception_ptr& exception) {
+  // The engine may hand on another exception than the one thrown into it.
+  if (interrupted()) return {kInterruptedStatus, "interrupted"};
+  try {
+    std::rethrow_exception(exception);
+  } catch (const Interrupted& error) {
+    return {kInterruptedStatus, error.what()};
+  } catch (const Error& error) {
+    return {static_cast<int>(error.code()), error.what()};
+  } catch (const std::bad_alloc&) {
+    return {kEnvironmentStatus,
+            "out of memory: use a smaller --batch-size, fewer --max-new-tokens or a smaller model"};
+  } catch (const std::filesystem::filesystem_error& error) {
+    return {kEnvironmentStatus, error.what()};
+  } catch (const std::exception& error) {
+    return {kEnvironmentStatus, std::string("unexpected error: ") + error.what()};
+  } catch (...) {
+    return {kEnvironmentStatus, "unexpected error"};
+  }
+}
+
+int run_app(int argc, const char* const* argv, Services& services) {
+  set_up_logging(services);
+  try {
+    return Program(services).run(argc, argv);
+  } catch (...) {
+    const Failure failure = describe_failure(std::current_exception());
+    services.out.flush();
+    spdlog::error("{}", report::printable(failure.message));
+    return failure.exit_status;
+  }
+}
+
+}  // namespace kvtool::cli

@@ -1,0 +1,33 @@
+// One subcommand. A new one is a file that defines it and a line in app.cc.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "kvtool/cli/services.h"
+
+namespace CLI {
+class App;
+}
+
+namespace kvtool::cli {
+
+class Command {
+ public:
+  virtual ~Command() = default;
+  [[nodiscard]] virtual const char* name() const = 0;
+  [[nodiscard]] virtual const char* summary() const = 0;
+  // Declares options, description and examples; the command outlives `app`.
+  virtual void declare(CLI::App& app) = 0;
+  // Returns the exit status; throws kvtool::Error.
+  virtual int execute(Services& services) = 0;
+};
+
+std::unique_ptr<Command> make_generate_command();
+std::unique_ptr<Command> make_save_command();
+std::unique_ptr<Command> make_replay_command();
+std::unique_ptr<Command> make_run_command();
+std::unique_ptr<Command> make_info_command();
+std::unique_ptr<Command> make_dump_command();
+
+}  // namespace kvtool::cli

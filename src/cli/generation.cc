@@ -1,0 +1,294 @@
+// generate and save: prompts -> batches -> engine -> results and recordings.
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "kvtool/base/error.h"
+#include "kvtool/cli/run_meta.h"
+#include "kvtool/format/row.h"
+#include "kvtool/report/text.h"
+#include "recording_ledger.h"
+#include "session.h"
+
+namespace kvtool::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+// One batch: inputs [first, first + rows) of all.
+struct BatchPlan {
+  std::uint64_t batch_size = 1;
+  std::uint64_t index = 0;
+  std::uint64_t first = 0;
+  std::uint64_t rows = 0;
+  std::uint64_t padded_length = 0;
+};
+
+struct EncodedInput {
+  const Prompt* prompt = nullptr;
+  const EncodedPrompt* encoded = nullptr;
+};
+
+std::vector<std::uint64_t> batch_sizes(const Settings& settings) {
+  return settings.batch_sizes.empty() ? std::vector<std::uint64_t>{1} : settings.batch_sizes;
+}
+
+std::uint64_t num_inputs(const Settings& settings) {
+  return settings.request_number.value_or(settings.prompts.size());
+}
+
+void check_has_prompts(const Settings& settings) {
+  if (!settings.prompts.empty()) return;
+  throw_usage("no prompt: give --prompt, --prompts or \"prompts\" in the configuration, for "
+              "example\n    kvtool " + settings.command +
+              " --model models/MODEL.pt --prompt \"What is the capital of France?\"");
+}
+
+std::vector<ModelFile> models_to_run(const Settings& settings) {
+  std::vector<ModelFile> models;
+  for (const std::string& given : settings.models) {
+    models.push_back(resolve_model(given, settings.config_folder));
+  }
+  if (!models.empty()) return models;
+  std::string message = "no model: give --model models/MODEL.pt, or \"models\" in the configuration";
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator("models", ignored)) {
+    if (entry.path().extension() == ".pt") {
+      message += "; there is " + entry.path().string();
+      break;
+    }
+  }
+  throw_usage(message + ". A Hugging Face model is exported with\n    " +
+              export_command("HF_ID"));
+}
+
+void check_vocabulary(const EncodedInput& input, std::uint64_t index,
+                      const engine::ModelInfo& model) {
+  for (const std::int32_t id : input.encoded->token_ids) {
+    if (id >= 0 && static_cast<std::uint32_t>(id) < model.vocab_size) continue;
+    throw_usage("input " + std::to_string(index) + " (" + input.prompt->origin + "): token id " +
+                std::to_string(id) + " is outside the vocabulary of " + model.model_id + " (0 to " +
+                std::to_string(model.vocab_size - 1) + ")");
+  }
+}
+
+void check_positions(const EncodedInput& input, std::uint64_t index, const BatchPlan& batch,
+                     const Settings& settings, const engine::ModelInfo& model) {
+  const std::uint64_t length = input.encoded->token_ids.size();
+  if (model.max_positions == 0) return;
+  if (length > model.max_positions) {
+    throw_usage("input " + std::to_string(index) + " (" + input.prompt->origin +
+                ") has a prompt of " + std::to_string(length) + " tokens, but " + model.model_id +
+                " has " + std::to_string(model.max_positions) + " positions: shorten the prompt");
+  }
+  const std::uint64_t needed = batch.padded_length + settings.max_new_tokens - 1;
+  if (length == batch.padded_length && needed > model.max_positions) {
+    throw_usage("input " + std::to_string(index) + " (" + input.prompt->origin +
+                "): a prompt of " + std::to_string(length) + " tokens and " +
+                std::to_string(settings.max_new_tokens) + " new ones need " +
+                std::to_string(needed) + " positions, but " + model.model_id + " has " +
+                std::to_string(model.max_positions) + ": use --max-new-tokens " +
+                std::to_string(model.max_positions - length + 1) + " at most, or a shorter prompt");
+  }
+}
+
+class GenerationRun {
+ public:
+  explicit GenerationRun(Session& session) : session_(session), settings_(session.settings()) {}
+
+  void run() {
+    check_has_prompts(settings_);
+    const std::vector<ModelFile> models = models_to_run(settings_);
+    RecordingLedger ledger(models.size() * batch_sizes(settings_).size() * num_inputs(settings_));
+    try {
+      for (const ModelFile& model : models) run_model(model, ledger);
+    } catch (...) {
+      if (settings_.save && engine_ready_) {
+        ledger.log_kept(session_.base_dir() / session_.device_label());
+      }
+      throw;
+    }
+    if (settings_.save) session_.summary().next_command = next_command(models);
+  }
+
+ private:
+  void run_model(const ModelFile& file, RecordingLedger& ledger) {
+    const std::vector<EncodedPrompt> encoded =
+        encode_prompts(settings_.prompts, file.path, session_.services().encoder);
+    inputs_.clear();
+    for (std::uint64_t i = 0; i < num_inputs(settings_); ++i) {
+      const std::size_t prompt = i % settings_.prompts.size();
+      inputs_.push_back({&settings_.prompts[prompt], &encoded[prompt]});
+    }
+    const std::unique_ptr<engine::Model> model = session_.load_model(file);
+    engine_ready_ = true;
+    for (std::uint64_t i = 0; i < inputs_.size(); ++i) check_vocabulary(inputs_[i], i, model->info());
+    for (const std::uint64_t size : batch_sizes(settings_)) {
+      const std::vector<BatchPlan> batches = plan(size);
+      check_batches(batches, model->info());
+      for (const BatchPlan& batch : batches) run_batch(*model, batch, batches.size(), ledger);
+    }
+  }
+
+  [[nodiscard]] std::vector<BatchPlan> plan(std::uint64_t batch_size) const {
+    std::vector<BatchPlan> batches;
+    for (std::uint64_t first = 0; first < inputs_.size(); first += batch_size) {
+      BatchPlan batch{batch_size, batches.size(), first,
+                      std::min<std::uint64_t>(batch_size, inputs_.size() - first), 0};
+      for (std::uint64_t i = first; i < first + batch.rows; ++i) {
+        batch.padded_length =
+            std::max<std::uint64_t>(batch.padded_length, inputs_[i].encoded->token_ids.size());
+      }
+      batches.push_back(batch);
+    }
+    return batches;
+  }
+
+  // All before the first token is generated.
+  void check_batches(const std::vector<BatchPlan>& batches, const engine::ModelInfo& model) {
+    for (const BatchPlan& batch : batches) {
+      for (std::uint64_t i = batch.first; i < batch.first + batch.rows; ++i) {
+        check_positions(inputs_[i], i, batch, settings_, model);
+        if (settings_.save) session_.check_not_recorded(path_of(batch, i, model));
+      }
+    }
+  }
+
+  [[nodiscard]] fs::path path_of(const BatchPlan& batch, std::uint64_t input,
+                                 const engine::ModelInfo& model) {
+    return session_.recording_path(model.slug, batch.batch_size, input);
+  }
+
+  [[nodiscard]] std::string prompt_text(const engine::Model& model, std::uint64_t input) const {
+    const EncodedPrompt& encoded = *inputs_[input].encoded;
+    return encoded.text.empty() ? text_of(model, encoded.token_ids) : encoded.text;
+  }
+
+  std::unique_ptr<format::RowSink> make_sink(const engine::Model& model, const BatchPlan& batch,
+                                             std::uint64_t input, const std::string& batch_id) {
+    const engine::ModelInfo& info = model.info();
+    const EncodedPrompt& encoded = *inputs_[input].encoded;
+    format::RecordingHeader header;
+    header.uuid = format::random_uuid();
+    header.model_sha256 = info.weights_sha256;
+    header.save_mode = settings_.save_mode.value_or(format::SaveMode::kDelta);
+    header.logits_dtype = info.logits_dtype;
+    header.vocab_size = info.vocab_size;
+    header.top_k = std::min(settings_.top_k, info.vocab_size);
+    header.prompt_length = encoded.token_ids.size();
+    header.geometry = info.geometry;
+
+    MetaParts meta;
+    meta.kvtool_version = KVTOOL_VERSION;
+    meta.created_utc = session_.created_utc();
+    meta.model = &info;
+    meta.device = &session_.engine().device();
+    meta.device_label = session_.device_label();
+    meta.run = {.batch_id = batch_id,
+                .batch_size = batch.batch_size,
+                .batch_index = batch.index,
+                .row = input - batch.first,
+                .rows = batch.rows,
+                .input_index = input,
+                .padded_length = batch.padded_length,
+                .padding = batch.padded_length - header.prompt_length,
+                .cache_capacity = batch.padded_length + settings_.max_new_tokens - 1,
+                .max_new_tokens = settings_.max_new_tokens,
+                .ignore_eos = settings_.ignore_eos};
+    meta.prompt = {{"text", report::valid_utf8(prompt_text(model, input))}};
+    if (inputs_[input].prompt->kind == Prompt::Kind::kMessages) {
+      meta.prompt["messages"] = inputs_[input].prompt->messages;
+    }
+    return format::make_recording_sink(
+        {.path = path_of(batch, input, info),
+         .header = std::move(header),
+         .meta_json = make_meta(meta).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
+         .prompt = encoded.token_ids,
+         .token_text = [&model](std::int32_t token) { return model.token_bytes(token); },
+         .writer = {}});
+  }
+
+  void run_batch(engine::Model& model, const BatchPlan& batch, std::size_t num_batches,
+                 RecordingLedger& ledger) {
+    std::vector<engine::Input> inputs;
+    std::vector<std::unique_ptr<format::RowSink>> sinks;
+    std::vector<format::RowSink*> sink_pointers;
+    std::vector<fs::path> paths;
+    const std::string batch_id = format::to_string(format::random_uuid());
+    for (std::uint64_t i = batch.first; i < batch.first + batch.rows; ++i) {
+      inputs.push_back({inputs_[i].encoded->token_ids});
+      if (settings_.save) paths.push_back(path_of(batch, i, model.info()));
+    }
+    ledger.begin_batch(paths);
+    for (std::uint64_t i = batch.first; settings_.save && i < batch.first + batch.rows; ++i) {
+      sinks.push_back(make_sink(model, batch, i, batch_id));
+      sink_pointers.push_back(sinks.back().get());
+    }
+    const engine::GenerateResult result = model.generate(
+        inputs,
+        {.max_new_tokens = settings_.max_new_tokens,
+         .ignore_eos = settings_.ignore_eos,
+         .top_k = std::min(settings_.top_k, model.info().vocab_size)},
+        sink_pointers,
+        session_.progress("batch " + std::to_string(batch.index + 1) + "/" +
+                          std::to_string(num_batches) + " of size " +
+                          std::to_string(batch.batch_size)));
+    sinks.clear();
+    ledger.end_batch();
+    session_.add_batch_seconds(result.timing);
+    for (std::uint64_t row = 0; row < batch.rows; ++row) report_row(model, batch, row, result);
+  }
+
+  void report_row(const engine::Model& model, const BatchPlan& batch, std::uint64_t row,
+                  const engine::GenerateResult& result) {
+    const std::uint64_t index = batch.first + row;
+    const engine::GeneratedRow& generated = result.rows.at(row);
+    report::InputResult input;
+    input.model_slug = model.info().slug;
+    input.batch_size = batch.batch_size;
+    input.rows = batch.rows;
+    input.row = row;
+    input.input_index = index;
+    input.prompt_text = prompt_text(model, index);
+    input.prompt_length = inputs_[index].encoded->token_ids.size();
+    input.timing = {result.timing.prefill_seconds, result.timing.decode_seconds,
+                    generated.tokens.empty() ? 0 : generated.tokens.size() - 1};
+    input.generation = report::Generation{generated.tokens, text_of(model, generated.tokens),
+                                          std::string(stop_reason_name(generated.stop_reason))};
+    if (settings_.save) {
+      const fs::path path = path_of(batch, index, model.info());
+      const auto mode = settings_.save_mode.value_or(format::SaveMode::kDelta);
+      input.saved = report::SavedRecording{path.string(), fs::file_size(path),
+                                           std::string(format::save_mode_name(mode))};
+    }
+    session_.report(input);
+  }
+
+  // Replays what was just recorded, on the same model files.
+  [[nodiscard]] std::string next_command(const std::vector<ModelFile>& models) {
+    std::string command =
+        "kvtool replay --from " +
+        shell_quoted((session_.base_dir() / session_.device_label()).string());
+    for (const ModelFile& model : models) command += " --model " + shell_quoted(model.path.string());
+    if (batch_sizes(settings_).size() > 1) {
+      command += " --batch-size ";
+      for (std::size_t i = 0; i < batch_sizes(settings_).size(); ++i) {
+        command += (i == 0 ? "" : ",") + std::to_string(batch_sizes(settings_)[i]);
+      }
+    }
+    if (settings_.device != "auto") command += " --device " + settings_.device;
+    return command;
+  }
+
+  Session& session_;
+  const Settings& settings_;
+  bool engine_ready_ = false;
+  std::vector<EncodedInput> inputs_;
+};
+
+}  // namespace
+
+void run_generation(Session& session) { GenerationRun(session).run(); }
+
+}  // namespace kvtool::cli

@@ -1,0 +1,144 @@
+#include "kvtool/cli/options.h"
+
+#include <CLI/CLI.hpp>
+#include <limits>
+
+#include "kvtool/format/geometry.h"
+
+namespace kvtool::cli {
+namespace {
+
+const CLI::Range kCount(std::uint64_t{1},
+                        static_cast<std::uint64_t>(std::numeric_limits<std::int32_t>::max()),
+                        "COUNT");
+
+std::string check_device(const std::string& name) {
+  if (name == "auto" || name == "cpu" || name == "cuda") return {};
+  const bool indexed = name.rfind("cuda:", 0) == 0 && name.size() > 5 && name.size() < 9 &&
+                       name.find_first_not_of("0123456789", 5) == std::string::npos;
+  return indexed ? std::string() : "'" + name + "' is not auto, cpu, cuda or cuda:N";
+}
+
+}  // namespace
+
+void add_common_options(CLI::App& app, RunOptions& options) {
+  const char* inputs = "Model and prompts";
+  app.add_option("--config", options.config,
+                 "Configuration (JSON, comments allowed); default hyperparameter.json of the "
+                 "current folder when there is one. Options win over it")
+      ->option_text("FILE")
+      ->group(inputs);
+  app.add_option("--model", options.models,
+                 "Exported model (models/SLUG.pt) or a Hugging Face id whose models/SLUG.pt "
+                 "exists; repeatable")
+      ->option_text("FILE|ID")
+      ->allow_extra_args(false)
+      ->group(inputs);
+  app.add_option("--prompt", options.prompts, "A prompt as text; repeatable")
+      ->option_text("TEXT")
+      ->allow_extra_args(false)
+      ->group(inputs);
+  app.add_option("--prompts", options.prompts_file,
+                 "Prompts, one JSON object a line: {\"text\": ...}, {\"messages\": [...]} (through "
+                 "the model's chat template) or {\"token_ids\": [...]}")
+      ->option_text("FILE.jsonl")
+      ->group(inputs);
+  app.add_option("--request-number", options.request_number,
+                 "Number of inputs; prompts repeat in order when there are fewer (default: all "
+                 "prompts once)")
+      ->option_text("N")
+      ->check(kCount)
+      ->group(inputs);
+
+  const char* generation = "Generation";
+  app.add_option("--batch-size", options.batch_sizes,
+                 "Inputs that run together; several sizes run one after the other (default 1)")
+      ->option_text("N[,N...]")
+      ->delimiter(',')
+      ->check(kCount)
+      ->group(generation);
+  app.add_option("--max-new-tokens", options.max_new_tokens, "Most tokens per input (default 128)")
+      ->option_text("N")
+      ->check(kCount)
+      ->group(generation);
+  app.add_flag("--ignore-eos", options.ignore_eos, "Go on after an end-of-sequence token")
+      ->group(generation);
+
+  const char* device = "Device";
+  app.add_option("--device", options.device, "auto (CUDA when there is one), cpu, cuda or cuda:N")
+      ->option_text("DEVICE")
+      ->check(CLI::Validator(check_device, ""))
+      ->group(device);
+  app.add_option("--device-label", options.device_label,
+                 "Name of this device in paths (default: the GPU's name, or CPU)")
+      ->option_text("LABEL")
+      ->group(device);
+  app.add_option("--cpu-isa", options.cpu_isa,
+                 "Limit the CPU's instruction set, which changes rounding for real: auto, sse41, "
+                 "avx2, avx512, avx512_bf16")
+      ->option_text("ISA")
+      ->check(CLI::IsMember({"auto", "sse41", "avx2", "avx512", "avx512_bf16"}))
+      ->group(device);
+  app.add_option("--threads", options.threads, "CPU threads (default: torch's choice)")
+      ->option_text("N")
+      ->check(CLI::Range(0, 4096))
+      ->group(device);
+
+  const char* output = "Output";
+  app.add_option("--json", options.json, "Also write the results as JSON; '-' is stdout instead of text")
+      ->option_text("FILE")
+      ->group(output);
+  auto* quiet = app.add_flag("-q,--quiet", options.quiet, "The summary only, no progress");
+  quiet->group(output);
+  app.add_flag("-v,--verbose", options.verbose, "Whole prompts and details of what is done")
+      ->excludes(quiet)
+      ->group(output);
+  // CLI11 prints "Excludes:" into the help line otherwise.
+  app.get_option("--verbose")->option_text(" ");
+}
+
+void add_save_options(CLI::App& app, RunOptions& options) {
+  const char* recording = "Recording";
+  app.add_option("--save-mode", options.save_mode,
+                 "delta: K/V of the prompt and of every step (default); prefill_only: K/V of the "
+                 "prompt; final_only: one K/V state at the end")
+      ->option_text("MODE")
+      ->check(CLI::IsMember({"delta", "prefill_only", "final_only"}))
+      ->group(recording);
+  app.add_option("--out", options.out,
+                 "Folder for DEVICE/MODEL/batchN_inputM.kvc; {timestamp} may stand in it (default "
+                 "outputs/{timestamp}/kv_caches)")
+      ->option_text("DIR")
+      ->group(recording);
+  app.add_option("--top-k", options.top_k, "Logits recorded per step (default 32)")
+      ->option_text("K")
+      ->check(CLI::Range(std::uint32_t{1}, format::kMaxTopK))
+      ->group(recording);
+  app.add_flag("--force", options.force, "Replace recordings that exist already")->group(recording);
+}
+
+void add_replay_options(CLI::App& app, RunOptions& options) {
+  const char* reference = "Reference";
+  app.add_option("--from", options.from,
+                 "The recordings to compare with: a device label below --ref-dir, or the path of "
+                 "a .kvc file or of a folder")
+      ->option_text("LABEL|PATH")
+      ->group(reference);
+  app.add_option("--ref-dir", options.ref_dir,
+                 "Folder of references, LABEL/MODEL/batchN_inputM.kvc (default ref_cache)")
+      ->option_text("DIR")
+      ->group(reference);
+  app.add_option("--from-batch-size", options.from_batch_size,
+                 "Replay the recordings batchN_*.kvc, where a folder has several N")
+      ->option_text("N")
+      ->check(kCount)
+      ->group(reference);
+  app.add_option("--batch", options.batch,
+                 "recorded: in the batches in which the inputs were recorded (default); 1: one "
+                 "input at a time, which other kernels compute")
+      ->option_text("SHAPE")
+      ->check(CLI::IsMember({"recorded", "1"}))
+      ->group(reference);
+}
+
+}  // namespace kvtool::cli

@@ -1,0 +1,100 @@
+#include "recording_info.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "kvtool/cli/paths.h"
+#include "kvtool/cli/run_meta.h"
+#include "kvtool/format/reader.h"
+
+namespace kvtool::cli {
+namespace {
+
+using nlohmann::json;
+
+std::string member_string(const json& object, const char* key) {
+  if (!object.is_object() || !object.contains(key) || !object[key].is_string()) return {};
+  return object[key].get<std::string>();
+}
+
+std::optional<std::uint64_t> run_number(const json& meta, const char* key) {
+  if (!meta.is_object() || !meta.contains("run") || !meta["run"].is_object()) return std::nullopt;
+  const json& run = meta["run"];
+  if (!run.contains(key) || !run[key].is_number_unsigned()) return std::nullopt;
+  return run[key].get<std::uint64_t>();
+}
+
+// "3", or "1-8" where layers differ.
+template <typename Member>
+std::string layer_range(const format::Geometry& geometry, Member member) {
+  if (geometry.layers().empty()) return "0";
+  const auto [low, high] =
+      std::minmax_element(geometry.layers().begin(), geometry.layers().end(),
+                          [&](const auto& a, const auto& b) { return a.*member < b.*member; });
+  const std::uint64_t least = (*low).*member;
+  const std::uint64_t most = (*high).*member;
+  return least == most ? std::to_string(least)
+                       : std::to_string(least) + "-" + std::to_string(most);
+}
+
+std::string kv_dtype(const format::Geometry& geometry) {
+  if (geometry.layers().empty()) return "none";
+  const DType first = geometry.layer(0).key_dtype;
+  const bool same = std::all_of(
+      geometry.layers().begin(), geometry.layers().end(),
+      [&](const auto& layer) { return layer.key_dtype == first && layer.value_dtype == first; });
+  return same ? std::string(dtype_name(first)) : "mixed";
+}
+
+void take_meta(const json& meta, report::RecordingInfo& info) {
+  info.model_id = meta_string(meta, "model", "id");
+  info.model_slug = meta_string(meta, "model", "slug");
+  info.model_dtype = meta_string(meta, "model", "dtype");
+  info.device_label = meta_string(meta, "device", "label");
+  info.device_name = meta_string(meta, "device", "name");
+  info.prompt_text = meta_string(meta, "prompt", "text");
+  info.replay_of = meta_string(meta, "replay_of", "path");
+  info.created_utc = member_string(meta, "created_utc");
+  info.kvtool_version = member_string(meta, "kvtool");
+  if (meta.is_object() && meta.contains("device") && meta["device"].is_object()) {
+    info.torch_version = meta_string(meta["device"], "provenance", "torch_version");
+  }
+  info.batch_size = run_number(meta, "batch_size");
+  info.row = run_number(meta, "row");
+  info.rows = run_number(meta, "rows");
+  info.input_index = run_number(meta, "input_index");
+}
+
+}  // namespace
+
+report::RecordingInfo read_recording_info(const std::filesystem::path& path) {
+  const format::Recording recording = format::Recording::open(path);
+  const format::RecordingHeader& header = recording.header();
+  report::RecordingInfo info;
+  info.path = path.string();
+  info.bytes = recording.file_bytes();
+  info.partial_name = is_partial_path(path);
+  info.complete = recording.complete();
+  info.truncation = recording.truncation();
+  info.uuid = format::to_string(header.uuid);
+  info.model_sha256 = format::to_hex(header.model_sha256);
+  info.save_mode = format::save_mode_name(header.save_mode);
+  info.kv_dtype = kv_dtype(header.geometry);
+  info.num_layers = header.geometry.num_layers();
+  info.kv_heads = layer_range(header.geometry, &format::LayerGeometry::num_kv_heads);
+  info.key_dim = layer_range(header.geometry, &format::LayerGeometry::key_dim);
+  info.value_dim = layer_range(header.geometry, &format::LayerGeometry::value_dim);
+  info.prompt_length = header.prompt_length;
+  info.num_steps = recording.num_steps();
+  info.num_tokens = recording.has_prefill() ? recording.num_steps() + 1 : 0;
+  info.top_k = header.top_k;
+  info.vocab_size = header.vocab_size;
+  take_meta(recording.meta(), info);
+  info.stop_reason = member_string(recording.summary(), "stop_reason");
+  if (recording.summary().is_object() && recording.summary().contains("text")) {
+    info.generated_text = member_string(recording.summary(), "text");
+  }
+  return info;
+}
+
+}  // namespace kvtool::cli

@@ -1,0 +1,28 @@
+// Which recordings a run is writing, to say what was kept when it ends early.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+namespace kvtool::cli {
+
+class RecordingLedger {
+ public:
+  explicit RecordingLedger(std::uint64_t planned) : planned_(planned) {}
+
+  void begin_batch(std::vector<std::filesystem::path> paths) { current_ = std::move(paths); }
+  void end_batch() {
+    finished_ += current_.size();
+    current_.clear();
+  }
+  // Logs "2 of 8 recordings are complete in DIR; ..." as a warning.
+  void log_kept(const std::filesystem::path& folder) const;
+
+ private:
+  std::uint64_t planned_;
+  std::uint64_t finished_ = 0;
+  std::vector<std::filesystem::path> current_;
+};
+
+}  // namespace kvtool::cli

@@ -1,0 +1,112 @@
+#include "session.h"
+
+#include <spdlog/spdlog.h>
+
+#include "kvtool/base/error.h"
+#include "kvtool/cli/interrupt.h"
+#include "kvtool/format/recording.h"
+#include "reporting.h"
+
+namespace kvtool::cli {
+
+Session::Session(Services& services, const Settings& settings, report::Reporter& reporter)
+    : services_(services),
+      settings_(settings),
+      reporter_(reporter),
+      progress_line_(services.err, services.err_is_terminal && !settings.quiet),
+      started_(std::chrono::steady_clock::now()) {
+  if (settings.save) base_dir_ = expand_output_pattern(settings.base_dir, services.now());
+}
+
+engine::Engine& Session::engine() {
+  if (engine_) return *engine_;
+  spdlog::debug("opening the engine on device {}", settings_.device);
+  engine_ = services_.open_engine(settings_.cpu_isa,
+                                  {.device = settings_.device, .threads = settings_.threads});
+  const engine::DeviceInfo& device = engine_->device();
+  device_label_ = settings_.device_label.empty() ? cli::device_label(device.label)
+                                                 : settings_.device_label;
+  reporter_.device({device_label_, device.type, device.name, std::string(engine_->torch_version()),
+                    device.provenance_json});
+  return *engine_;
+}
+
+const std::string& Session::device_label() {
+  static_cast<void>(engine());
+  return device_label_;
+}
+
+std::unique_ptr<engine::Model> Session::load_model(const ModelFile& file) {
+  engine::Engine& opened = engine();
+  throw_if_interrupted();
+  spdlog::debug("loading {}", file.path.string());
+  progress_line_.update("loading " + file.path.filename().string());
+  std::unique_ptr<engine::Model> model = opened.load_model(file.path.string());
+  progress_line_.clear();
+  throw_if_interrupted();
+  const engine::ModelInfo& info = model->info();
+  reporter_.model({info.model_id, info.slug, info.path, info.architecture, info.dtype,
+                   info.geometry.num_layers(), format::to_hex(info.weights_sha256)});
+  return model;
+}
+
+engine::Progress Session::progress(std::string what) {
+  return [this, what = std::move(what)](std::uint64_t done, std::uint64_t total) {
+    throw_if_interrupted();
+    progress_line_.update(what + ", step " + std::to_string(done) + "/" + std::to_string(total));
+  };
+}
+
+std::filesystem::path Session::recording_path(const std::string& slug, std::uint64_t batch_size,
+                                              std::uint64_t input_index) {
+  return base_dir_ / device_label() / slug / recording_file_name(batch_size, input_index);
+}
+
+void Session::check_not_recorded(const std::filesystem::path& path) const {
+  if (settings_.force || !std::filesystem::exists(path)) return;
+  throw_usage(path.string() + " exists already: choose another --out, or --force to replace it");
+}
+
+std::string Session::created_utc() const { return utc_iso8601(services_.now()); }
+
+void Session::report(const report::InputResult& input) {
+  progress_line_.clear();
+  summary_.add_input(input);
+  reporter_.input(input);
+}
+
+void Session::add_batch_seconds(const engine::BatchTiming& timing) {
+  summary_.add_batch_seconds(timing.prefill_seconds, timing.decode_seconds);
+}
+
+void Session::finish() {
+  progress_line_.clear();
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - started_;
+  summary().wall_seconds = elapsed.count();
+  if (settings_.save) summary().saved_directory = (base_dir_ / device_label()).string();
+  reporter_.finish(summary());
+}
+
+std::string text_of(const engine::Model& model, std::span<const std::int32_t> tokens) {
+  std::string text;
+  for (const std::int32_t token : tokens) text += model.token_bytes(token);
+  return text;
+}
+
+int run_session(Services& services, const Settings& settings) {
+  const ReportingOptions reporting{settings.command, settings.json_target, settings.quiet,
+                                   settings.verbose};
+  return with_reporter(services, reporting, [&](report::Reporter& reporter) {
+    Session session(services, settings, reporter);
+    if (settings.replay) {
+      run_replay(session);
+    } else {
+      run_generation(session);
+    }
+    session.finish();
+    const auto& replayed = session.summary().replayed;
+    return replayed && replayed->failed ? 1 : 0;
+  });
+}
+
+}  // namespace kvtool::cli

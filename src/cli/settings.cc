@@ -1,0 +1,147 @@
+#include "kvtool/cli/settings.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kvtool/base/error.h"
+#include "kvtool/cli/paths.h"
+
+namespace kvtool::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kExportedSuffix = ".pt";
+
+Config read_config(const RunOptions& options) {
+  if (options.config) return load_config(*options.config);
+  if (fs::exists(kDefaultConfigFile)) return load_config(kDefaultConfigFile);
+  return {};
+}
+
+void take_config(const Config& config, Settings& settings) {
+  settings.config_folder = config.path.parent_path();
+  settings.models = config.models;
+  settings.prompts = config.prompts;
+  settings.batch_sizes = config.batch_sizes;
+  settings.request_number = config.request_number;
+  settings.max_new_tokens = config.max_new_tokens.value_or(settings.max_new_tokens);
+  if (config.force_cpu.value_or(false)) settings.device = "cpu";
+  const KvCacheConfig& cache = config.kv_cache;
+  settings.save_mode = cache.save_mode;
+  settings.base_dir = cache.base_dir.value_or(settings.base_dir);
+  settings.from = cache.load_from_device.value_or("");
+  settings.ref_dir = cache.load_base_dir.value_or(settings.ref_dir);
+  settings.from_batch_size = cache.load_from_batch_size;
+}
+
+void take_prompts(const RunOptions& options, Settings& settings) {
+  if (options.prompts.empty() && !options.prompts_file) return;
+  settings.prompts.clear();
+  settings.prompts_on_command_line = true;
+  for (std::size_t i = 0; i < options.prompts.size(); ++i) {
+    settings.prompts.push_back(
+        text_prompt(options.prompts[i], "--prompt " + std::to_string(i + 1)));
+  }
+  if (!options.prompts_file) return;
+  for (Prompt& prompt : load_prompts_file(*options.prompts_file)) {
+    settings.prompts.push_back(std::move(prompt));
+  }
+}
+
+void take_options(const RunOptions& options, Settings& settings) {
+  if (!options.models.empty()) settings.models = options.models;
+  if (!options.batch_sizes.empty()) settings.batch_sizes = options.batch_sizes;
+  if (options.request_number) settings.request_number = options.request_number;
+  settings.max_new_tokens = options.max_new_tokens.value_or(settings.max_new_tokens);
+  settings.ignore_eos = options.ignore_eos;
+  settings.device = options.device.value_or(settings.device);
+  if (options.device_label) settings.device_label = device_label(*options.device_label);
+  settings.cpu_isa = options.cpu_isa;
+  settings.threads = options.threads;
+  if (options.save_mode) settings.save_mode = format::parse_save_mode(*options.save_mode);
+  settings.base_dir = options.out.value_or(settings.base_dir);
+  settings.top_k = options.top_k;
+  settings.force = options.force;
+  settings.from = options.from.value_or(settings.from);
+  settings.ref_dir = options.ref_dir.value_or(settings.ref_dir);
+  if (options.from_batch_size) settings.from_batch_size = options.from_batch_size;
+  settings.batch_shape = options.batch == "1" ? BatchShape::kSingle : BatchShape::kRecorded;
+  settings.json_target = options.json.value_or("");
+  settings.quiet = options.quiet;
+  settings.verbose = options.verbose;
+}
+
+// One size twice would record the same names twice.
+void remove_repeated(std::vector<std::uint64_t>& sizes) {
+  std::vector<std::uint64_t> unique;
+  for (const std::uint64_t size : sizes) {
+    if (std::find(unique.begin(), unique.end(), size) == unique.end()) unique.push_back(size);
+  }
+  sizes = std::move(unique);
+}
+
+bool is_exported_file_name(const std::string& given) {
+  return fs::path(given).extension() == kExportedSuffix;
+}
+
+ModelFile model_of_file(const fs::path& path) { return {path, model_slug(path.stem().string())}; }
+
+}  // namespace
+
+Settings resolve_settings(const RunOptions& options, Action action, const std::string& command) {
+  Settings settings;
+  settings.command = command;
+  const Config config = read_config(options);
+  take_config(config, settings);
+  take_prompts(options, settings);
+  take_options(options, settings);
+  remove_repeated(settings.batch_sizes);
+  switch (action) {
+    case Action::kGenerate: break;
+    case Action::kSave: settings.save = true; break;
+    case Action::kReplay:
+      settings.replay = true;
+      settings.save = options.save;
+      break;
+    case Action::kAsConfigured:
+      settings.save = config.kv_cache.save.value_or(false);
+      settings.replay = config.kv_cache.load.value_or(false);
+      break;
+  }
+  if (settings.replay && settings.from.empty()) {
+    throw_usage(
+        "nothing to replay: name the recordings with --from (or kv_cache.load_from_device), for "
+        "example\n    kvtool replay --from NVIDIA_H200");
+  }
+  return settings;
+}
+
+std::string export_command(const std::string& model_id) {
+  return "python3 tools/export_model.py --model " + shell_quoted(model_id) + " --dtype bfloat16";
+}
+
+std::optional<ModelFile> find_exported_model(const std::string& slug,
+                                             const fs::path& config_folder) {
+  for (const fs::path& folder : {fs::path("models"), config_folder / "models"}) {
+    const fs::path path = folder / (slug + kExportedSuffix);
+    if (fs::is_regular_file(path)) return ModelFile{path, slug};
+  }
+  return std::nullopt;
+}
+
+ModelFile resolve_model(const std::string& given, const fs::path& config_folder) {
+  if (fs::is_regular_file(given)) return model_of_file(given);
+  if (is_exported_file_name(given)) {
+    const fs::path beside_config = config_folder / given;
+    if (fs::is_regular_file(beside_config)) return model_of_file(beside_config);
+    throw_usage("model file " + given + " does not exist");
+  }
+  const std::string slug = model_slug(given);
+  if (slug.empty()) throw_usage("'" + given + "' is no exported file and no Hugging Face id");
+  if (const auto found = find_exported_model(slug, config_folder)) return *found;
+  throw_environment("model " + given + " has not been exported: there is no models/" + slug +
+                    ".pt. Export it with\n    " + export_command(given));
+}
+
+}  // namespace kvtool::cli
