@@ -141,6 +141,13 @@ std::uint64_t checked_header_bytes(const std::string& path, std::span<const std:
   if (bytes > kMaxHeaderBytes || bytes < header_bytes_for(1) || bytes % kRecordAlignment != 0) {
     throw_damaged(path, "impossible header length " + std::to_string(bytes));
   }
+  // Only a later minor version may append fields. Without this check a damaged
+  // length would read as a file that was cut short.
+  const auto layers = load<std::uint32_t>(fixed, kLayersAt);
+  if (load<std::uint16_t>(fixed, kMinorAt) == 0 && bytes != header_bytes_for(layers)) {
+    throw_damaged(path, "length " + std::to_string(bytes) + " does not fit " +
+                            std::to_string(layers) + " layers");
+  }
   if (bytes > file_bytes) throw_cut(path);
   return bytes;
 }
@@ -151,8 +158,8 @@ Geometry decode_geometry(const std::string& path, std::span<const std::byte> byt
     throw_damaged(path, "impossible number of layers " + std::to_string(count));
   }
   if (header_bytes_for(count) > bytes.size()) {
-    throw_damaged(path, std::to_string(count) + " layers do not fit into its " +
-                            std::to_string(bytes.size()) + " bytes");
+    throw_damaged(path, "length " + std::to_string(bytes.size()) + " does not fit " +
+                            std::to_string(count) + " layers");
   }
   std::vector<LayerGeometry> layers;
   layers.reserve(count);

@@ -1,0 +1,204 @@
+#include "kvtool/base/file.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <csignal>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "kvtool/base/checked.h"
+#include "kvtool/base/error.h"
+
+namespace kvtool {
+namespace {
+
+using testing::HasSubstr;
+
+std::span<const std::byte> bytes_of(std::string_view text) {
+  return std::as_bytes(std::span(text));
+}
+
+class PosixFiles : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = (std::filesystem::temp_directory_path() / "kvtool-base-XXXXXX").string();
+    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  [[nodiscard]] std::filesystem::path path(std::string_view name) const { return folder_ / name; }
+
+  [[nodiscard]] std::string content(std::string_view name) const {
+    std::ifstream stream(path(name), std::ios::binary);
+    return {std::istreambuf_iterator<char>(stream), {}};
+  }
+
+  // The error that `call` throws.
+  template <typename Call>
+  static Error error_of(Call call) {
+    try {
+      call();
+    } catch (const Error& error) {
+      return error;
+    }
+    ADD_FAILURE() << "no error";
+    return {ErrorCode::kUsage, ""};
+  }
+
+  FileSystem& files_ = posix_file_system();
+  std::filesystem::path folder_;
+};
+
+TEST_F(PosixFiles, AppendsAndReadsBack) {
+  const auto out = files_.create(path("a"));
+  out->append(bytes_of("hello "));
+  out->append(bytes_of("world"));
+  out->sync();
+  out->close();
+  const auto in = files_.open(path("a"));
+  EXPECT_EQ(in->size(), 11u);
+  EXPECT_EQ(in->path(), path("a"));
+  std::array<std::byte, 5> target{};
+  EXPECT_EQ(in->read(6, target), 5u);
+  EXPECT_EQ(std::memcmp(target.data(), "world", 5), 0);
+}
+
+TEST_F(PosixFiles, ReadPastTheEndReturnsWhatThereWas) {
+  write_file_atomically(path("a"), "abc");
+  const auto in = files_.open(path("a"));
+  std::array<std::byte, 5> target{};
+  EXPECT_EQ(in->read(1, target), 2u);
+  EXPECT_EQ(in->read(3, target), 0u);
+  EXPECT_EQ(in->read(1000, target), 0u);
+}
+
+TEST_F(PosixFiles, CreateNeverReplacesAFile) {
+  write_file_atomically(path("a"), "old");
+  const Error error = error_of([&] { files_.create(path("a")); });
+  EXPECT_EQ(error.code(), ErrorCode::kEnvironment);
+  EXPECT_THAT(error.what(), HasSubstr("cannot be created: File exists"));
+  EXPECT_EQ(content("a"), "old");
+}
+
+TEST_F(PosixFiles, ClosedFileAcceptsNothing) {
+  const auto out = files_.create(path("a"));
+  out->close();
+  EXPECT_THROW(out->append(bytes_of("x")), Error);
+  EXPECT_THROW(out->sync(), Error);
+  EXPECT_THROW(out->close(), Error);
+}
+
+TEST_F(PosixFiles, SizeLimitIsAnErrorThatSaysHowFarItGot) {
+  ::signal(SIGXFSZ, SIG_IGN);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  rlimit limit = before;
+  limit.rlim_cur = 1'000'000;
+  const auto out = files_.create(path("big"));
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+  const std::vector<std::byte> data(1'500'000);
+  const Error error = error_of([&] { out->append(data); });
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  ::signal(SIGXFSZ, SIG_DFL);
+  EXPECT_EQ(error.code(), ErrorCode::kEnvironment);
+  EXPECT_EQ(error.what(), path("big").string() +
+                              ": file size limit reached after 1.0 MB: raise the limit "
+                              "(ulimit -f) or choose another --out");
+}
+
+TEST_F(PosixFiles, MissingFileIsUnreadable) {
+  const Error error = error_of([&] { files_.open(path("none")); });
+  EXPECT_EQ(error.code(), ErrorCode::kCorrupt);
+  EXPECT_THAT(error.what(), HasSubstr("none: cannot be opened: No such file or directory"));
+}
+
+TEST_F(PosixFiles, FolderAndPipeAreNoFiles) {
+  EXPECT_THAT(error_of([&] { files_.open(folder_); }).what(), HasSubstr("is a directory"));
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  EXPECT_THAT(error_of([&] { files_.open(path("pipe")); }).what(),
+              HasSubstr("is not a regular file"));
+}
+
+TEST_F(PosixFiles, MissingParentFolderIsNamed) {
+  const Error error = error_of([&] { files_.create(path("no/such/file")); });
+  EXPECT_EQ(error.code(), ErrorCode::kEnvironment);
+  EXPECT_THAT(error.what(), HasSubstr("no/such/file: cannot be created: No such file"));
+}
+
+TEST_F(PosixFiles, RenameReplaces) {
+  write_file_atomically(path("a"), "new");
+  write_file_atomically(path("b"), "old");
+  files_.rename(path("a"), path("b"));
+  EXPECT_EQ(content("b"), "new");
+  EXPECT_FALSE(std::filesystem::exists(path("a")));
+  EXPECT_EQ(error_of([&] { files_.rename(path("a"), path("b")); }).code(),
+            ErrorCode::kEnvironment);
+}
+
+TEST_F(PosixFiles, RemoveAcceptsAMissingFile) {
+  write_file_atomically(path("a"), "x");
+  files_.remove(path("a"));
+  EXPECT_FALSE(std::filesystem::exists(path("a")));
+  EXPECT_NO_THROW(files_.remove(path("a")));
+  EXPECT_THROW(files_.remove(folder_), Error);
+}
+
+TEST_F(PosixFiles, FoldersAreCreatedWithParentsAndSynced) {
+  files_.create_directories(path("x/y/z"));
+  files_.create_directories(path("x/y/z"));
+  EXPECT_TRUE(std::filesystem::is_directory(path("x/y/z")));
+  EXPECT_NO_THROW(files_.sync_directory(path("x/y")));
+  EXPECT_THROW(files_.sync_directory(path("missing")), Error);
+  write_file_atomically(path("file"), "");
+  EXPECT_EQ(error_of([&] { files_.create_directories(path("file/sub")); }).code(),
+            ErrorCode::kEnvironment);
+}
+
+TEST_F(PosixFiles, AtomicWriteReplacesAndLeavesNoTemporaryFile) {
+  write_file_atomically(path("a"), "first");
+  write_file_atomically(path("a"), "second");
+  EXPECT_EQ(content("a"), "second");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 1);
+}
+
+TEST_F(PosixFiles, FailedAtomicWriteLeavesNothing) {
+  std::filesystem::create_directory(path("taken"));
+  EXPECT_THROW(write_file_atomically(path("taken"), "x"), Error);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 1);
+}
+
+TEST_F(PosixFiles, ReadsTextWholeWithinTheLimit) {
+  write_file_atomically(path("a"), "12345");
+  EXPECT_EQ(read_text_file(path("a"), 5), "12345");
+  const Error error = error_of([&] { read_text_file(path("a"), 4); });
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_THAT(error.what(), HasSubstr("larger than the 4 bytes"));
+  EXPECT_EQ(error_of([&] { read_text_file(path("none"), 4); }).code(), ErrorCode::kUsage);
+}
+
+TEST_F(PosixFiles, ReadsTextOfFilesThatClaimToBeEmpty) {
+  if (!std::filesystem::exists("/proc/self/status")) GTEST_SKIP();
+  EXPECT_THAT(read_text_file("/proc/self/status", 1 << 20), HasSubstr("Name:"));
+  EXPECT_THROW(read_text_file("/proc/self/status", 10), Error);
+}
+
+TEST(Checked, ReportsOverflow) {
+  constexpr std::uint64_t kMax = ~std::uint64_t{0};
+  EXPECT_EQ(checked_add(kMax, 0), kMax);
+  EXPECT_EQ(checked_add(kMax, 1), std::nullopt);
+  EXPECT_EQ(checked_mul(std::uint64_t{1} << 32, std::uint64_t{1} << 31), std::uint64_t{1} << 63);
+  EXPECT_EQ(checked_mul(std::uint64_t{1} << 32, std::uint64_t{1} << 32), std::nullopt);
+  EXPECT_EQ(align_up(65, 64), 128u);
+  EXPECT_EQ(align_up(64, 64), 64u);
+}
+
+}  // namespace
+}  // namespace kvtool

@@ -1,0 +1,55 @@
+// Frozen files: recordings of version 1.0 stay readable for ever, and the
+// writer keeps making them byte for byte. A change that breaks these tests
+// changes the format: it needs a new version, not new golden files.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <string>
+
+#include "sample.h"
+
+namespace kvtool::format {
+namespace {
+
+constexpr std::uint64_t kSteps = 2;
+
+std::filesystem::path golden_path(SaveMode mode) {
+  return std::filesystem::path(KVTOOL_TEST_DATA) / ("v1_" + std::string(save_mode_name(mode)) + ".kvc");
+}
+
+Bytes read_bytes(const std::filesystem::path& path) {
+  const auto file = posix_file_system().open(path);
+  Bytes bytes(file->size());
+  EXPECT_EQ(file->read(0, bytes), bytes.size());
+  return bytes;
+}
+
+class Golden : public testing::TestWithParam<SaveMode> {
+ protected:
+  // How the files were made: once, on purpose, when a version is born.
+  void SetUp() override {
+    if (std::getenv("KVTOOL_MAKE_GOLDEN_FILES") == nullptr) return;
+    if (std::filesystem::exists(golden_path(GetParam()))) return;
+    write_sample(posix_file_system(), golden_path(GetParam()), sample_header(GetParam()), kSteps);
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(KvcFormat, Golden,
+                         testing::Values(SaveMode::kDelta, SaveMode::kPrefillOnly,
+                                         SaveMode::kFinalOnly),
+                         [](const auto& mode) { return std::string(save_mode_name(mode.param)); });
+
+TEST_P(Golden, FrozenFileIsReadWhole) {
+  const Recording recording = Recording::open(golden_path(GetParam()));
+  EXPECT_TRUE(recording.complete());
+  expect_sample(recording, kSteps);
+  EXPECT_NO_THROW(recording.verify());
+}
+
+TEST_P(Golden, WriterStillMakesTheFrozenFile) {
+  EXPECT_EQ(sample_bytes(GetParam(), kSteps), read_bytes(golden_path(GetParam())));
+}
+
+}  // namespace
+}  // namespace kvtool::format

@@ -1,0 +1,445 @@
+// Files that no kvtool wrote: refused with a message that says why, before
+// anything is allocated for them.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <random>
+#include <string>
+
+#include "raw_recording.h"
+
+namespace kvtool::format {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::StartsWith;
+
+constexpr const char* kAdvice = ": the file is damaged, copy it again or record again";
+
+Error error_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error;
+  }
+  ADD_FAILURE() << "no error";
+  return {ErrorCode::kUsage, ""};
+}
+
+Error open_error(const Bytes& bytes) {
+  return error_of([&] { static_cast<void>(open_bytes(bytes)); });
+}
+
+void expect_corrupt(const Bytes& bytes, const std::string& message) {
+  const Error error = open_error(bytes);
+  EXPECT_EQ(error.code(), ErrorCode::kCorrupt);
+  EXPECT_EQ(std::string(error.what()), "x.kvc: " + message);
+}
+
+// Damage that opening may leave to verify(); both ways to index the file must see it.
+void expect_damage(const Bytes& bytes, const std::string& part) {
+  const Error whole = error_of([&] { open_bytes(bytes).verify(); });
+  EXPECT_EQ(whole.code(), ErrorCode::kCorrupt);
+  EXPECT_THAT(whole.what(), AllOf(StartsWith("x.kvc: "), HasSubstr(part)));
+}
+
+Bytes bytes_of(std::initializer_list<int> values) {
+  Bytes bytes;
+  for (const int value : values) bytes.push_back(static_cast<std::byte>(value));
+  return bytes;
+}
+
+RawRecording raw(SaveMode mode = SaveMode::kDelta) { return RawRecording(sample_header(mode)); }
+
+Bytes good_file() { return raw().begin().end().bytes; }
+
+TEST(KvcForeignFile, IsNamedByItsFirstBytes) {
+  expect_corrupt({}, "empty file, not a kvtool recording");
+  expect_corrupt(bytes_of({'P', 'K', 3, 4, 20, 0}),
+                 "not a kvtool recording (starts with 50 4B 03 04, a ZIP archive or TorchScript "
+                 "file?)");
+  expect_corrupt(bytes_of({0x1f, 0x8b, 8}),
+                 "not a kvtool recording (starts with 1F 8B 08, a gzip file?)");
+  expect_corrupt(bytes_of({'{', '}'}), "not a kvtool recording (starts with 7B 7D, a JSON file?)");
+  expect_corrupt(bytes_of({0x89, 'K', 'V', 'T', 0x0A, 0x1A, 0x0A, 1}),
+                 "not a kvtool recording (starts with 89 4B 56 54, a recording changed by a "
+                 "text-mode transfer?)");
+  expect_corrupt(Bytes(1000), "not a kvtool recording (starts with 00 00 00 00)");
+}
+
+TEST(KvcForeignFile, FolderIsNoRecording) {
+  const Error error = error_of([] { static_cast<void>(Recording::open("/")); });
+  EXPECT_EQ(error.code(), ErrorCode::kCorrupt);
+  EXPECT_THAT(error.what(), HasSubstr("is a directory"));
+}
+
+TEST(KvcVersions, NewerMajorVersionIsRefused) {
+  const Error error = open_error(raw().patch_header(8, std::uint16_t{2}).begin().end().bytes);
+  EXPECT_EQ(error.code(), ErrorCode::kIncompatible);
+  EXPECT_STREQ(error.what(),
+               "x.kvc: format version 2, this kvtool reads version 1: update kvtool");
+}
+
+TEST(KvcVersions, UnknownIncompatibleFeatureIsRefused) {
+  const Error error =
+      open_error(raw().patch_header(16, std::uint64_t{0x11}).begin().end().bytes);
+  EXPECT_EQ(error.code(), ErrorCode::kIncompatible);
+  EXPECT_STREQ(error.what(),
+               "x.kvc: uses format features that this kvtool does not know (bits 0x11): update "
+               "kvtool");
+}
+
+TEST(KvcVersions, UnknownCompatibleFeatureIsIgnored) {
+  const Bytes bytes = raw().patch_header(24, ~std::uint64_t{0}).begin().end().bytes;
+  expect_sample(open_bytes(bytes), 2);
+}
+
+TEST(KvcVersions, FieldsThatALaterMinorVersionAppendsAreIgnored) {
+  const Recording recording = open_bytes(raw().grow_header(128, 7).begin().end().bytes);
+  expect_sample(recording, 2);
+  EXPECT_NO_THROW(recording.verify());
+  expect_corrupt(raw().grow_header(128, 0).begin().end().bytes,
+                 std::string("header at byte 0: length 384 does not fit 2 layers") + kAdvice);
+}
+
+TEST(KvcVersions, UnknownRecordsAreSkipped) {
+  for (const std::size_t size : {0u, 1u, 64u, 1000u}) {
+    const Bytes bytes = raw()
+                            .meta()
+                            .prompt()
+                            .unknown(size)
+                            .prefill()
+                            .unknown(size)
+                            .prefill_end()
+                            .unknown(size)
+                            .step(0)
+                            .step(1)
+                            .unknown(size)
+                            .summary()
+                            .unknown(size)
+                            .trailer()
+                            .bytes;
+    const Recording recording = open_bytes(bytes);
+    EXPECT_TRUE(recording.complete());
+    expect_sample(recording, 2);
+    EXPECT_NO_THROW(recording.verify());
+    // Without its trailer the same file is walked record by record.
+    const Recording cut = open_bytes({bytes.begin(), bytes.end() - 1});
+    expect_sample(cut, 2);
+    EXPECT_NO_THROW(cut.verify());
+  }
+}
+
+TEST(KvcVersions, UnknownRecordInsideARunIsDamage) {
+  expect_damage(raw().begin().step(0).unknown(8).step(1).summary().trailer().bytes, "STEP");
+  expect_damage(raw().begin().step(0).unknown(8).step(1).bytes, "out of order: STEP records");
+  expect_damage(raw().unknown(8).begin().bytes, "META and PROMPT are the first records");
+}
+
+TEST(KvcVersions, UnknownCodecIsRefused) {
+  const auto pack = [](RecordHeader& record) { record.codec = 1; };
+  const Bytes packed_meta =
+      raw().text(RecordType::kMeta, "{}", pack).prompt().prefill().prefill_end().end().bytes;
+  const Error error = open_error(packed_meta);
+  EXPECT_EQ(error.code(), ErrorCode::kIncompatible);
+  EXPECT_STREQ(error.what(),
+               "x.kvc: META at byte 256 is packed with codec 1, which this kvtool cannot read: "
+               "update it");
+  const Bytes packed_step = raw().begin().step(0, pack).step(1).summary().trailer().bytes;
+  const Recording recording = open_bytes(packed_step);
+  EXPECT_EQ(error_of([&] { static_cast<void>(recording.read_step_stats(0)); }).code(),
+            ErrorCode::kIncompatible);
+  EXPECT_EQ(error_of([&] { recording.verify(); }).code(), ErrorCode::kIncompatible);
+}
+
+TEST(KvcHeader, ImpossibleValuesAreRefused) {
+  const auto refuses = [](std::size_t at, auto value, const std::string& message) {
+    expect_corrupt(raw().patch_header(at, value).begin().end().bytes,
+                   "header at byte 0: " + message + kAdvice);
+  };
+  refuses(12, std::uint32_t{0}, "impossible header length 0");
+  refuses(12, std::uint32_t{257}, "impossible header length 257");
+  refuses(12, std::uint32_t{(1u << 20) + 64}, "impossible header length 1048640");
+  refuses(80, std::uint8_t{0}, "unknown save mode 0");
+  refuses(80, std::uint8_t{4}, "unknown save mode 4");
+  refuses(81, std::uint8_t{6}, "unknown logits element type");
+  refuses(84, std::uint32_t{0}, "impossible vocabulary size 0");
+  refuses(84, std::uint32_t{0x80000000}, "impossible vocabulary size 2147483648");
+  refuses(88, std::uint32_t{51}, "top-k of 51 is more than the vocabulary or than 1024");
+  refuses(96, std::uint64_t{0}, "empty prompt");
+  refuses(96, std::uint64_t{(1u << 26) + 1}, "impossible prompt length 67108865");
+  refuses(96, ~std::uint64_t{0}, "impossible prompt length 18446744073709551615");
+  refuses(104, std::uint64_t{80}, "delta length is 80, the geometry asks for 64");
+  refuses(112, std::uint64_t{64}, "step stride is 64, the geometry asks for 192");
+  refuses(120, std::uint64_t{0}, "statistics length is 0, the geometry asks for 64");
+}
+
+TEST(KvcHeader, ImpossibleLayersAreRefused) {
+  constexpr std::size_t kLayer1 = 128 + 32;
+  const auto refuses = [](std::size_t at, auto value, const std::string& message) {
+    expect_corrupt(raw().patch_header(at, value).begin().end().bytes,
+                   "header at byte 0: " + message + kAdvice);
+  };
+  refuses(92, std::uint32_t{0}, "length 256 does not fit 0 layers");
+  refuses(92, std::uint32_t{4097}, "length 256 does not fit 4097 layers");
+  refuses(92, ~std::uint32_t{0}, "length 256 does not fit 4294967295 layers");
+  refuses(kLayer1, std::uint8_t{0}, "layer 1: unknown element type");
+  refuses(kLayer1 + 1, std::uint8_t{6}, "layer 1: unknown element type");
+  refuses(kLayer1 + 4, std::uint32_t{0},
+          "layer 1: number of KV heads is 0, allowed are 1 to 4096");
+  refuses(kLayer1 + 4, std::uint32_t{4097},
+          "layer 1: number of KV heads is 4097, allowed are 1 to 4096");
+  refuses(kLayer1 + 8, std::uint32_t{65537},
+          "layer 1: key dimension is 65537, allowed are 1 to 65536");
+  refuses(kLayer1 + 12, std::uint32_t{0},
+          "layer 1: value dimension is 0, allowed are 1 to 65536");
+  refuses(kLayer1 + 16, std::uint64_t{16}, "key row offset is 16, the geometry asks for 32");
+  refuses(kLayer1 + 24, std::uint64_t{1}, "value row offset is 1, the geometry asks for 48");
+}
+
+RecordingHeader largest_header() {
+  RecordingHeader header = sample_header(SaveMode::kDelta);
+  header.geometry = Geometry(std::vector<LayerGeometry>(
+      kMaxLayers, {DType::kFloat32, DType::kFloat32, kMaxHeads, kMaxHeadDim, kMaxHeadDim}));
+  header.prompt_length = kMaxPromptTokens;
+  return header;
+}
+
+TEST(KvcHostileFile, TinyFileMayClaimTheLargestGeometryButGetsNoMemory) {
+  EXPECT_THAT(open_error(RawRecording(largest_header()).bytes).what(),
+              HasSubstr("ends within its META"));
+  const auto claim_prompt = [](RecordHeader& record) {
+    record.stored_bytes = record.raw_bytes = 4 * kMaxPromptTokens;
+  };
+  const Bytes prompt =
+      RawRecording(largest_header()).meta().record(RecordType::kPrompt, 0, {}, claim_prompt).bytes;
+  EXPECT_THAT(open_error(prompt).what(), HasSubstr("ends within its PROMPT"));
+}
+
+TEST(KvcHostileFile, TinyFileWithLargestLayersIsTruncatedOrDamaged) {
+  RecordingHeader header = largest_header();
+  header.prompt_length = 1;
+  const auto claim = [&](RecordHeader& record) {
+    record.stored_bytes = record.raw_bytes = 2 * header.geometry.layer(0).key_bytes();
+  };
+  const Bytes cut =
+      RawRecording(header).meta().prompt().record(RecordType::kPrefill, 0, {}, claim).bytes;
+  EXPECT_FALSE(open_bytes(cut).has_prefill());
+  const Bytes trailed = RawRecording(header)
+                            .meta()
+                            .prompt()
+                            .record(RecordType::kPrefill, 0, {}, claim)
+                            .prefill_end()
+                            .summary()
+                            .trailer()
+                            .bytes;
+  EXPECT_THAT(open_error(trailed).what(), HasSubstr("it places PREFILL at byte"));
+}
+
+TEST(KvcHostileFile, TrailerMayNotPlaceRecordsOutsideTheirNeighbours) {
+  const auto with = [](const std::function<void(Trailer&)>& tweak) {
+    return raw().begin().step(0).step(1).summary().trailer(tweak).bytes;
+  };
+  EXPECT_NO_THROW(static_cast<void>(open_bytes(with([](Trailer&) {}))));
+  for (std::uint64_t Trailer::*field :
+       {&Trailer::file_bytes, &Trailer::num_steps, &Trailer::first_prefill,
+        &Trailer::prefill_end, &Trailer::first_step, &Trailer::first_final, &Trailer::summary}) {
+    for (const std::uint64_t value :
+         {std::uint64_t{1}, std::uint64_t{64}, std::uint64_t{1} << 40, std::uint64_t{1} << 62,
+          (std::uint64_t{1} << 63) + 64, ~std::uint64_t{0}, ~std::uint64_t{63}}) {
+      expect_damage(with([&](Trailer& t) { t.*field = value; }), "TRAILER at byte");
+    }
+  }
+  expect_damage(with([](Trailer& t) { --t.num_records; }), "contradict the records");
+  expect_damage(with([](Trailer& t) { --t.num_steps; }), "contradict the records");
+  expect_damage(with([](Trailer& t) { t.summary -= 64; }), "SUMMARY");
+  expect_damage(with([](Trailer& t) { t.first_step = 0; }), "it places STEP at byte 0");
+}
+
+TEST(KvcHostileFile, JsonIsBounded) {
+  const auto with_meta = [](const std::string& json) {
+    return raw().text(RecordType::kMeta, json).prompt().prefill().prefill_end().end().bytes;
+  };
+  const auto nested = [](int depth) {
+    return "{\"a\":" + std::string(static_cast<std::size_t>(depth - 1), '[') +
+           std::string(static_cast<std::size_t>(depth - 1), ']') + "}";
+  };
+  EXPECT_NO_THROW(static_cast<void>(open_bytes(with_meta(nested(16)))));
+  EXPECT_THAT(open_error(with_meta(nested(17))).what(), HasSubstr("nested deeper than 16"));
+  EXPECT_THAT(open_error(with_meta(nested(1'000'000))).what(), HasSubstr("nested deeper than 16"));
+  EXPECT_THAT(open_error(with_meta("[1]")).what(), HasSubstr("JSON is not an object"));
+  EXPECT_THAT(open_error(with_meta("{\"a\":")).what(), HasSubstr("META at byte 256: invalid JSON"));
+  EXPECT_THAT(open_error(with_meta("")).what(), HasSubstr("invalid JSON"));
+  EXPECT_THAT(open_error(with_meta("{\"a\":\"\xff\"}")).what(), HasSubstr("invalid JSON"));
+  std::string values = "{\"a\":[0";
+  for (int i = 0; i < 2'200'000; ++i) values += ",0";
+  EXPECT_THAT(open_error(with_meta(values + "]}")).what(), HasSubstr("more than 1048576 values"));
+  EXPECT_THAT(open_error(with_meta("{}" + std::string(16 << 20, ' '))).what(),
+              HasSubstr("JSON of 16777218 bytes, at most 16777216 are allowed"));
+}
+
+TEST(KvcHostileFile, TokensOutsideTheVocabularyAreDamage) {
+  for (const std::int32_t token : {50, -1, 0x7fffffff}) {
+    const std::string outside =
+        std::to_string(token) + " is outside the vocabulary of 50" + kAdvice;
+    const std::string at_position =
+        "token " + std::to_string(token) + " at position 1 is outside the vocabulary of 50" +
+        kAdvice;
+    expect_corrupt(raw().meta().prompt({0, token, 1}).prefill().prefill_end().end().bytes,
+                   "PROMPT at byte 384: " + at_position);
+    const RecordingHeader header = sample_header(SaveMode::kDelta);
+    const auto steps_with = [&](auto change) {
+      StepStats stats = sample_stats(header, 1);
+      change(stats);
+      return raw().begin().step(0).step(1, stats).summary().trailer().bytes;
+    };
+    for (const Bytes& bytes :
+         {steps_with([&](StepStats& s) { s.token = token; }),
+          steps_with([&](StepStats& s) { s.input_token = token; }),
+          steps_with([&](StepStats& s) { s.top_ids[1] = token; })}) {
+      expect_damage(bytes, outside);
+      const Recording recording = open_bytes(bytes);
+      EXPECT_THAT(error_of([&] { static_cast<void>(recording.read_step_stats(1)); }).what(),
+                  HasSubstr(outside));
+      EXPECT_THAT(error_of([&] { static_cast<void>(recording.read_tokens()); }).what(),
+                  HasSubstr("STEP 1"));
+    }
+    StepStats prefill = sample_prefill_stats(header);
+    prefill.token = token;
+    EXPECT_THAT(open_error(raw().meta().prompt().prefill().prefill_end(prefill).end().bytes).what(),
+                HasSubstr("PREFILL_END"));
+  }
+  StepStats prefill = sample_prefill_stats(sample_header(SaveMode::kDelta));
+  prefill.input_token = 0;
+  EXPECT_THAT(open_error(raw().meta().prompt().prefill().prefill_end(prefill).end().bytes).what(),
+              HasSubstr("input token 0, the prefill has -1"));
+}
+
+TEST(KvcHostileFile, StatisticsOfAnotherTopKAreDamage) {
+  StepStats stats = sample_stats(sample_header(SaveMode::kDelta), 0);
+  stats.top_ids.pop_back();
+  stats.top_logits.pop_back();
+  expect_damage(raw().begin().step(0, stats).step(1).summary().trailer().bytes,
+                "STEP 0 at byte 1024: the statistics' checksum or top-k is wrong");
+}
+
+TEST(KvcHostileFile, RecordsOfTheWrongLengthAreDamage) {
+  expect_damage(raw().meta().prompt({1, 2}).prefill().prefill_end().end().bytes,
+                "PROMPT at byte 384: payload of 8 bytes, expected 12");
+  const auto lengthen = [](RecordHeader& record) { record.raw_bytes += 1; };
+  expect_damage(raw().begin().step(0, lengthen).step(1).summary().trailer().bytes,
+                "unpacked payload with two lengths, 128 and 129");
+  const auto huge = [](RecordHeader& record) {
+    record.stored_bytes = record.raw_bytes = ~std::uint64_t{0};
+  };
+  expect_damage(raw().begin().step(0, huge).step(1).summary().trailer().bytes,
+                "payload of 18446744073709551615 bytes, expected 128");
+  EXPECT_THAT(open_error(raw().text(RecordType::kMeta, "{}", huge).prompt().bytes).what(),
+              HasSubstr("at most 16777216"));
+}
+
+TEST(KvcHostileFile, RecordsOutOfOrderAreDamage) {
+  const auto cut = [](RawRecording& recording) { return recording.bytes; };
+  expect_damage(cut(raw().prompt().meta()), "PROMPT is the second record");
+  expect_damage(cut(raw().meta().meta()), "META is the first record");
+  expect_damage(cut(raw().meta().prompt().prompt()), "PROMPT is the second record");
+  expect_damage(cut(raw().meta().prompt().state(RecordType::kPrefill, 1, 3)),
+                "out of order: PREFILL");
+  expect_damage(cut(raw().meta().prompt().prefill_end()), "out of order: PREFILL_END");
+  expect_damage(cut(raw().begin().prefill_end()), "out of order: PREFILL_END");
+  expect_damage(cut(raw().meta().prompt().prefill().step(0)), "out of order: STEP");
+  expect_damage(cut(raw().begin().step(1)), "out of order: STEP");
+  expect_damage(cut(raw().begin().step(0).step(0)), "out of order: STEP");
+  expect_damage(cut(raw().begin().state(RecordType::kFinal, 0, 3)), "out of order: FINAL");
+  expect_damage(cut(raw().begin().summary().step(0)), "out of order: STEP");
+  expect_damage(cut(raw().begin().summary().summary()), "out of order: SUMMARY");
+  expect_damage(cut(raw().begin().step(0).trailer()), "TRAILER");
+  RawRecording final_only = raw(SaveMode::kFinalOnly);
+  expect_damage(cut(final_only.meta().prompt().prefill_end().summary()),
+                "out of order: SUMMARY");
+}
+
+TEST(KvcHostileFile, WrongSequenceNumberIsDamage) {
+  const auto skip = [](RecordHeader& record) { ++record.sequence; };
+  expect_damage(raw().begin().step(0, skip).step(1).summary().trailer().bytes,
+                "STEP 0 at byte 1024: sequence number 6, expected 5");
+}
+
+TEST(KvcHostileFile, SummaryIsCheckedLikeMeta) {
+  EXPECT_THAT(
+      open_error(raw().begin().text(RecordType::kSummary, "[]").trailer().bytes).what(),
+      HasSubstr("SUMMARY at byte 1024: JSON is not an object"));
+}
+
+// Whatever is done to a file, reading it ends in a value or in an Error.
+void read_everything(const Bytes& bytes) {
+  try {
+    const Recording recording = open_bytes(bytes);
+    static_cast<void>(recording.read_tokens());
+    Bytes delta(recording.geometry().delta_bytes());
+    for (std::uint64_t i = 0; recording.has_deltas() && i < recording.num_steps(); ++i) {
+      recording.read_delta(i, delta);
+    }
+    const std::uint64_t positions = recording.num_cached_positions();
+    for (std::uint32_t i = 0; i < recording.geometry().num_layers(); ++i) {
+      Bytes key(recording.geometry().layer(i).key_bytes() * positions);
+      Bytes value(recording.geometry().layer(i).value_bytes() * positions);
+      recording.read_layer(i, positions, key, value);
+    }
+    recording.verify();
+  } catch (const Error& error) {
+    ASSERT_THAT(error.what(), StartsWith("x.kvc: "));
+  }
+}
+
+// Changes a field and repairs every checksum that covers it.
+void mutate_sealed(Bytes& bytes, std::mt19937& random) {
+  const std::span<std::byte> all(bytes);
+  const auto header_bytes = encode_header(sample_header(SaveMode::kDelta)).size();
+  const std::size_t cells = bytes.size() / kRecordAlignment;
+  const std::size_t at = random() % cells * kRecordAlignment;
+  const std::size_t field = random() % 8 * 8;
+  const std::uint64_t value = random() % 3 == 0 ? ~std::uint64_t{0} >> (random() % 64)
+                                                : load<std::uint64_t>(all, at + field) +
+                                                      random() % 5 - 2;
+  store(all, at + field, value);
+  if (at < header_bytes) {
+    store(all, header_bytes - 8, checksum(all.first(header_bytes - 8)));
+  } else {
+    store(all, at + 56, checksum(all.subspan(at, 56)));
+  }
+}
+
+TEST(KvcHostileFile, RandomSealedChangesEndInAValueOrAnError) {
+  std::mt19937 random(20240607);
+  for (const SaveMode mode : {SaveMode::kDelta, SaveMode::kPrefillOnly, SaveMode::kFinalOnly}) {
+    const Bytes whole = sample_bytes(mode, 2);
+    for (int round = 0; round < 3000; ++round) {
+      Bytes bytes = whole;
+      for (std::uint32_t i = 0; i <= random() % 3; ++i) mutate_sealed(bytes, random);
+      if (random() % 4 == 0) bytes.resize(random() % bytes.size());
+      read_everything(bytes);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST(KvcHostileFile, DamagedTruncatedFileEndsInAPrefixOrAnError) {
+  SampleOffsets offsets;
+  const Bytes whole = sample_bytes(SaveMode::kDelta, 3, &offsets);
+  for (std::size_t i = 0; i < offsets.step_ends[2]; ++i) {
+    Bytes bytes(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(offsets.step_ends[2]));
+    bytes[i] ^= std::byte{4};
+    read_everything(bytes);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(KvcHostileFile, AssemblerMakesWhatTheWriterMakes) {
+  EXPECT_EQ(good_file(), sample_bytes(SaveMode::kDelta, 2));
+}
+
+}  // namespace
+}  // namespace kvtool::format
