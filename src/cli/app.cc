@@ -137,7 +137,7 @@ class Program {
     std::string known;
     for (const std::string& each : names) known += (known.empty() ? "" : ", ") + each;
     return usage_error("there is no command '" + name + "'" + suggestion(name, names) +
-                       " The commands are " + known);
+                       "\nThe commands are " + known);
   }
 
   int usage_error(const std::string& message) {

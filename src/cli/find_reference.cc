@@ -21,10 +21,10 @@ std::vector<std::string> subfolders(const fs::path& folder) {
   return names;
 }
 
+// A folder that may not be read is an error here, not an empty one.
 bool holds_recordings(const fs::path& folder) {
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
-    if (is_recording_path(entry.path()) && !entry.is_directory(ignored)) return true;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (is_recording_path(entry.path()) && !entry.is_directory()) return true;
   }
   return false;
 }

@@ -1,6 +1,7 @@
 #include "help_formatter.h"
 
 #include <sstream>
+#include <utility>
 
 namespace kvtool::cli {
 namespace {
@@ -26,6 +27,17 @@ std::string wrapped(const std::string& text, std::size_t width) {
 }
 
 HelpFormatter::HelpFormatter() { column_width(kNameColumns); }
+
+// CLI11 puts two empty lines between groups and none below the description.
+std::string HelpFormatter::make_help(const CLI::App* app, std::string name,
+                                     CLI::AppFormatMode mode) const {
+  const std::string help = CLI::Formatter::make_help(app, std::move(name), mode);
+  return CLI::detail::find_and_replace(help, "\n\n\n", "\n\n");
+}
+
+std::string HelpFormatter::make_description(const CLI::App* app) const {
+  return CLI::Formatter::make_description(app) + "\n";
+}
 
 std::string HelpFormatter::make_option_desc(const CLI::Option* option) const {
   return wrapped(option->get_description(), kColumns - kNameColumns);

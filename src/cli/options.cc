@@ -93,7 +93,8 @@ void add_common_options(CLI::App& app, RunOptions& options) {
   app.add_flag("-v,--verbose", options.verbose, "Whole prompts and details of what is done")
       ->excludes(quiet)
       ->group(output);
-  // CLI11 prints "Excludes:" into the help line otherwise.
+  // CLI11 prints "Excludes:" into the help lines otherwise.
+  quiet->option_text(" ");
   app.get_option("--verbose")->option_text(" ");
 }
 
