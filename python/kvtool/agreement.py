@@ -15,15 +15,15 @@ import torch
 from transformers import DynamicCache
 
 from kvtool.attention_op import AttentionCache
-from kvtool.errors import CheckFailedError, UnsupportedModelError
+from kvtool.errors import CheckFailedError, UnsupportedModelError, foreign_errors
 from kvtool.implementations import implementations
 from kvtool.layer_probe import LayerSpec
 
 # Largest relative error of one position's logits, |a - b| / |b - mean(b)| (L2 norms).
-# The roundings of the two sides differ only in the order of sums, so an agreeing
-# model stays a factor of ten and more below these; a wrong window, scale or mask is
-# far above them.
-_LIMITS = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+# The two sides round at the same points in most families and differ only in the order
+# of sums (or in the precision of the softmax: GPT-2, gpt-oss) in the others. Agreeing
+# models stay well below these: 1e-6, 3e-3 and 1.5e-2 at most were seen without routing.
+_LIMITS = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 # Windows are reached by a prompt of this many positions at most; the probe has
 # examined the masks of longer ones.
@@ -107,7 +107,8 @@ def run_original(model, cases: Sequence[Case], device: torch.device) -> list[Tra
 
         return step
 
-    with implementations(model, "eager", "eager"):
+    name = type(model).__name__
+    with foreign_errors(f"{name} cannot run with a cache"), implementations(model, "eager"):
         vocab_size = model.get_input_embeddings().weight.shape[0]
         transcripts = [_run(case, start(case), vocab_size, device) for case in cases]
     for transcript in transcripts:
@@ -134,42 +135,67 @@ def run_traced(
 
         return step
 
-    return [_run(case, start(case), vocab_size, device) for case in cases]
+    with foreign_errors("the traced model fails where the original one runs"):
+        return [_run(case, start(case), vocab_size, device) for case in cases]
 
 
-def compare(original: Sequence[Transcript], traced: Sequence[Transcript]) -> Agreement:
-    """Raises CheckFailedError, naming the case, the pass and the position, unless all
-    logits agree within the limit of their dtype and every greedy choice agrees or is
-    a tie within that limit."""
+def compare(
+    original: Sequence[Transcript],
+    traced: Sequence[Transcript],
+    *,
+    weights_dtype: torch.dtype,
+    uses_experts: bool = False,
+) -> Agreement:
+    """Raises CheckFailedError, naming the case and the pass, unless all logits agree
+    within the limit of `weights_dtype` and every greedy choice agrees or is a tie
+    within that limit.
+
+    A model that routes tokens to experts may, in 16-bit precision, send a token to
+    another expert after a last-bit difference, and that token's logits are then rightly
+    others. There the limit holds for the median position of each case, which a wrong
+    window, scale, cap or mask does not pass either.
+    """
+    limit = _LIMITS[weights_dtype]
+    may_reroute = uses_experts and weights_dtype != torch.float32
     positions, largest, different = 0, 0.0, 0
     for want, got in zip(original, traced, strict=True):
-        limit = _LIMITS[want.logits[0].dtype]
+        of_case = []
         for index, (a, b) in enumerate(zip(_rows(got), _rows(want), strict=True)):
-            where = (
-                f"prompt lengths {list(want.case.lengths)}, "
-                + ("prefill" if index == 0 else f"decode step {index}")
+            where = f"prompt lengths {list(want.case.lengths)}, " + (
+                "prefill" if index == 0 else f"decode step {index}"
             )
             if a.dtype != b.dtype or a.shape != b.shape:
                 raise CheckFailedError(
                     f"{where}: logits are {a.dtype} {tuple(a.shape)}, the original model's "
                     f"{b.dtype} {tuple(b.shape)}"
                 )
+            if not torch.isfinite(a).all():
+                raise CheckFailedError(f"{where}: NaN or infinite logits")
             a, b = a.double(), b.double()
             spread = (b - b.mean(dim=-1, keepdim=True)).norm(dim=-1)
-            error = float(((a - b).norm(dim=-1) / spread.clamp(min=1e-30)).max())
-            if not error <= limit:  # NaN fails
-                raise CheckFailedError(
-                    f"{where}: logits differ from the original model's by {error:.2g} "
-                    f"(relative), the limit is {limit:.2g}"
-                )
+            errors = (a - b).norm(dim=-1) / spread.clamp(min=1e-30)
+            of_case.append(errors)
             chosen, expected = a.argmax(dim=-1, keepdim=True), b.argmax(dim=-1, keepdim=True)
             margin = (b.gather(-1, expected) - b.gather(-1, chosen)).squeeze(-1)
-            if bool((margin > 4 * limit * b.std(dim=-1)).any()):
-                raise CheckFailedError(f"{where}: another token has the largest logit")
+            if not may_reroute:
+                _require_within(errors.max(), limit, where)
+                if bool((margin > 4 * limit * b.std(dim=-1)).any()):
+                    raise CheckFailedError(f"{where}: another token has the largest logit")
             positions += margin.numel()
-            largest = max(largest, error)
+            largest = max(largest, float(errors.max()))
             different += int((chosen != expected).sum())
+        if may_reroute:
+            where = f"prompt lengths {list(want.case.lengths)}, median position"
+            _require_within(torch.cat(of_case).median(), limit, where)
     return Agreement(positions, largest, different)
+
+
+def _require_within(error: torch.Tensor, limit: float, where: str) -> None:
+    if float(error) > limit:
+        raise CheckFailedError(
+            f"{where}: logits differ from the original model's by {float(error):.2g} (relative), "
+            f"the limit is {limit:.2g}"
+        )
 
 
 def _run(case: Case, step: Callable, vocab_size: int, device: torch.device) -> Transcript:

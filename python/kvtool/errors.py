@@ -1,5 +1,7 @@
 """Errors with the exit status that a command ends with."""
 
+from contextlib import contextmanager
+
 EXIT_USAGE = 2
 EXIT_ENVIRONMENT = 5
 
@@ -31,3 +33,21 @@ class EnvironmentFailure(KvtoolError):
     (exit status 5)."""
 
     exit_code = EXIT_ENVIRONMENT
+
+
+@contextmanager
+def foreign_errors(what: str):
+    """Turns what a model's own code raises inside the block into an error of kvtool:
+    EnvironmentFailure for exhausted memory, UnsupportedModelError for the rest. `what`
+    says what failed."""
+    try:
+        yield
+    except KvtoolError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        no_memory = isinstance(error, MemoryError) or any(
+            sign in str(error) for sign in ("out of memory", "can't allocate memory")
+        )
+        kind = EnvironmentFailure if no_memory else UnsupportedModelError
+        raise kind(f"{what}: {type(error).__name__}: {reason}") from error

@@ -63,4 +63,3 @@ def grouped_experts_forward(
 def register() -> None:
     """Makes the implementation known to transformers under EXPERTS_IMPLEMENTATION."""
     ExpertsInterface.register(EXPERTS_IMPLEMENTATION, grouped_experts_forward)
-

@@ -7,13 +7,12 @@ import errno
 import gc
 import json
 import os
-import shutil
 import sys
 import time
 import warnings
 from pathlib import Path
 
-from kvtool.errors import EXIT_ENVIRONMENT, EnvironmentFailure, KvtoolError
+from kvtool.errors import EXIT_ENVIRONMENT, EnvironmentFailure, KvtoolError, UsageError
 
 _EXAMPLES = """\
 examples:
@@ -67,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model",
         metavar="HF_ID_OR_DIR",
-        help="hub id or model directory; with --gguf the directory of the file, or the id to record",
+        help="hub id or model directory; with --gguf the file's directory, or the id to record",
     )
     parser.add_argument(
         "--gguf",
@@ -99,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _export(options: argparse.Namespace) -> None:
+    # transformers draws progress bars of its own while it reads a GGUF file; tqdm looks
+    # at the environment when it is imported.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     # The imports take seconds; --help and usage errors do not have to wait for them.
     import torch
     import transformers
@@ -140,9 +142,15 @@ def _export(options: argparse.Namespace) -> None:
     model.to("cpu")
     vocab_size = model.get_input_embeddings().weight.shape[0]
     logits = original[0].logits[0]
+    leniency = {
+        "weights_dtype": getattr(torch, options.dtype),
+        "uses_experts": tracing.uses_experts(traced),
+    }
     if device.type == "cpu":
         # The written file is checked below in any case; this fails before the write.
-        agreement.compare(original, agreement.run_traced(traced, cases, vocab_size, device))
+        agreement.compare(
+            original, agreement.run_traced(traced, cases, vocab_size, device), **leniency
+        )
         _progress(f"the trace agrees with the model ({time.monotonic() - started:.1f} s)")
 
     state = model.state_dict()
@@ -157,7 +165,7 @@ def _export(options: argparse.Namespace) -> None:
         weights_sha256=weights_digest(state),
     )
     extra_files = _extra_files(metadata, tokenizer)
-    size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    size_bytes = _largest_size(state, extra_files, len(layers))
     del loaded, model, state
 
     started = time.monotonic()
@@ -171,7 +179,7 @@ def _export(options: argparse.Namespace) -> None:
         started = time.monotonic()
         reloaded = tracing.load_on(temporary, device)
         result = agreement.compare(
-            original, agreement.run_traced(reloaded, cases, vocab_size, device)
+            original, agreement.run_traced(reloaded, cases, vocab_size, device), **leniency
         )
         os.replace(temporary, output)
     except OSError as error:
@@ -202,9 +210,17 @@ def _extra_files(metadata: dict, tokenizer) -> dict[str, bytes]:
     }
 
 
+def _largest_size(state: dict, extra_files: dict[str, bytes], num_layers: int) -> int:
+    """An upper bound of the file's size in bytes: weights, extra files, and the code with
+    its source map, which takes some 30 KB per layer."""
+    weights = sum(tensor.numel() * tensor.element_size() + 4096 for tensor in state.values())
+    extras = sum(len(content) + 4096 for content in extra_files.values())
+    return weights + extras + num_layers * 256 * 1024 + (4 << 20)
+
+
 def _prepare_folder(output: Path) -> None:
     if output.is_dir():
-        raise KvtoolError(f"{output}: is a directory; --output names the file to write")
+        raise UsageError(f"{output}: is a directory; --output names the file to write")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -214,20 +230,28 @@ def _prepare_folder(output: Path) -> None:
 
 
 def _save(traced, path: Path, extra_files: dict[str, bytes], size_bytes: int) -> None:
+    """Writes the file; `size_bytes` is the most that it can take.
+
+    Raises EnvironmentFailure when the disk is full or the file cannot be written.
+    """
     import torch
 
-    free_bytes = shutil.disk_usage(path.parent).free
-    if free_bytes < size_bytes:
+    # torch's zip writer throws from a destructor when the disk is full, which ends the
+    # process. Reserving the space first turns that into an error of the system, quotas
+    # and file size limits included.
+    try:
+        with open(path, "wb") as reserved:
+            os.posix_fallocate(reserved.fileno(), 0, size_bytes)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise EnvironmentFailure(
-            f"{path.parent}: disk full: the file needs {size_bytes / 1e9:.1f} GB, "
-            f"{free_bytes / 1e9:.1f} GB are free"
-        )
+            f"{path.parent}: {'disk full' if full else 'cannot write'}: the model needs "
+            f"{size_bytes / 1e6:.0f} MB: {error.strerror}"
+        ) from None
     try:
         torch.jit.save(traced, str(path), _extra_files=extra_files)
     except RuntimeError as error:
-        # torch's zip writer reports a failed write without its errno.
-        reason = os.strerror(errno.ENOSPC) if shutil.disk_usage(path.parent).free < 1 << 20 else ""
-        first = reason or str(error).splitlines()[0]
+        first = str(error).splitlines()[0]
         raise EnvironmentFailure(f"{path.parent}: cannot write the model: {first}") from None
 
 

@@ -63,7 +63,9 @@ class LayerSpec:
     has_sinks: bool
 
 
-def probe_layers(model, forward: Callable[[], object], max_positions: int | None) -> list[LayerSpec]:
+def probe_layers(
+    model, forward: Callable[[], object], max_positions: int | None
+) -> list[LayerSpec]:
     """Runs `forward` (a pass without cache, with an all-ones attention mask) and
     returns the layers in call order.
 
@@ -91,11 +93,13 @@ class _Probe:
         self.layers: list[LayerSpec] = []
         self._max_positions = max_positions or _ASSUMED_POSITIONS
         # The tensors are kept alive, so that an address names one tensor only.
-        self._windows: dict[int, tuple[int, torch.Tensor]] = {}
+        self._windows: dict[int, tuple[int | None, torch.Tensor]] = {}
         self._keys: dict[int, tuple[int, torch.Tensor]] = {}
 
-    def make_mask(self, *args, mask_function=None, **kwargs) -> torch.Tensor:
+    def make_mask(self, *args, mask_function, **kwargs) -> torch.Tensor | None:
         mask = eager_mask(*args, mask_function=mask_function, **kwargs)
+        if mask is None:  # a bidirectional mask without padding
+            return None
         window = _window_of(mask_function, self._max_positions)
         self._windows[mask.data_ptr()] = (window, mask)
         return mask
@@ -111,7 +115,9 @@ class _Probe:
 
     def _describe(self, layer, module, query, key, value, mask, kwargs):
         def refuse(reason):
-            raise UnsupportedModelError(f"attention layer {layer} ({type(module).__name__}): {reason}")
+            raise UnsupportedModelError(
+                f"attention layer {layer} ({type(module).__name__}): {reason}"
+            )
 
         if query.dim() != 4 or key.dim() != 4 or value.dim() != 4:
             refuse("its queries, keys and values are not of shape [batch, heads, positions, dim]")
@@ -155,6 +161,12 @@ class _Probe:
             refuse("it runs without a causal mask (bidirectional?)")
         if mask.data_ptr() not in self._windows:
             refuse("it builds an attention mask of its own, which the op cannot express")
+        window = self._windows[mask.data_ptr()][0]
+        if window is None:
+            refuse(
+                "its attention mask is neither causal nor causal within a sliding window "
+                "(bidirectional, chunked, or mixed with another pattern)"
+            )
 
         spec = LayerSpec(
             num_heads=query.shape[1],
@@ -163,7 +175,7 @@ class _Probe:
             value_dim=value.shape[3],
             key_dtype=key.dtype,
             value_dtype=value.dtype,
-            sliding_window=self._windows[mask.data_ptr()][0],
+            sliding_window=window,
             scale=float(query.shape[3] ** -0.5 if scale is None else scale),
             softcap=float(softcap or 0.0),
             has_sinks=sinks is not None,
@@ -171,14 +183,11 @@ class _Probe:
         return spec, sinks
 
 
-def _window_of(mask_function, max_positions: int) -> int:
-    """The window W of a mask function, 0 for plain causal.
+def _window_of(mask_function: Callable, max_positions: int) -> int | None:
+    """The window W of a mask function, 0 for plain causal, None for any other pattern.
 
-    Raises UnsupportedModelError for any other pattern (bidirectional, chunked,
-    prefix, packed).
+    No error: models create masks that none of their layers use.
     """
-    if mask_function is None:
-        raise UnsupportedModelError("the model asks for a mask without saying which")
     last = min(2 * max_positions + 64, _MAX_EXAMINED_POSITION)
     keys = torch.arange(last + 2)
     zero = torch.tensor(0)
@@ -194,8 +203,5 @@ def _window_of(mask_function, max_positions: int) -> int:
         if window:
             expected &= keys > query - window
         if not torch.equal(seen_by(query), expected):
-            raise UnsupportedModelError(
-                "its attention mask is neither causal nor causal within a sliding window "
-                "(bidirectional, chunked, or mixed with another pattern)"
-            )
+            return None
     return window

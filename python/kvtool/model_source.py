@@ -96,15 +96,17 @@ def load(source: ModelSource, dtype: torch.dtype) -> LoadedModel:
     support.require_supported(config)
     quantized_from = _prepare_dequantization(config)
     if source.gguf_name:
-        return LoadedModel(_load_gguf(source, dtype), "gguf")
+        return LoadedModel(_load_gguf(source, config, dtype), "gguf")
     with _explained(source):
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             source.location,
             config=config,
             dtype=dtype,
             attn_implementation="eager",
+            output_loading_info=True,
             **source.load_arguments,
         )
+    _require_complete(source, loading)
     _require_plain_weights(model)
     return LoadedModel(model.eval().requires_grad_(False), quantized_from)
 
@@ -145,7 +147,9 @@ def _prepare_dequantization(config) -> str | None:
         return None
     if not isinstance(quantization, dict):
         quantization = quantization.to_dict()
-    method = str(getattr(quantization.get("quant_method"), "value", quantization.get("quant_method")))
+    method = str(
+        getattr(quantization.get("quant_method"), "value", quantization.get("quant_method"))
+    )
     if method not in _DEQUANTIZABLE:
         raise UnsupportedModelError(
             f"its weights are quantized with '{method}', which does not trace; use a checkpoint "
@@ -155,7 +159,7 @@ def _prepare_dequantization(config) -> str | None:
     return method
 
 
-def _load_gguf(source: ModelSource, dtype: torch.dtype):
+def _load_gguf(source: ModelSource, config, dtype: torch.dtype):
     """transformers dequantizes the file but leaves a model that counts as quantized; a
     plain one is built from the config and gets the same tensors."""
     try:
@@ -166,9 +170,15 @@ def _load_gguf(source: ModelSource, dtype: torch.dtype):
             "python/requirements.txt"
         ) from None
     with _explained(source):
-        loaded = AutoModelForCausalLM.from_pretrained(
-            source.location, dtype=dtype, attn_implementation="eager", **source.load_arguments
+        loaded, loading = AutoModelForCausalLM.from_pretrained(
+            source.location,
+            config=config,
+            dtype=dtype,
+            attn_implementation="eager",
+            output_loading_info=True,
+            **source.load_arguments,
         )
+    _require_complete(source, loading)
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -182,6 +192,16 @@ def _load_gguf(source: ModelSource, dtype: torch.dtype):
     model.generation_config = loaded.generation_config
     _require_plain_weights(model)
     return model.eval().requires_grad_(False)
+
+
+def _require_complete(source: ModelSource, loading: dict) -> None:
+    """transformers fills weights that a checkpoint lacks with random numbers."""
+    missing = sorted(loading.get("missing_keys", ()))
+    if missing:
+        raise EnvironmentFailure(
+            f"{source}: the checkpoint lacks {len(missing)} weights of the model, such as "
+            f"{missing[0]}; is it a checkpoint of this architecture?"
+        )
 
 
 def _require_plain_weights(model) -> None:
@@ -207,7 +227,7 @@ class _explained:
         if error is None or isinstance(error, KvtoolError) or not isinstance(error, Exception):
             return
         reason = str(error).strip() or type(error).__name__
-        first = reason.splitlines()[0]
+        first = reason.splitlines()[0].rstrip(".")
         where = str(self._source)
         if "is not supported yet" in reason or "Unrecognized configuration class" in reason:
             raise UnsupportedModelError(f"{where}: {first}") from None

@@ -63,8 +63,14 @@ class PromptEncoder:
         loaded when the first text needs it."""
         metadata = read_json(extra_files, METADATA_NAME)
         self._extra_files = extra_files
-        self._vocab_size = int(metadata["vocab_size"])
         self._settings = read_json(extra_files, TOKENIZER_LIST_NAME)
+        try:
+            self._vocab_size = int(metadata["vocab_size"])
+            self._settings.get("encoder")
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise EnvironmentFailure(
+                "the extra files of the model lack fields: export it again"
+            ) from None
         self._encoder: TextEncoder | None = None
 
     def encode(self, prompt) -> dict:
@@ -76,7 +82,9 @@ class PromptEncoder:
         """
         kinds = ("text", "messages", "token_ids")
         if not isinstance(prompt, dict) or len([kind for kind in kinds if kind in prompt]) != 1:
-            raise UsageError("must be an object with exactly one of 'text', 'messages', 'token_ids'")
+            raise UsageError(
+                "must be an object with exactly one of 'text', 'messages', 'token_ids'"
+            )
         if "token_ids" in prompt:
             return {"token_ids": self._checked_ids(prompt["token_ids"]), "text": None}
         if "text" in prompt:
@@ -140,7 +148,9 @@ def make_encoder(extra_files: dict[str, bytes], settings: dict) -> TextEncoder:
     """
     kind = settings.get("encoder")
     if kind is None:
-        raise UsageError("the model was exported without a tokenizer; give the prompt as 'token_ids'")
+        raise UsageError(
+            "the model was exported without a tokenizer; give the prompt as 'token_ids'"
+        )
     try:
         if kind == ENCODER_TOKENIZERS:
             return TokenizersEncoder(
@@ -158,7 +168,8 @@ def make_encoder(extra_files: dict[str, bytes], settings: dict) -> TextEncoder:
             return TransformersEncoder(Path(directory))
     except ImportError as error:
         raise EnvironmentFailure(
-            f"the Python package '{error.name or error}' is missing; install python/requirements.txt"
+            f"the Python package '{error.name or error}' is missing; install "
+            "python/requirements.txt"
         ) from None
     except (KeyError, OSError, ValueError) as error:
         raise EnvironmentFailure(f"the model's tokenizer cannot be loaded: {error}") from None

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +83,7 @@ FAMILIES: dict[str, Family] = {
             query_pre_attn_scalar=24,
             sliding_window=SLIDING_WINDOW,
             attn_logit_softcapping=5.0,
+            tie_word_embeddings=False,
             final_logit_softcapping=20.0,
         ),
     ),
@@ -96,15 +96,12 @@ FAMILIES: dict[str, Family] = {
             query_pre_attn_scalar=24,
             sliding_window=SLIDING_WINDOW,
             layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+            tie_word_embeddings=False,
         ),
     ),
     "phi3": Family("Phi3Config", dict(_GATED, sliding_window=SLIDING_WINDOW)),
-    "gpt_neox": Family(
-        "GPTNeoXConfig", dict(_COMMON, intermediate_size=96, rotary_pct=0.25)
-    ),
-    "opt": Family(
-        "OPTConfig", dict(_COMMON, ffn_dim=96, word_embed_proj_dim=48, dropout=0.1)
-    ),
+    "gpt_neox": Family("GPTNeoXConfig", dict(_COMMON, intermediate_size=96, rotary_pct=0.25)),
+    "opt": Family("OPTConfig", dict(_COMMON, ffn_dim=96, word_embed_proj_dim=48, dropout=0.1)),
     "deepseek_v3": Family(
         "DeepseekV3Config",
         dict(
@@ -151,6 +148,8 @@ FAMILIES: dict[str, Family] = {
     "gpt_bigcode": Family("GPTBigCodeConfig", dict(_GPT2_LIKE, multi_query=True)),
 }
 
+_LAST_NORMS = ("model.norm.weight", ".ln_f.weight", ".final_layer_norm.weight")
+
 _CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>' + message['content'] + eos_token + '\n' }}"
@@ -192,14 +191,20 @@ def _randomize(model, seed: int) -> None:
     import torch
 
     generator = torch.Generator().manual_seed(seed)
+    # With tied embeddings the current token is its own best continuation unless the
+    # layers outweigh it; the last norm then gives the logits their spread back.
+    tied = model.config.tie_word_embeddings
+    embedding_scale = 0.05 if tied else 1.0
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.dim() < 2:
                 # Norm weights stay near their initial value, biases and sinks near 0.
                 parameter.add_(noise * 0.2)
+                if tied and name.endswith(_LAST_NORMS):
+                    parameter.add_(3.0)
             elif "embed" in name or "wte" in name or "lm_head" in name:
-                parameter.copy_(noise)
+                parameter.copy_(noise * embedding_scale)
             else:
                 parameter.copy_(noise * (1.5 / parameter.shape[-1] ** 0.5))
         for name, buffer in sorted(model.named_buffers()):

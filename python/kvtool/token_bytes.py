@@ -41,7 +41,7 @@ def decode(content: bytes) -> list[bytes]:
     body = content[4 + 4 * (count + 1) :]
     if offsets[0] != 0 or list(offsets) != sorted(offsets) or offsets[-1] != len(body):
         raise ValueError("offsets of the token bytes are out of order or out of range")
-    return [body[a:b] for a, b in zip(offsets, offsets[1:])]
+    return [body[a:b] for a, b in zip(offsets, offsets[1:], strict=False)]
 
 
 def table_of(tokenizer, count: int) -> list[bytes]:
@@ -109,9 +109,7 @@ def _byte_alphabet() -> dict[str, int]:
 def _from_alphabet(token: str, alphabet: dict[str, int]) -> bytes:
     # Characters outside the alphabet occur in tokens that were put into the
     # vocabulary by hand; they are text already.
-    return b"".join(
-        bytes([alphabet[char]]) if char in alphabet else _utf8(char) for char in token
-    )
+    return b"".join(bytes([alphabet[char]]) if char in alphabet else _utf8(char) for char in token)
 
 
 def _from_sentencepiece(token: str) -> bytes:

@@ -22,13 +22,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from kvtool import experts
 from kvtool.attention_op import OP_NAME, attention
-from kvtool.errors import UnsupportedModelError
+from kvtool.errors import UnsupportedModelError, foreign_errors
 from kvtool.implementations import implementations
 from kvtool.layer_probe import LayerSpec, probe_layers
 from kvtool.weights import weights_digest
 
 TRACE_IMPLEMENTATION = "kvtool_trace"
-
 
 
 @dataclass(frozen=True)
@@ -60,15 +59,14 @@ _FIRST = _Example(batch=3, length=7, first_position=0, seed=0)
 _FAR = _Example(batch=2, length=5, first_position=0, seed=1)
 _ASSUMED_POSITIONS = 4096  # for models that name no limit
 
+
 class CausalLmModule(torch.nn.Module):
     """The signature of the contract around a transformers causal language model."""
 
     def __init__(self, model):
         super().__init__()
         self.model = model
-        self._model_selects_logits = (
-            "logits_to_keep" in inspect.signature(model.forward).parameters
-        )
+        self._model_selects_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def forward(self, input_ids, position_ids, logits_to_keep):
         kept = {"logits_to_keep": logits_to_keep} if self._model_selects_logits else {}
@@ -82,8 +80,8 @@ def require_signature(model) -> None:
     """Raises UnsupportedModelError unless the model takes its positions from outside."""
     if "position_ids" not in inspect.signature(model.forward).parameters:
         raise UnsupportedModelError(
-            f"{type(model).__name__} does not take position_ids, so its positions cannot "
-            "continue after a cache"
+            f"{type(model).__name__} does not take position_ids: it makes up positions itself, "
+            "which cannot work when the engine keeps the cache"
         )
 
 
@@ -104,7 +102,8 @@ def find_layers(model, max_positions: int | None) -> list[LayerSpec]:
                 use_cache=False,
             )
 
-    layers = probe_layers(model, forward, max_positions)
+    with foreign_errors(f"{type(model).__name__} cannot run without a cache"):
+        layers = probe_layers(model, forward, max_positions)
     expected = model.config.num_hidden_layers
     if not layers:
         raise UnsupportedModelError(
@@ -119,9 +118,7 @@ def find_layers(model, max_positions: int | None) -> list[LayerSpec]:
     return layers
 
 
-def trace(
-    model, layers: Sequence[LayerSpec], max_positions: int | None
-) -> torch.jit.ScriptModule:
+def trace(model, layers: Sequence[LayerSpec], max_positions: int | None) -> torch.jit.ScriptModule:
     """Traces `model` on CPU with the layers that `find_layers` found.
 
     The model is traced twice, with other tokens, another shape and positions at the
@@ -151,6 +148,7 @@ def _trace_once(model, layers, example: _Example) -> torch.jit.ScriptModule:
     AttentionMaskInterface.register(TRACE_IMPLEMENTATION, lambda *args, **kwargs: None)
     try:
         with (
+            foreign_errors(f"{type(model).__name__} cannot be traced"),
             implementations(model, TRACE_IMPLEMENTATION, experts.EXPERTS_IMPLEMENTATION),
             warnings.catch_warnings(record=True) as caught,
             torch.no_grad(),
@@ -175,7 +173,7 @@ def verify_graph(traced: torch.jit.ScriptModule, layers: Sequence[LayerSpec]) ->
         raise UnsupportedModelError(
             f"the trace calls {OP_NAME} {len(nodes)} times for {len(layers)} layers"
         )
-    for index, (node, spec) in enumerate(zip(nodes, layers)):
+    for index, (node, spec) in enumerate(zip(nodes, layers, strict=True)):
         layer, scale, window, softcap = (value.toIValue() for value in list(node.inputs())[3:7])
         sinks = list(node.inputs())[7]
         has_sinks = "None" not in str(sinks.type())
@@ -266,17 +264,29 @@ def _refuse_walks_over_data(caught: Sequence[warnings.WarningMessage]) -> None:
             )
 
 
+def uses_experts(traced: torch.jit.ScriptModule) -> bool:
+    """Whether the graph routes tokens to experts."""
+    graph = traced.inlined_graph
+    return any(graph.findAllNodes(kind) for kind in ("aten::_grouped_mm", "aten::grouped_mm"))
+
+
 def load_on(path: Path, device: torch.device) -> torch.jit.ScriptModule:
-    """Loads an exported file to run on `device`.
+    """Loads an exported file to run on `device`."""
+    module = torch.jit.load(str(path), map_location=device)
+    rewrite_device_constants(module, device)
+    return module
+
+
+def rewrite_device_constants(module: torch.jit.ScriptModule, device: torch.device) -> None:
+    """Makes a loaded module create its tensors on `device`.
 
     Models create tensors on the device they were traced on (the CPU), and the graph
-    holds that device as a constant: it is rewritten, as the engine does it.
+    holds that device as a constant; the engine rewrites it in the same way. To be called
+    before the module runs for the first time.
     """
-    module = torch.jit.load(str(path), map_location=device)
     for part in module.modules():
         for name in part._c._method_names():
             graph = part._c._get_method(name).graph
             for node in graph.findAllNodes("prim::Constant"):
                 if node.output().type().kind() == "DeviceObjType":
                     node.s_("value", str(device))
-    return module
