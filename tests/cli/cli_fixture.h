@@ -1,0 +1,51 @@
+// Runs kvtool's commands inside the test process, in a folder of its own, with
+// a fake engine and a fixed clock.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fake_engine.h"
+
+namespace kvtool::cli {
+
+struct CommandResult {
+  int status = 0;
+  std::string out;
+  std::string err;
+};
+
+// A fresh current folder for each test.
+class FolderTest : public testing::Test {
+ protected:
+  void SetUp() override;
+  void TearDown() override;
+
+  static void write(const std::filesystem::path& path, std::string_view content);
+  static std::string read(const std::filesystem::path& path);
+
+ private:
+  std::filesystem::path before_;
+  std::filesystem::path folder_;
+};
+
+class CommandTest : public FolderTest {
+ protected:
+  // models/tiny.pt is there.
+  void SetUp() override;
+  void TearDown() override;
+
+  // "save --out x": split at spaces; further arguments as they are.
+  CommandResult run(const std::string& words, const std::vector<std::string>& more = {});
+  // Inputs of different lengths as token ids, in prompts.jsonl.
+  static void write_prompts(std::size_t count);
+
+  FakeEngineState engine_;
+  std::vector<std::string> encoder_requests_;
+};
+
+}  // namespace kvtool::cli

@@ -1,0 +1,249 @@
+#include "fake_engine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <numeric>
+
+#include "kvtool/base/error.h"
+#include "kvtool/cli/paths.h"
+
+namespace kvtool::cli {
+namespace {
+
+using Bytes = std::vector<std::byte>;
+using Tokens = std::vector<std::int32_t>;
+
+format::Geometry geometry() {
+  const format::LayerGeometry layer{DType::kFloat32, DType::kFloat32, 2, 3, 2};
+  return format::Geometry({layer, layer});
+}
+
+std::uint32_t mixed(std::uint32_t value) {
+  value ^= value >> 16U;
+  value *= 0x7feb352dU;
+  value ^= value >> 15U;
+  value *= 0x846ca68bU;
+  return value ^ (value >> 16U);
+}
+
+std::uint32_t hash_of(const Tokens& context) {
+  return std::accumulate(context.begin(), context.end(), 17U, [](std::uint32_t hash, int token) {
+    return mixed(hash * 31U + static_cast<std::uint32_t>(token));
+  });
+}
+
+format::StepStats stats_of(const Tokens& context, std::uint32_t vocab_size, std::uint32_t top_k,
+                           bool prefill) {
+  std::vector<float> logits(vocab_size);
+  for (std::uint32_t i = 0; i < vocab_size; ++i) {
+    logits[i] = static_cast<float>(mixed(hash_of(context) + i) % 4096U) / 256.0F;
+  }
+  std::vector<std::int32_t> ids(vocab_size);
+  std::iota(ids.begin(), ids.end(), 0);
+  const auto at = [&](std::int32_t id) { return logits[static_cast<std::size_t>(id)]; };
+  std::stable_sort(ids.begin(), ids.end(), [&](auto a, auto b) { return at(a) > at(b); });
+  format::StepStats stats;
+  stats.input_token = prefill ? -1 : context.back();
+  stats.token = ids.front();
+  stats.elapsed_ns = 1000;
+  stats.logits_digest = hash_of(context);
+  double sum = 0.0;
+  for (const float logit : logits) sum += std::exp(static_cast<double>(logit));
+  stats.logsumexp = std::log(sum);
+  for (std::uint32_t i = 0; i < top_k; ++i) {
+    stats.top_ids.push_back(ids[i]);
+    stats.top_logits.push_back(at(ids[i]));
+  }
+  return stats;
+}
+
+// `count` floats of one K or V block at one position.
+void append_row(Bytes& target, std::int32_t token, std::uint32_t salt, std::uint64_t count) {
+  for (std::uint64_t i = 0; i < count; ++i) {
+    const auto value =
+        static_cast<float>(mixed(static_cast<std::uint32_t>(token) * 131U + salt + static_cast<std::uint32_t>(i)) % 1000U) / 100.0F;
+    const auto* bytes = reinterpret_cast<const std::byte*>(&value);
+    target.insert(target.end(), bytes, bytes + sizeof value);
+  }
+}
+
+std::uint32_t salt_of(std::uint32_t layer, bool value, std::uint32_t head) {
+  return layer * 1009U + (value ? 503U : 0U) + head * 97U;
+}
+
+// [heads, positions, dim].
+Bytes block(std::uint32_t layer, bool value, const Tokens& tokens) {
+  const format::LayerGeometry shape = geometry().layer(layer);
+  Bytes bytes;
+  for (std::uint32_t head = 0; head < shape.num_kv_heads; ++head) {
+    for (const std::int32_t token : tokens) {
+      append_row(bytes, token, salt_of(layer, value, head), value ? shape.value_dim : shape.key_dim);
+    }
+  }
+  return bytes;
+}
+
+Bytes delta(std::int32_t token) {
+  const format::Geometry shape = geometry();
+  Bytes bytes(shape.delta_bytes());
+  for (std::uint32_t layer = 0; layer < shape.num_layers(); ++layer) {
+    const Bytes key = block(layer, false, {token});
+    const Bytes value = block(layer, true, {token});
+    std::memcpy(bytes.data() + shape.row_offset(layer).key, key.data(), key.size());
+    std::memcpy(bytes.data() + shape.row_offset(layer).value, value.data(), value.size());
+  }
+  return bytes;
+}
+
+void feed_prefill(format::RowSink& sink, const Tokens& prompt, const format::StepStats& stats) {
+  for (std::uint32_t layer = 0; sink.needs().prefill_kv && layer < geometry().num_layers(); ++layer) {
+    sink.on_prefill_layer(layer, block(layer, false, prompt), block(layer, true, prompt));
+  }
+  sink.on_prefill_end(stats);
+}
+
+void feed_step(format::RowSink& sink, std::uint64_t step, const format::StepStats& stats) {
+  sink.on_step(step, stats, sink.needs().step_kv ? delta(stats.input_token) : Bytes());
+}
+
+void feed_end(format::RowSink& sink, const Tokens& cached, format::StopReason reason) {
+  for (std::uint32_t layer = 0; sink.needs().final_kv && layer < geometry().num_layers(); ++layer) {
+    sink.on_final_layer(layer, block(layer, false, cached), block(layer, true, cached));
+  }
+  sink.on_end({reason, 0.5, 2.0});
+}
+
+class FakeModel : public engine::Model {
+ public:
+  FakeModel(FakeEngineState& state, const std::string& path) : state_(state) {
+    info_.path = path;
+    info_.model_id = "Fake/" + std::filesystem::path(path).stem().string();
+    info_.slug = model_slug(std::filesystem::path(path).stem().string());
+    info_.architecture = "FakeForCausalLM";
+    info_.dtype = "float32";
+    info_.vocab_size = state.vocab_size;
+    info_.max_positions = state.max_positions;
+    info_.eos_token_ids = {kFakeEos};
+    info_.geometry = geometry();
+    info_.weights_sha256[0] = state.weights;
+    info_.metadata_json = R"({"torch_version": "9.9", "exporter_version": "1"})";
+    for (std::uint32_t i = 0; i < state.vocab_size; ++i) {
+      texts_.push_back(" t" + std::to_string(i));
+    }
+  }
+
+  [[nodiscard]] const engine::ModelInfo& info() const override { return info_; }
+  [[nodiscard]] std::string_view token_bytes(std::int32_t token) const override {
+    return texts_.at(static_cast<std::size_t>(token));
+  }
+
+  engine::GenerateResult generate(std::span<const engine::Input> inputs,
+                                  const engine::GenerateOptions& options,
+                                  std::span<format::RowSink* const> sinks,
+                                  const engine::Progress& progress) override {
+    state_.generated_batches.push_back(inputs.size());
+    engine::GenerateResult result;
+    result.timing = {0.5, 2.0, options.max_new_tokens - 1};
+    std::vector<Tokens> contexts;
+    for (std::size_t row = 0; row < inputs.size(); ++row) {
+      contexts.push_back(inputs[row].token_ids);
+      const auto stats = stats_of(contexts[row], info_.vocab_size, options.top_k, true);
+      result.rows.push_back({{stats.token}, format::StopReason::kMaxNewTokens});
+      if (!sinks.empty() && sinks[row] != nullptr) feed_prefill(*sinks[row], contexts[row], stats);
+    }
+    progress(0, options.max_new_tokens - 1);
+    for (std::uint64_t step = 0; step + 1 < options.max_new_tokens; ++step) {
+      for (std::size_t row = 0; row < inputs.size(); ++row) {
+        engine::GeneratedRow& generated = result.rows[row];
+        if (!options.ignore_eos && generated.tokens.back() == kFakeEos) {
+          generated.stop_reason = format::StopReason::kEndOfSequence;
+          continue;
+        }
+        contexts[row].push_back(generated.tokens.back());
+        const auto stats = stats_of(contexts[row], info_.vocab_size, options.top_k, false);
+        generated.tokens.push_back(stats.token);
+        if (!sinks.empty() && sinks[row] != nullptr) feed_step(*sinks[row], step, stats);
+      }
+      tell_step(step);
+      progress(step + 1, options.max_new_tokens - 1);
+    }
+    for (std::size_t row = 0; row < inputs.size(); ++row) {
+      if (!sinks.empty() && sinks[row] != nullptr) {
+        feed_end(*sinks[row], contexts[row], result.rows[row].stop_reason);
+      }
+    }
+    ++batch_;
+    return result;
+  }
+
+  engine::ReplayResult replay(const engine::ReplayBatch& batch,
+                              std::span<format::RowSink* const> sinks,
+                              const engine::Progress& progress) override {
+    state_.replayed_batches.push_back(batch);
+    engine::ReplayResult result;
+    result.timing = {0.5, 2.0, 0};
+    for (std::size_t row = 0; row < batch.rows.size(); ++row) {
+      const format::RowSource& reference = *batch.rows[row].reference;
+      result.own_step_kv.push_back(!reference.has_step_kv());
+      result.timing.decode_steps = std::max(result.timing.decode_steps, reference.num_steps());
+      if (sinks[row] != nullptr) replay_row(reference, *sinks[row]);
+    }
+    for (std::uint64_t step = 0; step <= result.timing.decode_steps; ++step) {
+      progress(step, result.timing.decode_steps);
+      tell_step(step);
+    }
+    ++batch_;
+    return result;
+  }
+
+ private:
+  void tell_step(std::uint64_t step) const {
+    if (state_.on_step) state_.on_step(batch_, step);
+  }
+
+  void replay_row(const format::RowSource& reference, format::RowSink& sink) {
+    const std::uint32_t top_k = reference.header().top_k;
+    Tokens context(reference.prompt().begin(), reference.prompt().end());
+    format::StepStats stats = stats_of(context, info_.vocab_size, top_k, true);
+    if (state_.perturb) state_.perturb(0, stats);
+    feed_prefill(sink, context, stats);
+    std::int32_t token = reference.prefill_stats().token;
+    for (std::uint64_t step = 0; step < reference.num_steps(); ++step) {
+      context.push_back(token);
+      stats = stats_of(context, info_.vocab_size, top_k, false);
+      if (state_.perturb) state_.perturb(step + 1, stats);
+      feed_step(sink, step, stats);
+      token = reference.read_step(step, {}).token;
+    }
+    feed_end(sink, context, format::StopReason::kRecordingEnd);
+  }
+
+  FakeEngineState& state_;
+  engine::ModelInfo info_;
+  std::vector<std::string> texts_;
+  std::uint64_t batch_ = 0;
+};
+
+class FakeEngine : public engine::Engine {
+ public:
+  explicit FakeEngine(FakeEngineState& state) : state_(state) {}
+  [[nodiscard]] const engine::DeviceInfo& device() const override { return state_.device; }
+  [[nodiscard]] std::string_view torch_version() const override { return "9.9"; }
+  std::unique_ptr<engine::Model> load_model(const std::string& path) override {
+    state_.loaded_models.push_back(path);
+    return std::make_unique<FakeModel>(state_, path);
+  }
+
+ private:
+  FakeEngineState& state_;
+};
+
+}  // namespace
+
+std::unique_ptr<engine::Engine> make_fake_engine(FakeEngineState& state) {
+  return std::make_unique<FakeEngine>(state);
+}
+
+}  // namespace kvtool::cli

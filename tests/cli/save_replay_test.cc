@@ -1,0 +1,375 @@
+// save -> files -> replay with a fake engine: everything but torch is real.
+#include <gmock/gmock.h>
+
+#include <nlohmann/json.hpp>
+
+#include "cli_fixture.h"
+#include "kvtool/cli/interrupt.h"
+#include "kvtool/format/reader.h"
+
+namespace kvtool::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::HasSubstr;
+using testing::Not;
+
+constexpr const char* kSave =
+    "save --model models/tiny.pt --prompts prompts.jsonl --max-new-tokens 6 --ignore-eos ";
+
+class SaveReplay : public CommandTest {
+ protected:
+  void save(std::size_t inputs, const std::string& options) {
+    write_prompts(inputs);
+    const CommandResult result = run(kSave + options);
+    ASSERT_EQ(result.status, 0) << result.err;
+  }
+  json replay_json(const std::string& options, int status = 0) {
+    const CommandResult result = run("replay --json - " + options);
+    EXPECT_EQ(result.status, status) << result.err;
+    return json::parse(result.out);
+  }
+};
+
+TEST_F(SaveReplay, NamesFilesByTimeDeviceModelBatchAndInput) {
+  save(3, "--batch-size 2");
+  const fs::path folder = "outputs/20260102_030405/kv_caches/CPU/tiny";
+  for (const char* name : {"batch2_input0.kvc", "batch2_input1.kvc", "batch2_input2.kvc"}) {
+    EXPECT_TRUE(fs::exists(folder / name)) << name;
+  }
+  EXPECT_EQ(engine_.generated_batches, (std::vector<std::size_t>{2, 1}));
+}
+
+TEST_F(SaveReplay, ASecondRunInTheSameSecondGetsItsOwnFolder) {
+  save(1, "");
+  save(1, "");
+  EXPECT_TRUE(fs::exists("outputs/20260102_030405-2/kv_caches/CPU/tiny/batch1_input0.kvc"));
+}
+
+TEST_F(SaveReplay, PrintsTheCommandThatReplays) {
+  write_prompts(1);
+  const CommandResult result = run(std::string(kSave) + "--out rec");
+  EXPECT_THAT(result.out, HasSubstr("kvtool replay --from rec/CPU --model models/tiny.pt"));
+  EXPECT_EQ(run("replay --from rec/CPU --model models/tiny.pt").status, 0);
+}
+
+TEST_F(SaveReplay, MetaTellsTheBatchAndTheVersions) {
+  save(3, "--batch-size 2 --out ref_cache");
+  const auto recording = format::Recording::open("ref_cache/CPU/tiny/batch2_input0.kvc");
+  const json& run_meta = recording.meta()["run"];
+  EXPECT_EQ(run_meta["rows"], 2);
+  EXPECT_EQ(run_meta["row"], 0);
+  EXPECT_EQ(run_meta["padded_length"], 3);
+  EXPECT_EQ(run_meta["padding"], 1);
+  EXPECT_EQ(run_meta["cache_capacity"], 3 + 6 - 1);
+  EXPECT_EQ(recording.meta()["model"]["exporter_version"], "1");
+  EXPECT_EQ(recording.meta()["device"]["provenance"]["torch_version"], "9.9");
+  EXPECT_EQ(recording.meta()["created_utc"], "2026-01-02T03:04:05Z");
+}
+
+TEST_F(SaveReplay, ReplayNeedsNothingButTheLabel) {
+  save(3, "--batch-size 2 --out ref_cache");
+  const CommandResult result = run("replay --from CPU");
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("\nSteps: 5, Match: 5/5 (100.0%), TPS: 2.50\n"));
+  EXPECT_THAT(result.out, HasSubstr("Prefill: token 0 matches, K/V bitwise equal\n"));
+  EXPECT_THAT(result.out, HasSubstr("Inputs: 3, fully matching: 3\n"));
+  EXPECT_THAT(result.out, HasSubstr("logits and K/V: in 3/3\n"));
+  EXPECT_EQ(engine_.loaded_models.back(), "models/tiny.pt");
+}
+
+TEST_F(SaveReplay, ReplaysTheRecordedShape) {
+  save(3, "--batch-size 2 --out ref_cache");
+  replay_json("--from CPU");
+  ASSERT_EQ(engine_.replayed_batches.size(), 2U);
+  EXPECT_EQ(engine_.replayed_batches[0].rows.size(), 2U);
+  EXPECT_EQ(engine_.replayed_batches[0].padded_length, 3U);
+  EXPECT_EQ(engine_.replayed_batches[0].cache_capacity, 8U);
+  EXPECT_EQ(engine_.replayed_batches[1].rows.size(), 1U);
+}
+
+TEST_F(SaveReplay, BatchOneReplaysOneAtATime) {
+  save(3, "--batch-size 3 --out ref_cache");
+  replay_json("--from CPU --batch 1");
+  ASSERT_EQ(engine_.replayed_batches.size(), 3U);
+  EXPECT_EQ(engine_.replayed_batches[0].padded_length, 2U);
+  EXPECT_EQ(engine_.replayed_batches[0].cache_capacity, 7U);
+}
+
+TEST_F(SaveReplay, EverySaveModeReplays) {
+  for (const std::string mode : {"delta", "prefill_only", "final_only"}) {
+    save(2, "--batch-size 2 --save-mode " + mode + " --out " + mode);
+    const json result = replay_json("--from " + mode + "/CPU");
+    EXPECT_EQ(result["summary"]["replay"]["inputs_bitwise_equal"], 2) << mode;
+    EXPECT_EQ(result["results"][0]["replay"]["own_step_kv"], mode == "prefill_only") << mode;
+  }
+  EXPECT_THAT(run("replay --from prefill_only/CPU").out,
+              HasSubstr("The steps ran on this device's own K/V"));
+}
+
+TEST_F(SaveReplay, AStandInTakesThePlaceOfAMissingRow) {
+  save(3, "--batch-size 3 --out ref_cache");
+  fs::remove("ref_cache/CPU/tiny/batch3_input1.kvc");
+  const CommandResult result = run("replay --from CPU");
+  EXPECT_EQ(result.status, 0);
+  EXPECT_THAT(result.err, HasSubstr("lacks batch3_input1.kvc"));
+  EXPECT_THAT(result.out, HasSubstr("Inputs: 2, fully matching: 2"));
+  ASSERT_EQ(engine_.replayed_batches.size(), 1U);
+  EXPECT_EQ(engine_.replayed_batches[0].rows.size(), 3U);
+}
+
+TEST_F(SaveReplay, ASingleFileRunsAmongItsBatchMates) {
+  save(3, "--batch-size 3 --out ref_cache");
+  const CommandResult result = run("replay --from ref_cache/CPU/tiny/batch3_input1.kvc");
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_EQ(result.err, "");
+  EXPECT_THAT(result.out, HasSubstr("Input 1 (row 1 of a batch of 3)"));
+  EXPECT_THAT(result.out, HasSubstr("Inputs: 1, fully matching: 1"));
+  EXPECT_EQ(engine_.replayed_batches[0].rows.size(), 3U);
+}
+
+TEST_F(SaveReplay, AMismatchIsShownInPlaceAndAHardFlipFails) {
+  save(1, "--out ref_cache");
+  engine_.perturb = [](std::uint64_t index, format::StepStats& stats) {
+    if (index == 2) stats.token = stats.top_ids.back();
+  };
+  const CommandResult result = run("replay --from CPU");
+  EXPECT_EQ(result.status, 1);
+  EXPECT_THAT(result.out, HasSubstr("≠ t"));
+  EXPECT_THAT(result.out, HasSubstr("Steps: 5, Match: 4/5 (80.0%)"));
+  EXPECT_THAT(result.out, HasSubstr("First divergence: step 1, hard flip"));
+}
+
+TEST_F(SaveReplay, NonFiniteLogitsFail) {
+  save(1, "--out ref_cache");
+  engine_.perturb = [](std::uint64_t index, format::StepStats& stats) {
+    if (index == 1) stats.logsumexp = std::numeric_limits<double>::quiet_NaN();
+  };
+  EXPECT_EQ(run("replay --from CPU").status, 1);
+}
+
+TEST_F(SaveReplay, OtherWeightsAreRefusedWithBothDigests) {
+  save(1, "--out ref_cache");
+  engine_.weights = 0xAB;
+  const CommandResult result = run("replay --from CPU");
+  EXPECT_EQ(result.status, 3);
+  EXPECT_THAT(result.err, HasSubstr("recorded: 0100"));
+  EXPECT_THAT(result.err, HasSubstr("model:    ab00"));
+}
+
+TEST_F(SaveReplay, ReplaySaveRecordsThisDevice) {
+  save(2, "--batch-size 2 --out ref_cache");
+  engine_.device.label = "OTHER";
+  ASSERT_EQ(run("replay --from CPU --save --out ref_cache").status, 0);
+  const auto recording = format::Recording::open("ref_cache/OTHER/tiny/batch2_input1.kvc");
+  EXPECT_TRUE(recording.complete());
+  EXPECT_EQ(recording.meta()["replay_of"]["device"], "CPU");
+  EXPECT_EQ(recording.meta()["device"]["label"], "OTHER");
+  EXPECT_EQ(recording.meta()["run"]["padded_length"], 3);
+  const json again = replay_json("--from OTHER");
+  EXPECT_EQ(again["summary"]["replay"]["inputs_bitwise_equal"], 2);
+}
+
+TEST_F(SaveReplay, NeverOverwritesWhatItReplays) {
+  save(1, "--out ref_cache");
+  const std::string before = read("ref_cache/CPU/tiny/batch1_input0.kvc");
+  EXPECT_EQ(run("replay --from CPU --save --out ref_cache").status, 2);
+  EXPECT_EQ(run("replay --from CPU --save --out ref_cache --force").status, 2);
+  EXPECT_EQ(read("ref_cache/CPU/tiny/batch1_input0.kvc"), before);
+}
+
+TEST_F(SaveReplay, ExistingRecordingsAreReplacedOnlyByForce) {
+  save(1, "--out ref_cache");
+  const CommandResult refused = run(std::string(kSave) + "--out ref_cache");
+  EXPECT_EQ(refused.status, 2);
+  EXPECT_THAT(refused.err, HasSubstr("--force"));
+  EXPECT_EQ(run(std::string(kSave) + "--out ref_cache --force").status, 0);
+}
+
+TEST_F(SaveReplay, ATruncatedRecordingReplaysItsWholeSteps) {
+  save(1, "--out ref_cache");
+  const fs::path path = "ref_cache/CPU/tiny/batch1_input0.kvc";
+  const std::string whole = read(path);
+  std::uint64_t steps = 5;
+  for (std::size_t size = whole.size() - 1; steps == 5; size -= 16) {
+    write(path, whole.substr(0, size));
+    steps = format::Recording::open(path).num_steps();
+  }
+  const CommandResult result = run("replay --from CPU");
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("is truncated"));
+  EXPECT_THAT(result.out, HasSubstr("Steps: 4, Match: 4/4 (100.0%)"));
+}
+
+TEST_F(SaveReplay, ARecordingWithoutATokenIsAnErrorThatNamesIt) {
+  save(1, "--out ref_cache");
+  const fs::path path = "ref_cache/CPU/tiny/batch1_input0.kvc";
+  const std::string whole = read(path);
+  std::size_t size = whole.size();
+  do {
+    size -= 64;
+    write(path, whole.substr(0, size));
+  } while (format::Recording::open(path).has_prefill());
+  const CommandResult result = run("replay --from CPU");
+  EXPECT_EQ(result.status, 4);
+  EXPECT_THAT(result.err, HasSubstr("batch1_input0.kvc"));
+}
+
+TEST_F(SaveReplay, AMissingInputIsNamed) {
+  save(4, "--batch-size 2 --out ref_cache");
+  fs::remove("ref_cache/CPU/tiny/batch2_input3.kvc");
+  const CommandResult result = run("replay --from CPU --request-number 4");
+  EXPECT_EQ(result.status, 2);
+  EXPECT_THAT(result.err,
+              HasSubstr("KV cache not found for input 3: looked for "
+                        "ref_cache/CPU/tiny/batch2_input3.kvc; this folder has batch2_input0.kvc"));
+}
+
+TEST_F(SaveReplay, FewerInputsOnRequest) {
+  save(4, "--batch-size 2 --out ref_cache");
+  const json result = replay_json("--from CPU --request-number 1");
+  EXPECT_EQ(result["summary"]["inputs"], 1);
+  EXPECT_EQ(engine_.replayed_batches.at(0).rows.size(), 2U);
+}
+
+TEST_F(SaveReplay, SeveralBatchSizesNeedAChoice) {
+  save(2, "--batch-size 1,2 --out ref_cache");
+  const CommandResult result = run("replay --from CPU");
+  EXPECT_EQ(result.status, 2);
+  EXPECT_THAT(result.err, HasSubstr("batch sizes 1, 2"));
+  EXPECT_EQ(replay_json("--from CPU --from-batch-size 2")["results"][0]["batch_size"], 2);
+  EXPECT_EQ(replay_json("--from CPU --batch-size 1,2")["summary"]["inputs"], 4);
+}
+
+TEST_F(SaveReplay, OtherPromptsOnTheCommandLineAreAnError) {
+  save(2, "--out ref_cache");
+  write("other.jsonl", "{\"token_ids\": [3, 4]}\n{\"token_ids\": [60]}\n");
+  const CommandResult result = run("replay --from CPU --prompts other.jsonl");
+  EXPECT_EQ(result.status, 2);
+  EXPECT_THAT(result.err, HasSubstr("input 1"));
+  EXPECT_EQ(run("replay --from CPU --prompts prompts.jsonl").status, 0);
+}
+
+TEST_F(SaveReplay, AnUnknownLabelListsTheKnownAndProposesAnOutput) {
+  save(1, "--out ref_cache");
+  save(1, "--device-label GPU1");
+  const CommandResult result = run("replay --from GPU1");
+  EXPECT_EQ(result.status, 2);
+  EXPECT_THAT(result.err, HasSubstr("ref_cache holds CPU"));
+  EXPECT_THAT(result.err,
+              HasSubstr("kvtool replay --from outputs/20260102_030405/kv_caches/GPU1"));
+}
+
+TEST_F(SaveReplay, AMissingModelNamesTheExportCommand) {
+  save(1, "--out ref_cache");
+  fs::remove("models/tiny.pt");
+  const CommandResult result = run("replay --from CPU");
+  EXPECT_EQ(result.status, 5);
+  EXPECT_THAT(result.err, HasSubstr("python3 tools/export_model.py --model Fake/tiny --dtype"));
+}
+
+TEST_F(SaveReplay, InterruptionKeepsFinishedRecordings) {
+  write_prompts(3);
+  engine_.on_step = [](std::uint64_t batch, std::uint64_t step) {
+    if (batch == 1 && step == 2) set_interrupted(true);
+  };
+  const CommandResult result = run(std::string(kSave) + "--out rec");
+  EXPECT_EQ(result.status, 130);
+  EXPECT_THAT(result.err, HasSubstr("1 of 3 recordings are complete in rec/CPU; unfinished ones "
+                                    "end in .partial"));
+  EXPECT_TRUE(fs::exists("rec/CPU/tiny/batch1_input0.kvc"));
+  EXPECT_TRUE(fs::exists("rec/CPU/tiny/batch1_input1.kvc.partial"));
+}
+
+TEST_F(SaveReplay, AnUnfinishedRecordingReplaysByName) {
+  write_prompts(1);
+  engine_.on_step = [](std::uint64_t, std::uint64_t step) {
+    if (step == 3) set_interrupted(true);
+  };
+  ASSERT_EQ(run(std::string(kSave) + "--out rec").status, 130);
+  set_interrupted(false);
+  engine_.on_step = nullptr;
+  EXPECT_EQ(run("replay --from rec/CPU").status, 2);
+  const CommandResult result = run("replay --from rec/CPU/tiny/batch1_input0.kvc.partial");
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("Steps: 4, Match: 4/4"));
+}
+
+TEST_F(SaveReplay, RunDoesWhatTheConfigurationSays) {
+  write_prompts(2);
+  const auto config = [](const char* cache) {
+    return std::string(R"({"models": ["models/tiny.pt"], "prompts": "prompts.jsonl",
+                           "max_new_tokens": 4, "kv_cache": )") + cache + "}";
+  };
+  write("hyperparameter.json", config("{}"));
+  EXPECT_THAT(run("run").out, Not(HasSubstr("Saved")));
+  write("hyperparameter.json", config(R"({"save": true, "base_dir": "ref_cache"})"));
+  EXPECT_THAT(run("run").out, HasSubstr("Saved 2 recordings"));
+  write("hyperparameter.json", config(R"({"load": true, "load_from_device": "CPU"})"));
+  EXPECT_THAT(run("run").out, HasSubstr("fully matching: 2"));
+  write("hyperparameter.json", config(R"({"load": true, "load_from_device": "CPU", "save": true})"));
+  const CommandResult both = run("run");
+  EXPECT_THAT(both.out, HasSubstr("fully matching: 2"));
+  EXPECT_THAT(both.out, HasSubstr("Saved 2 recordings"));
+}
+
+TEST_F(SaveReplay, TextGoesThroughTheEncoder) {
+  const CommandResult result =
+      run("generate --model models/tiny.pt --max-new-tokens 3 --request-number 3",
+          {"--prompt", "Hello there", "--prompt", "Bye"});
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("Prompt: 11 tokens\n    Hello there\n"));
+  EXPECT_THAT(result.out, HasSubstr("\nInput 2\n"));
+  EXPECT_EQ(encoder_requests_.size(), 1U);
+}
+
+TEST_F(SaveReplay, TokenIdsNeedNoEncoder) {
+  write_prompts(1);
+  EXPECT_EQ(run("generate --model models/tiny.pt --prompts prompts.jsonl").status, 0);
+  EXPECT_TRUE(encoder_requests_.empty());
+}
+
+TEST_F(SaveReplay, ATokenOutsideTheVocabularyIsNamed) {
+  write("prompts.jsonl", "{\"token_ids\": [1, 999]}\n");
+  const CommandResult result = run("generate --model models/tiny.pt --prompts prompts.jsonl");
+  EXPECT_EQ(result.status, 2);
+  EXPECT_THAT(result.err, HasSubstr("input 0 (prompts.jsonl line 1): token id 999"));
+}
+
+TEST_F(SaveReplay, TooManyPositionsNameTheMostPossible) {
+  engine_.max_positions = 10;
+  write("prompts.jsonl", "{\"token_ids\": [1, 2, 3]}\n");
+  const CommandResult result =
+      run("generate --model models/tiny.pt --prompts prompts.jsonl --max-new-tokens 9");
+  EXPECT_EQ(result.status, 2);
+  EXPECT_THAT(result.err, HasSubstr("--max-new-tokens 8 at most"));
+  EXPECT_EQ(run("generate --model models/tiny.pt --prompts prompts.jsonl --max-new-tokens 8").status, 0);
+}
+
+TEST_F(SaveReplay, SeveralModelsRunOneAfterTheOther) {
+  write("models/other.pt", "");
+  save(1, "--model models/other.pt --out ref_cache");
+  EXPECT_TRUE(fs::exists("ref_cache/CPU/tiny/batch1_input0.kvc"));
+  EXPECT_TRUE(fs::exists("ref_cache/CPU/other/batch1_input0.kvc"));
+  const CommandResult ambiguous = run("replay --from CPU");
+  EXPECT_EQ(ambiguous.status, 2);
+  EXPECT_THAT(ambiguous.err, HasSubstr("several models (other, tiny)"));
+  EXPECT_EQ(replay_json("--from CPU --model models/other.pt --model models/tiny.pt")["summary"]["inputs"], 2);
+}
+
+TEST_F(SaveReplay, TheJsonFileIsCheckedBeforeTheRun) {
+  write_prompts(1);
+  const CommandResult result = run(std::string(kSave) + "--out rec --json no/such/folder/x.json");
+  EXPECT_EQ(result.status, 2);
+  EXPECT_FALSE(fs::exists("rec"));
+}
+
+TEST_F(SaveReplay, AFailureIsInTheJsonToo) {
+  write_prompts(1);
+  EXPECT_EQ(run("generate --model models/none.pt --prompts prompts.jsonl --json r.json").status, 2);
+  EXPECT_EQ(json::parse(read("r.json"))["error"]["exit_status"], 2);
+}
+
+}  // namespace
+}  // namespace kvtool::cli
