@@ -1,0 +1,170 @@
+// The real binary: exit status, standard output and standard error.
+#include <gmock/gmock.h>
+
+#include <nlohmann/json.hpp>
+
+#include "cli_fixture.h"
+#include "kvtool/cli/subprocess.h"
+
+namespace kvtool::cli {
+namespace {
+
+using testing::HasSubstr;
+using testing::StartsWith;
+
+ProcessResult kvtool(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), KVTOOL_BINARY);
+  return run_process(arguments, "");
+}
+
+constexpr const char* kRecording = "rec/CPU/tiny/batch1_input0.kvc";
+
+// Recordings come from the commands themselves, with the fake engine.
+class Binary : public CommandTest {
+ protected:
+  void SetUp() override {
+    CommandTest::SetUp();
+    write_prompts(2);
+    ASSERT_EQ(run("save --model models/tiny.pt --prompts prompts.jsonl --max-new-tokens 5 "
+                  "--ignore-eos --out rec")
+                  .status,
+              0);
+  }
+};
+
+TEST_F(Binary, HelpNamesEveryCommandAndStatus) {
+  const ProcessResult result = kvtool({"--help"});
+  EXPECT_EQ(result.exit_status, 0);
+  for (const char* name : {"generate", "save", "replay", "run", "info", "dump"}) {
+    EXPECT_THAT(result.output, HasSubstr(name));
+    const ProcessResult help = kvtool({name, "--help"});
+    EXPECT_EQ(help.exit_status, 0);
+    EXPECT_THAT(help.output, HasSubstr("Examples:"));
+  }
+  EXPECT_THAT(result.output, HasSubstr("Exit status"));
+}
+
+TEST_F(Binary, HelpFitsEightyColumns) {
+  for (const std::vector<std::string>& arguments :
+       std::vector<std::vector<std::string>>{{"--help"},
+                                             {"generate", "--help"},
+                                             {"save", "--help"},
+                                             {"replay", "--help"},
+                                             {"run", "--help"},
+                                             {"info", "--help"},
+                                             {"dump", "--help"}}) {
+    std::istringstream lines(kvtool(arguments).output);
+    for (std::string line; std::getline(lines, line);) {
+      const auto columns = std::count_if(line.begin(), line.end(), [](char c) {
+        return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U;
+      });
+      EXPECT_LE(columns, 80) << line;
+    }
+  }
+}
+
+TEST_F(Binary, WithoutACommandItShowsTheHelpAsAnError) {
+  const ProcessResult result = kvtool({});
+  EXPECT_EQ(result.exit_status, 2);
+  EXPECT_EQ(result.output, "");
+  EXPECT_THAT(result.error_output, HasSubstr("Usage: kvtool"));
+}
+
+TEST_F(Binary, ShowsItsVersion) {
+  EXPECT_THAT(kvtool({"--version"}).output, StartsWith("kvtool " KVTOOL_VERSION));
+}
+
+TEST_F(Binary, MisspeltNamesAreSuggested) {
+  const ProcessResult command = kvtool({"relpay"});
+  EXPECT_EQ(command.exit_status, 2);
+  EXPECT_THAT(command.error_output, HasSubstr("did you mean 'replay'?"));
+  const ProcessResult option = kvtool({"save", "--max-new-token", "3"});
+  EXPECT_EQ(option.exit_status, 2);
+  EXPECT_THAT(option.error_output, HasSubstr("did you mean '--max-new-tokens'?"));
+}
+
+TEST_F(Binary, WrongValuesAreUsageErrors) {
+  EXPECT_EQ(kvtool({"generate", "--max-new-tokens", "0"}).exit_status, 2);
+  EXPECT_EQ(kvtool({"generate", "--max-new-tokens", "-1"}).exit_status, 2);
+  EXPECT_EQ(kvtool({"generate", "--batch-size", "x"}).exit_status, 2);
+  EXPECT_EQ(kvtool({"generate", "--device", "tpu"}).exit_status, 2);
+  EXPECT_EQ(kvtool({"save", "--save-mode", "all"}).exit_status, 2);
+  EXPECT_EQ(kvtool({"replay"}).exit_status, 2);
+  EXPECT_EQ(kvtool({"generate", "-q", "-v"}).exit_status, 2);
+}
+
+TEST_F(Binary, NoPromptIsAUsageErrorWithAnExample) {
+  const ProcessResult result = kvtool({"generate", "--model", "models/tiny.pt"});
+  EXPECT_EQ(result.exit_status, 2);
+  EXPECT_THAT(result.error_output, HasSubstr("--prompt \"What is the capital of France?\""));
+}
+
+TEST_F(Binary, AModelThatWasNotExportedNamesTheCommand) {
+  const ProcessResult result = kvtool({"generate", "--model", "Org/Some-Model", "--prompt", "x"});
+  EXPECT_EQ(result.exit_status, 5);
+  EXPECT_THAT(result.error_output, HasSubstr("python3 tools/export_model.py --model Org/Some-Model"));
+}
+
+TEST_F(Binary, InfoShowsARecording) {
+  const ProcessResult result = kvtool({"info", kRecording});
+  EXPECT_EQ(result.exit_status, 0);
+  EXPECT_THAT(result.output, HasSubstr("State:        complete\nModel:        Fake/tiny\n"));
+  EXPECT_THAT(result.output, HasSubstr("5 tokens, 4 decode steps"));
+  const auto json = nlohmann::json::parse(kvtool({"info", kRecording, "--json"}).output);
+  EXPECT_EQ(json["recordings"].at(0)["steps"], 4);
+  EXPECT_EQ(json["recordings"].at(0)["kv"]["heads"], "2");
+}
+
+TEST_F(Binary, InfoListsAFolderWithUnreadableFiles) {
+  EXPECT_EQ(kvtool({"info", "rec"}).exit_status, 0);
+  write("rec/CPU/tiny/bad.kvc", "no recording at all");
+  const ProcessResult result = kvtool({"info", "rec"});
+  EXPECT_EQ(result.exit_status, 4);
+  EXPECT_THAT(result.output, HasSubstr("UNREADABLE  rec/CPU/tiny/bad.kvc"));
+  EXPECT_THAT(result.output, HasSubstr("3 recordings"));
+  EXPECT_EQ(kvtool({"info", "rec/CPU/tiny/bad.kvc"}).exit_status, 4);
+}
+
+TEST_F(Binary, InfoOfNothingIsAUsageError) {
+  EXPECT_EQ(kvtool({"info", "none.kvc"}).exit_status, 2);
+  EXPECT_EQ(kvtool({"info", "models"}).exit_status, 2);
+}
+
+TEST_F(Binary, InfoShowsATruncatedRecording) {
+  const std::string whole = read(kRecording);
+  write("cut.kvc", whole.substr(0, whole.size() * 3 / 4));
+  const ProcessResult result = kvtool({"info", "cut.kvc"});
+  EXPECT_EQ(result.exit_status, 0);
+  EXPECT_THAT(result.output, HasSubstr("truncated"));
+}
+
+TEST_F(Binary, DumpWritesTheLastStepAndOverwritesNothing) {
+  const ProcessResult result = kvtool({"dump", kRecording, "--to", "last.safetensors"});
+  EXPECT_EQ(result.exit_status, 0) << result.error_output;
+  EXPECT_THAT(result.output, HasSubstr("K/V of 6 positions after step 3"));
+  EXPECT_THAT(read("last.safetensors"), HasSubstr("\"key.0\""));
+  EXPECT_EQ(kvtool({"dump", kRecording, "--to", "last.safetensors"}).exit_status, 2);
+  EXPECT_EQ(kvtool({"dump", kRecording, "--step", "-1", "--to", "last.safetensors", "--force"})
+                .exit_status,
+            0);
+  const ProcessResult beyond = kvtool({"dump", kRecording, "--step", "9", "--to", "x.safetensors"});
+  EXPECT_EQ(beyond.exit_status, 2);
+  EXPECT_THAT(beyond.error_output, HasSubstr("3"));
+}
+
+TEST_F(Binary, ConfigurationErrorsAreUsageErrors) {
+  write("hyperparameter.json", "{\"modles\": []}");
+  const ProcessResult result = kvtool({"run"});
+  EXPECT_EQ(result.exit_status, 2);
+  EXPECT_THAT(result.error_output,
+              HasSubstr("hyperparameter.json: unknown key 'modles'; did you mean 'models'?"));
+}
+
+TEST_F(Binary, AFullOutputIsAnError) {
+  EXPECT_EQ(run_process({"sh", "-c", std::string("'") + KVTOOL_BINARY + "' info rec > /dev/full"}, "")
+                .exit_status,
+            5);
+}
+
+}  // namespace
+}  // namespace kvtool::cli
