@@ -285,9 +285,12 @@ configure() {
   cmake -S "$KVTOOL_ROOT" -B "$KVTOOL_ROOT/$folder" -G Ninja "${options[@]}" "$@"
 }
 
-# configure_and_build FOLDER [cmake option...]
+# configure_and_build TARGETS FOLDER [cmake option...]
 configure_and_build() {
-  configure "$@" && cmake --build "$KVTOOL_ROOT/$1"
+  local targets=$1 folder=$2
+  shift
+  # shellcheck disable=SC2086 # one word per target
+  configure "$@" && cmake --build "$KVTOOL_ROOT/$folder" --target $targets
 }
 
 setup_main() {

@@ -73,7 +73,7 @@ run_pytest() {
 build() {
   local folder=$1
   shift
-  if logged "$folder" configure_and_build "$folder" "${_werror[@]}" "$@"; then return 0; fi
+  if logged "$folder" configure_and_build all "$folder" "${_werror[@]}" "$@"; then return 0; fi
   show_log_tail 60
   stage_note "the build failed"
   _failed=$((_failed + 1))
