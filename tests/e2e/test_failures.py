@@ -1,5 +1,6 @@
 """What goes wrong for users: a clear message, the right exit status, nothing lost."""
 
+import json
 import os
 import resource
 import shutil
@@ -8,6 +9,8 @@ import subprocess
 import time
 
 import pytest
+from kvtool import export, tiny_models
+from kvtool.exported_file import read_extra_files
 
 USAGE, INCOMPATIBLE, CORRUPT, ENVIRONMENT = 2, 3, 4, 5
 
@@ -31,10 +34,41 @@ def replay(kvtool, model, *options, **keywords):
 
 
 def test_other_weights_are_refused(recorded, exported, kvtool):
+    directory = kvtool.directory / "other"
+    tiny_models.save("llama", directory, seed=1)
+    path = kvtool.directory / "other.pt"
+    assert export.main(["--model", str(directory), "--dtype", "float32",
+                        "--output", str(path)]) == 0
+    done = kvtool.run("replay", "--model", path, "--from", recorded, "--device", "cpu")
+    assert done.returncode == INCOMPATIBLE
+    ours = exported("llama").metadata["weights_sha256"]
+    theirs = json.loads(read_extra_files(path)["kvtool.json"])["weights_sha256"]
+    assert ours[:12] in words(done) and theirs[:12] in words(done)
+
+
+# The tiny Mistral has the very weights of the tiny Llama and reads them otherwise.
+def test_other_architecture_with_the_same_weights_is_refused(recorded, exported, kvtool):
     other = exported("mistral")
+    assert other.metadata["weights_sha256"] == exported("llama").metadata["weights_sha256"]
     done = kvtool.run("replay", "--model", other.path, "--from", recorded, "--device", "cpu")
     assert done.returncode == INCOMPATIBLE
-    assert other.metadata["weights_sha256"][:12] in words(done)
+    assert "LlamaForCausalLM" in words(done) and "MistralForCausalLM" in words(done)
+
+
+def test_other_vocabulary_is_refused(recorded, exported, kvtool):
+    done = kvtool.run("replay", "--model", exported("gpt2").path, "--from", recorded,
+                      "--device", "cpu")
+    assert done.returncode == INCOMPATIBLE
+
+
+def test_existing_recordings_are_kept_without_force(recorded, exported, kvtool, token_prompts):
+    before = {path.name: path.read_bytes() for path in recorded.iterdir()}
+    done = kvtool.run("save", "--model", exported("llama").path, "--prompts", token_prompts,
+                      "--batch-size", 1, "--device", "cpu", "--max-new-tokens", 4,
+                      "--out", "ref_cache")
+    assert done.returncode == USAGE
+    assert "--force" in words(done)
+    assert before == {path.name: path.read_bytes() for path in recorded.iterdir()}
 
 
 def test_missing_recording_names_what_is_there(recorded, exported, kvtool):
@@ -78,6 +112,7 @@ def test_file_size_limit_stops_with_a_message_and_keeps_earlier_recordings(
     done = kvtool.run(
         "save", "--model", exported("llama").path, "--prompts", token_prompts, "--batch-size", 1,
         "--device", "cpu", "--max-new-tokens", 60, "--ignore-eos", "--out", "ref_cache",
+        "--force",
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     assert done.returncode == ENVIRONMENT, words(done)
     assert "batch1_input0.kvc" in words(done)
