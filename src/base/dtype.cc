@@ -66,8 +66,9 @@ float float8_to_float(DType dtype, std::uint8_t bits) {
   }
   const int exponent = (bits >> 3) & 0xf;
   const int mantissa = bits & 0x7;
-  const float magnitude = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9)
-                                        : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
+  const float magnitude = exponent == 0
+                              ? std::ldexp(static_cast<float>(mantissa), -9)
+                              : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
   return (bits & 0x80) != 0 ? -magnitude : magnitude;
 }
 

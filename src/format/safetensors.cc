@@ -82,7 +82,8 @@ class Export {
     std::uint64_t offset = 0;
     const auto add = [&](const std::string& name, std::string_view dtype,
                          const std::vector<std::uint64_t>& shape, std::uint64_t bytes) {
-      header[name] = {{"dtype", dtype}, {"shape", shape}, {"data_offsets", {offset, offset + bytes}}};
+      header[name] = {
+          {"dtype", dtype}, {"shape", shape}, {"data_offsets", {offset, offset + bytes}}};
       offset += bytes;
     };
     add("tokens", "I64", {tokens_.size()}, tokens_.size() * sizeof(std::int64_t));

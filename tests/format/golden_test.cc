@@ -15,7 +15,8 @@ namespace {
 constexpr std::uint64_t kSteps = 2;
 
 std::filesystem::path golden_path(SaveMode mode) {
-  return std::filesystem::path(KVTOOL_TEST_DATA) / ("v1_" + std::string(save_mode_name(mode)) + ".kvc");
+  return std::filesystem::path(KVTOOL_TEST_DATA) /
+         ("v1_" + std::string(save_mode_name(mode)) + ".kvc");
 }
 
 Bytes read_bytes(const std::filesystem::path& path) {

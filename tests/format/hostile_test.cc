@@ -199,6 +199,12 @@ TEST(KvcHeader, ImpossibleLayersAreRefused) {
   refuses(kLayer1 + 24, std::uint64_t{1}, "value row offset is 1, the geometry asks for 48");
 }
 
+TEST(KvcHeader, LayersOfALaterMinorVersionMustFitToo) {
+  expect_corrupt(
+      raw().grow_header(64, 1).patch_header(92, std::uint32_t{4000}).begin().end().bytes,
+      std::string("header at byte 0: length 320 does not fit 4000 layers") + kAdvice);
+}
+
 RecordingHeader largest_header() {
   RecordingHeader header = sample_header(SaveMode::kDelta);
   header.geometry = Geometry(std::vector<LayerGeometry>(
@@ -256,6 +262,122 @@ TEST(KvcHostileFile, TrailerMayNotPlaceRecordsOutsideTheirNeighbours) {
   expect_damage(with([](Trailer& t) { --t.num_steps; }), "contradict the records");
   expect_damage(with([](Trailer& t) { t.summary -= 64; }), "SUMMARY");
   expect_damage(with([](Trailer& t) { t.first_step = 0; }), "it places STEP at byte 0");
+}
+
+TEST(KvcHostileFile, TrailerMayNotSkipAStep) {
+  const Bytes bytes = raw().begin().step(0).step(1).summary().trailer([](Trailer& t) {
+                             t.first_step += 192;
+                             t.num_steps = 1;
+                           }).bytes;
+  const Recording recording = open_bytes(bytes);
+  EXPECT_THAT(error_of([&] { static_cast<void>(recording.read_step_stats(0)); }).what(),
+              StartsWith("x.kvc: at byte 1216: found STEP 1 where STEP 0 should be"));
+}
+
+TEST(KvcHostileFile, TrailerOfAnotherLengthIsNamed) {
+  const auto lengthen = [](Trailer& t) { ++t.file_bytes; };
+  const Bytes bytes = raw().begin().step(0).summary().trailer(lengthen).bytes;
+  expect_corrupt(bytes, "TRAILER at byte 1344: it says that the file has 1473 bytes, but it has "
+                        "1472" + std::string(kAdvice));
+}
+
+TEST(KvcHostileFile, TrailerWithAFlippedByteIsNamed) {
+  Bytes bytes = raw().begin().step(0).summary().trailer().bytes;
+  bytes.back() ^= std::byte{1};
+  expect_corrupt(bytes,
+                 "TRAILER at byte 1344: the payload's checksum is wrong" + std::string(kAdvice));
+}
+
+TEST(KvcHostileFile, RecordsBehindATrailerMayNotRunPastTheEnd) {
+  const auto claim = [](RecordHeader& record) {
+    record.stored_bytes = record.raw_bytes = 16u << 20;
+  };
+  const Bytes meta =
+      raw().text(RecordType::kMeta, "{}", claim).prompt().prefill().prefill_end().end().bytes;
+  expect_corrupt(meta, "META at byte 256: payload of 16777216 bytes runs past the end of the file" +
+                           std::string(kAdvice));
+  const Bytes prompt = raw().patch_header(96, std::uint64_t{1} << 26).begin().end().bytes;
+  expect_corrupt(prompt, "at byte 384: PROMPT runs past the end of the file" +
+                             std::string(kAdvice));
+}
+
+// A file with a hole of zeros in its middle, as large as it likes to be.
+class HoleyFile final : public RandomAccessFile {
+ public:
+  HoleyFile(Bytes head, Bytes tail, std::uint64_t size)
+      : head_(std::move(head)), tail_(std::move(tail)), size_(size) {}
+  [[nodiscard]] std::uint64_t size() const override { return size_; }
+  [[nodiscard]] const std::filesystem::path& path() const override { return path_; }
+  [[nodiscard]] std::size_t read(std::uint64_t offset,
+                                 std::span<std::byte> target) const override {
+    const std::uint64_t tail_at = size_ - tail_.size();
+    for (std::size_t i = 0; i < target.size(); ++i) {
+      const std::uint64_t at = offset + i;
+      if (at >= size_) return i;
+      target[i] = at < head_.size() ? head_[at] : at < tail_at ? std::byte{0} : tail_[at - tail_at];
+    }
+    return target.size();
+  }
+
+ private:
+  std::filesystem::path path_ = "x.kvc";
+  Bytes head_;
+  Bytes tail_;
+  std::uint64_t size_;
+};
+
+class HoleyFileSystem final : public FileSystem {
+ public:
+  std::unique_ptr<HoleyFile> file;
+  std::unique_ptr<RandomAccessFile> open(const std::filesystem::path&) override {
+    return std::move(file);
+  }
+  std::unique_ptr<WritableFile> create(const std::filesystem::path&) override { return nullptr; }
+  void rename(const std::filesystem::path&, const std::filesystem::path&) override {}
+  void remove(const std::filesystem::path&) override {}
+};
+
+// A recording whose steps are a hole: right at both ends, nothing in between.
+std::unique_ptr<HoleyFile> with_absent_steps(std::uint64_t steps) {
+  const RecordingHeader header = sample_header(SaveMode::kDelta);
+  RawRecording recording(header);
+  recording.begin();
+  Trailer trailer = recording.found;
+  const std::uint64_t head_bytes = recording.bytes.size();
+  trailer.num_steps = steps;
+  trailer.first_step = head_bytes;
+  trailer.summary = head_bytes + steps * step_stride_bytes(header);
+  trailer.file_bytes = trailer.summary + 128 + kTrailerBytes;
+  trailer.num_records = steps + 7;
+  Bytes tail(128 + kTrailerBytes);
+  const auto place = [&](std::size_t at, RecordType type, std::span<const std::byte> payload) {
+    RecordHeader record;
+    record.type = type;
+    record.offset = trailer.summary + at;
+    record.stored_bytes = record.raw_bytes = payload.size();
+    record.uuid_low = uuid_low_half(header.uuid);
+    record.payload_checksum = checksum(payload);
+    encode_record_header(record, std::span(tail).subspan(at, kRecordHeaderBytes));
+    copy_bytes(payload, std::span(tail).subspan(at + kRecordHeaderBytes));
+  };
+  place(0, RecordType::kSummary, std::as_bytes(std::span(std::string_view("{}"))));
+  Bytes payload(kTrailerPayloadBytes);
+  encode_trailer(trailer, payload);
+  place(128, RecordType::kTrailer, payload);
+  return std::make_unique<HoleyFile>(recording.bytes, tail, trailer.file_bytes);
+}
+
+TEST(KvcHostileFile, CountOfStepsIsCappedWhateverTheFilesLength) {
+  HoleyFileSystem files;
+  files.file = with_absent_steps(kMaxSteps);
+  const Recording recording = Recording::open("x.kvc", {.file_system = &files});
+  EXPECT_EQ(recording.num_steps(), kMaxSteps);
+  EXPECT_THAT(error_of([&] { static_cast<void>(recording.read_step_stats(7)); }).what(),
+              HasSubstr("STEP 7: the record header's checksum is wrong"));
+  files.file = with_absent_steps(kMaxSteps + 1);
+  const Error error =
+      error_of([&] { static_cast<void>(Recording::open("x.kvc", {.file_system = &files})); });
+  EXPECT_THAT(error.what(), HasSubstr("it counts 67108865 steps, at most 67108864 are allowed"));
 }
 
 TEST(KvcHostileFile, JsonIsBounded) {

@@ -268,6 +268,20 @@ TEST(KvcReader, FileThatShrinksWhileOpenIsAnError) {
   EXPECT_THAT(error_of([&] { recording.verify(); }).what(), HasSubstr("became shorter"));
 }
 
+TEST(KvcReader, FileThatLosesAStepWhileOpenIsAnError) {
+  MemoryFileSystem files;
+  SampleOffsets offsets;
+  const Bytes whole = sample_bytes(SaveMode::kDelta, 2, &offsets);
+  files.put("x.kvc", first_bytes(whole, offsets.step_ends[1]));
+  const Recording recording = Recording::open("x.kvc", {.file_system = &files});
+  EXPECT_NO_THROW(recording.verify());
+  Bytes& bytes = files.bytes("x.kvc");
+  std::fill(bytes.begin() + static_cast<std::ptrdiff_t>(offsets.step_ends[0]), bytes.end(),
+            std::byte{0});
+  EXPECT_THAT(error_of([&] { recording.verify(); }).what(),
+              HasSubstr("its records changed while it was open"));
+}
+
 TEST(KvcReader, RecordingInTheMakingIsReadUpToItsLastStep) {
   MemoryFileSystem files;
   const RecordingHeader header = sample_header(SaveMode::kPrefillOnly);
