@@ -66,7 +66,8 @@ save_recordings() {
   # Only recordings of an earlier demo are replaced, never a user's own.
   if [[ -f "$stamp" ]]; then force=(--force); fi
   quietly save build/kvtool save --model "$DEMO_MODEL" --prompts "$DEMO_PROMPTS" \
-    --request-number "$DEMO_INPUTS" --batch-size 4 --device cpu --out ref_cache "${force[@]}"
+    --request-number "$DEMO_INPUTS" --batch-size 4 --max-new-tokens 128 --device cpu \
+    --out ref_cache "${force[@]}"
   recordings_stamp >"$stamp"
   stage_note "$DEMO_INPUTS recordings, $(du -sh "$DEMO_RECORDINGS" | cut -f1)"
 }
@@ -77,7 +78,7 @@ replay() {
   local name=$1 status=0
   shift
   logged "$name" build/kvtool replay --from CPU --device cpu --model "$DEMO_MODEL" \
-    --from-batch-size 4 --json "$DEMO_RESULTS/$name.json" "$@" || status=$?
+    --from-batch-size 4 --request-number "$DEMO_INPUTS" --json "$DEMO_RESULTS/$name.json" "$@" || status=$?
   if ((status > 1)); then
     show_log_tail
     die "kvtool replay ended with exit status $status; the whole log: build/logs/$name.log"
@@ -158,14 +159,29 @@ replay_limited() {
   fi
 }
 
+# Of a replay's text: the first input with a mismatch, and the summary.
+show_replay() {
+  local log="build/logs/$1.log"
+  printf '\n%s%s%s\n' "$_bold" "$(sed -n '1s/^+ //p' "$log")" "$_plain"
+  awk '
+    function flush() {
+      if (section ~ /^Summary/ || (!shown && section ~ /\nFirst divergence: /)) {
+        printf "%s", section
+        if (section !~ /^Summary/) shown = 1
+      }
+      section = ""
+    }
+    /^Input [0-9]+ \(/ || /^Summary$/ { flush(); inside = 1 }
+    inside { section = section $0 "\n" }
+    END { flush() }' "$log"
+}
+
 show_results() {
-  local log
-  for log in replay-same replay-avx2; do
-    [[ -f "build/logs/$log.log" && -f "$DEMO_RESULTS/$log.json" ]] || continue
-    printf '\n%s%s%s\n' "$_bold" "$(sed -n '1s/^+ //p' "build/logs/$log.log")" "$_plain"
-    sed 1d "build/logs/$log.log"
-  done
+  show_replay replay-same
+  if [[ -f "$DEMO_RESULTS/replay-avx2.json" ]]; then show_replay replay-avx2; fi
   cat <<TEXT
+
+All inputs: build/logs/replay-same.log, build/logs/replay-avx2.log
 
 What to try next:
   build/kvtool generate --model $DEMO_MODEL --prompt "The capital of France is"
