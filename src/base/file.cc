@@ -219,6 +219,18 @@ FileSystem& posix_file_system() {
   return file_system;
 }
 
+std::vector<std::filesystem::path> list_folder(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::vector<std::filesystem::path> paths;
+  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    paths.push_back(entry->path());
+  }
+  if (error) throw_corrupt(folder.string() + ": cannot be listed: " + error.message());
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
 std::string read_text_file(const std::filesystem::path& path, std::uint64_t max_bytes) {
   const auto too_large = [&] {
     throw_usage(path.string() + ": larger than the " + std::to_string(max_bytes) +

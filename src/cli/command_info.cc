@@ -4,6 +4,7 @@
 
 #include "command.h"
 #include "kvtool/base/error.h"
+#include "kvtool/base/file.h"
 #include "kvtool/cli/paths.h"
 #include "recording_info.h"
 #include "reporting.h"
@@ -65,6 +66,7 @@ Examples:
   }
 
   static std::vector<fs::path> recordings_below(const fs::path& folder) {
+    (void)list_folder(folder);  // an unreadable folder is an error, not an empty one
     std::vector<fs::path> paths;
     const auto options = fs::directory_options::skip_permission_denied;
     for (const auto& entry : fs::recursive_directory_iterator(folder, options)) {

@@ -2,6 +2,7 @@
 #include <system_error>
 
 #include "kvtool/base/error.h"
+#include "kvtool/base/file.h"
 #include "kvtool/cli/nearest.h"
 #include "kvtool/cli/paths.h"
 #include "kvtool/cli/reference.h"
@@ -23,10 +24,10 @@ std::vector<std::string> subfolders(const fs::path& folder) {
 
 // A folder that may not be read is an error here, not an empty one.
 bool holds_recordings(const fs::path& folder) {
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    if (is_recording_path(entry.path()) && !entry.is_directory()) return true;
-  }
-  return false;
+  const std::vector<fs::path> paths = list_folder(folder);
+  return std::any_of(paths.begin(), paths.end(), [](const fs::path& path) {
+    return is_recording_path(path) && !fs::is_directory(path);
+  });
 }
 
 std::string joined(const std::vector<std::string>& names) {

@@ -8,6 +8,7 @@
 
 #include "kvtool/analysis/comparison.h"
 #include "kvtool/base/error.h"
+#include "kvtool/base/file.h"
 #include "kvtool/cli/interrupt.h"
 #include "kvtool/cli/reference.h"
 #include "kvtool/cli/run_meta.h"
@@ -62,6 +63,11 @@ void check_belongs(const format::Recording& recording, const engine::ModelInfo& 
          named(format::to_hex(header.model_sha256), meta_string(recording.meta(), "model", "id"),
                meta_string(recording.meta(), "model", "dtype")),
          named(format::to_hex(model.weights_sha256), model.model_id, model.dtype));
+  }
+  // Equal weights can be read in two ways: Mistral is Llama with a window.
+  if (const std::string recorded = meta_string(recording.meta(), "model", "architecture");
+      !recorded.empty() && recorded != model.architecture) {
+    fail("another architecture", recorded, model.architecture);
   }
   if (header.vocab_size != model.vocab_size) {
     fail("another vocabulary", std::to_string(header.vocab_size) + " tokens",
@@ -146,8 +152,8 @@ class ReplayRun {
   // Any one recording says which model the folder is of.
   static ReferenceEntry sample(const ReferenceSource& source) {
     if (source.file) return read_reference_entry(*source.file);
-    for (const auto& item : fs::directory_iterator(source.folders.front().path)) {
-      if (is_recording_path(item.path())) return read_reference_entry(item.path());
+    for (const fs::path& path : list_folder(source.folders.front().path)) {
+      if (is_recording_path(path)) return read_reference_entry(path);
     }
     throw_usage(source.folders.front().path.string() + " holds no recording");
   }

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "kvtool/base/error.h"
+#include "kvtool/base/file.h"
 #include "kvtool/cli/paths.h"
 #include "kvtool/cli/reference.h"
 #include "kvtool/format/reader.h"
@@ -19,10 +20,9 @@ constexpr std::size_t kListedNames = 5;
 
 std::vector<fs::path> recordings_in(const fs::path& folder) {
   std::vector<fs::path> paths;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    if (is_recording_path(entry.path()) && !entry.is_directory()) paths.push_back(entry.path());
+  for (const fs::path& path : list_folder(folder)) {
+    if (is_recording_path(path) && !fs::is_directory(path)) paths.push_back(path);
   }
-  std::sort(paths.begin(), paths.end());
   // An older attempt's leftover says nothing that the finished file does not.
   std::erase_if(paths, [](const fs::path& path) {
     return is_partial_path(path) && fs::exists(fs::path(path).replace_extension());

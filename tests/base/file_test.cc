@@ -71,6 +71,17 @@ TEST_F(PosixFiles, AppendsAndReadsBack) {
   EXPECT_EQ(std::memcmp(target.data(), "world", 5), 0);
 }
 
+TEST_F(PosixFiles, FolderIsListedInOrder) {
+  for (const char* name : {"c", "a", "b"}) write_file_atomically(path(name), "x");
+  EXPECT_THAT(list_folder(folder_), testing::ElementsAre(path("a"), path("b"), path("c")));
+}
+
+TEST_F(PosixFiles, FolderThatCannotBeListedIsNamed) {
+  const Error error = error_of([&] { (void)list_folder(path("none")); });
+  EXPECT_EQ(error.code(), ErrorCode::kCorrupt);
+  EXPECT_THAT(error.what(), testing::HasSubstr(path("none").string() + ": cannot be listed"));
+}
+
 TEST_F(PosixFiles, ReadPastTheEndReturnsWhatThereWas) {
   write_file_atomically(path("a"), "abc");
   const auto in = files_.open(path("a"));

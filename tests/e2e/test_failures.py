@@ -1,5 +1,6 @@
 """What goes wrong for users: a clear message, the right exit status, nothing lost."""
 
+import ctypes
 import json
 import os
 import resource
@@ -86,14 +87,38 @@ def test_unknown_label_lists_the_known(recorded, exported, kvtool):
     assert "NVIDIA_H200" in words(done) and "CPU" in words(done)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def without_privileges():
+    """Runs in the child before exec: even root obeys file permissions after it."""
+    libc = ctypes.CDLL(None)
+    drop_from_bounding_set, dac_override, dac_read_search = 24, 1, 2
+    for capability in (dac_override, dac_read_search):
+        libc.prctl(drop_from_bounding_set, capability, 0, 0, 0)
+
+
 def test_unreadable_directory(recorded, exported, kvtool):
     recorded.chmod(0)
     try:
-        done = replay(kvtool, exported("llama").path)
+        done = replay(kvtool, exported("llama").path, preexec_fn=without_privileges)
     finally:
         recorded.chmod(0o755)
-    assert done.returncode in (CORRUPT, ENVIRONMENT)
+    assert done.returncode == CORRUPT, words(done)
+    assert "ermission denied" in words(done) and str(recorded.name) in words(done)
+
+
+def test_unreadable_recording(recorded, exported, kvtool):
+    path = recorded / "batch1_input1.kvc"
+    path.chmod(0)
+    done = replay(kvtool, exported("llama").path, preexec_fn=without_privileges)
+    assert done.returncode == CORRUPT, words(done)
+    assert "ermission denied" in words(done) and path.name in words(done)
+
+
+def test_read_only_output_directory(exported, kvtool, token_prompts):
+    (kvtool.directory / "out").mkdir(mode=0o500)
+    done = kvtool.run("save", "--model", exported("llama").path, "--prompts", token_prompts,
+                      "--device", "cpu", "--max-new-tokens", 4, "--out", "out",
+                      preexec_fn=without_privileges)
+    assert done.returncode == ENVIRONMENT, words(done)
     assert "ermission denied" in words(done)
 
 

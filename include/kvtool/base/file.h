@@ -11,6 +11,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace kvtool {
 
@@ -64,6 +65,9 @@ FileSystem& posix_file_system();
 
 // Whole small text file; Error kUsage when it is missing or larger than max_bytes.
 std::string read_text_file(const std::filesystem::path& path, std::uint64_t max_bytes);
+
+// Paths of the entries of a folder, sorted. Error kCorrupt when it cannot be read.
+std::vector<std::filesystem::path> list_folder(const std::filesystem::path& folder);
 
 // Writes to a temporary name beside `path` and renames, so that no reader ever
 // sees half a file.
