@@ -124,7 +124,7 @@ class InjectReplay {
     pump_.drain();
     for (std::size_t index = 0; index < batch_.rows.size(); ++index) {
       const format::RowSource& reference = *batch_.rows[index].reference;
-      tokens_[index] = reference.prefill_stats().token;
+      tokens_[index] = std::max(reference.prefill_stats().token, 0);
       const auto row = static_cast<std::int64_t>(index);
       if (reference.has_prefill_kv()) {
         inject_prefill(reference, model_.layout, run_.cache(), row, run_.shape().padding(row));
@@ -176,7 +176,8 @@ class InjectReplay {
                             has_kv ? stage_.host_row(row) : std::span<std::byte>());
     if (has_kv) injected.push_back(row);
     tokens_[index] = stats.input_token;
-    next_tokens_[index] = stats.token;
+    // A recorded device under test may have had no finite choice.
+    next_tokens_[index] = stats.token >= 0 ? stats.token : stats.input_token;
     return true;
   }
 

@@ -106,7 +106,10 @@ std::string stats_problem(const RecordingHeader& header, const StepStats& stats,
   } else if (problem = token_problem(header, "input token", stats.input_token); !problem.empty()) {
     return problem;
   }
-  if (problem = token_problem(header, "token", stats.token); !problem.empty()) return problem;
+  // -1: logits without a finite choice, which a device under test may well yield.
+  if (problem = token_problem(header, "token", stats.token); stats.token != -1 && !problem.empty()) {
+    return problem;
+  }
   for (const std::int32_t id : stats.top_ids) {
     if (problem = token_problem(header, "top-k token", id); !problem.empty()) return problem;
   }

@@ -102,7 +102,7 @@ class RecordingSink final : public RowSink {
  private:
   void append_token(std::int32_t token) {
     ++tokens_;
-    if (token_text_) text_ += token_text_(token);
+    if (token_text_ && token >= 0) text_ += token_text_(token);
   }
 
   SaveMode save_mode_;

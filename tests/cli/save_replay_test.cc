@@ -149,6 +149,22 @@ TEST_F(SaveReplay, NonFiniteLogitsFail) {
   EXPECT_EQ(run("replay --from CPU").status, 1);
 }
 
+TEST_F(SaveReplay, ADeviceWithoutAFiniteChoiceIsRecordedAllTheSame) {
+  save(1, "--out ref_cache");
+  engine_.device.label = "OTHER";
+  engine_.perturb = [](std::uint64_t index, format::StepStats& stats) {
+    if (index != 1) return;
+    stats.token = -1;
+    stats.logsumexp = std::numeric_limits<double>::quiet_NaN();
+  };
+  const CommandResult result = run("replay --from CPU --save --out ref_cache");
+  EXPECT_EQ(result.status, 1) << result.err;
+  const auto recording = format::Recording::open("ref_cache/OTHER/tiny/batch1_input0.kvc");
+  EXPECT_TRUE(recording.complete());
+  recording.verify();
+  EXPECT_EQ(recording.read_step_stats(0).token, -1);
+}
+
 TEST_F(SaveReplay, OtherWeightsAreRefusedWithBothDigests) {
   save(1, "--out ref_cache");
   engine_.weights = 0xAB;

@@ -403,7 +403,7 @@ TEST(KvcHostileFile, JsonIsBounded) {
 }
 
 TEST(KvcHostileFile, TokensOutsideTheVocabularyAreDamage) {
-  for (const std::int32_t token : {50, -1, 0x7fffffff}) {
+  for (const std::int32_t token : {50, -2, 0x7fffffff}) {
     const std::string outside =
         std::to_string(token) + " is outside the vocabulary of 50" + kAdvice;
     const std::string at_position =

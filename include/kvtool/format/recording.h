@@ -46,12 +46,13 @@ struct RecordingHeader {
 // What one forward pass said about the next token.
 struct StepStats {
   std::int32_t input_token = -1;  // -1 for the prefill
-  std::int32_t token = -1;        // the greedy choice: lowest id among the maximal logits
+  // The greedy choice: lowest id among the maximal logits; -1 when they hold NaN or +Inf.
+  std::int32_t token = -1;
   std::int64_t elapsed_ns = 0;
   // log(sum(exp(logits))) of the full row.
   double logsumexp = 0.0;
   // Checksum of every logit's bit pattern, 0 when absent: sum over i of
-  // bits(logit_i) * (splitmix64(i) | 1) modulo 2^64, in the head's own dtype.
+  // bits(logit_i) * (i-th splitmix64 output | 1) modulo 2^64, in the head's own dtype.
   // Order-free integer arithmetic, so that every device computes the same.
   std::uint64_t logits_digest = 0;
   // header.top_k entries, by logit descending, then id ascending.
