@@ -55,12 +55,9 @@ std::uint64_t count_differing(std::span<const std::byte> live,
 std::uint64_t count_differing(std::size_t element_bytes, std::span<const std::byte> live,
                               std::span<const std::byte> reference) {
   switch (element_bytes) {
-    case 1:
-      return count_differing<std::uint8_t>(live, reference);
-    case 2:
-      return count_differing<std::uint16_t>(live, reference);
-    default:
-      return count_differing<std::uint32_t>(live, reference);
+    case 1: return count_differing<std::uint8_t>(live, reference);
+    case 2: return count_differing<std::uint16_t>(live, reference);
+    default: return count_differing<std::uint32_t>(live, reference);
   }
 }
 

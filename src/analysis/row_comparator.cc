@@ -132,7 +132,8 @@ void RowComparator::on_step(std::uint64_t step, const format::StepStats& stats,
   if (step >= impl_->num_steps) return;  // the reference ended earlier
   const bool compare_kv = impl_->has_step_kv && !delta.empty();
   if (compare_kv) {
-    require_size(delta.size(), impl_->reference_delta.size(), "K/V of step " + std::to_string(step));
+    require_size(delta.size(), impl_->reference_delta.size(),
+                 "K/V of step " + std::to_string(step));
   }
   const format::StepStats recorded = impl_->reference.read_step(
       step, compare_kv ? std::span<std::byte>(impl_->reference_delta) : std::span<std::byte>());

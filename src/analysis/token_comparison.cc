@@ -28,8 +28,9 @@ bool same_logits(const StepStats& reference, const StepStats& live) {
 
 bool holds_nonfinite(const StepStats& stats) {
   return stats.token < 0 || !std::isfinite(stats.logsumexp) ||
-         !std::all_of(stats.top_logits.begin(), stats.top_logits.end(),
-                      [](float logit) { return std::isfinite(logit); });
+         !std::all_of(
+             stats.top_logits.begin(), stats.top_logits.end(),
+             [](float logit) { return std::isfinite(logit); });
 }
 
 struct Margin {
@@ -68,14 +69,10 @@ TokenVerdict classify(const TokenComparison& token, double tolerance_ulps) {
 
 std::string_view verdict_name(TokenVerdict verdict) {
   switch (verdict) {
-    case TokenVerdict::kMatch:
-      return "match";
-    case TokenVerdict::kTie:
-      return "tie";
-    case TokenVerdict::kNearTie:
-      return "near_tie";
-    case TokenVerdict::kHardFlip:
-      return "hard_flip";
+    case TokenVerdict::kMatch: return "match";
+    case TokenVerdict::kTie: return "tie";
+    case TokenVerdict::kNearTie: return "near_tie";
+    case TokenVerdict::kHardFlip: return "hard_flip";
   }
   return "unknown";
 }

@@ -31,9 +31,7 @@ constexpr std::array<DTypeTraits, 5> kTraits = {{
     {DType::kFloat8E5M2, "float8_e5m2", "F8_E5M2", 1, 2, -14},
 }};
 
-const DTypeTraits& traits(DType dtype) {
-  return kTraits.at(static_cast<std::size_t>(dtype) - 1);
-}
+const DTypeTraits& traits(DType dtype) { return kTraits.at(static_cast<std::size_t>(dtype) - 1); }
 
 float bfloat16_to_float(std::uint16_t bits) {
   return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
@@ -51,8 +49,8 @@ float float16_to_float(std::uint16_t bits) {
   if (exponent == kExponentMask) {
     magnitude += (128u - 16u) << 23;
   } else if (exponent == 0) {
-    const float value = std::bit_cast<float>(magnitude + (1u << 23)) -
-                        std::bit_cast<float>(kSubnormalBias);
+    const float value =
+        std::bit_cast<float>(magnitude + (1u << 23)) - std::bit_cast<float>(kSubnormalBias);
     magnitude = std::bit_cast<std::uint32_t>(value);
   }
   return std::bit_cast<float>(magnitude | sign);
@@ -191,10 +189,8 @@ void decode_to_float(DType dtype, std::span<const std::byte> source, std::span<f
     case DType::kFloat32:
       if (!target.empty()) std::memcpy(target.data(), source.data(), target.size_bytes());
       return;
-    case DType::kFloat16:
-      return decode_each<std::uint16_t>(source, target, float16_to_float);
-    case DType::kBFloat16:
-      return decode_each<std::uint16_t>(source, target, bfloat16_to_float);
+    case DType::kFloat16: return decode_each<std::uint16_t>(source, target, float16_to_float);
+    case DType::kBFloat16: return decode_each<std::uint16_t>(source, target, bfloat16_to_float);
     case DType::kFloat8E4M3:
     case DType::kFloat8E5M2: {
       const std::array<float, 256>& table = float8_table(dtype);
@@ -209,10 +205,8 @@ void encode_from_float(DType dtype, std::span<const float> source, std::span<std
     case DType::kFloat32:
       if (!source.empty()) std::memcpy(target.data(), source.data(), source.size_bytes());
       return;
-    case DType::kFloat16:
-      return encode_each<std::uint16_t>(source, target, float_to_float16);
-    case DType::kBFloat16:
-      return encode_each<std::uint16_t>(source, target, float_to_bfloat16);
+    case DType::kFloat16: return encode_each<std::uint16_t>(source, target, float_to_float16);
+    case DType::kBFloat16: return encode_each<std::uint16_t>(source, target, float_to_bfloat16);
     case DType::kFloat8E4M3:
     case DType::kFloat8E5M2:
       return encode_each<std::uint8_t>(
@@ -223,8 +217,8 @@ void encode_from_float(DType dtype, std::span<const float> source, std::span<std
 double ulp(DType dtype, double x) {
   if (!std::isfinite(x)) return std::numeric_limits<double>::quiet_NaN();
   const DTypeTraits& t = traits(dtype);
-  const int exponent = x == 0.0 ? t.min_normal_exponent
-                                : std::max(std::ilogb(x), t.min_normal_exponent);
+  const int exponent =
+      x == 0.0 ? t.min_normal_exponent : std::max(std::ilogb(x), t.min_normal_exponent);
   return std::ldexp(1.0, exponent - t.mantissa_bits);
 }
 

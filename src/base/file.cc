@@ -31,15 +31,13 @@ std::string write_failure(const std::filesystem::path& path, int error, std::uin
   const std::string where = path.string() + ": ";
   const std::string after = " after " + megabytes(written);
   switch (error) {
-    case ENOSPC:
-      return where + "disk full" + after + ": free space or choose another --out";
+    case ENOSPC: return where + "disk full" + after + ": free space or choose another --out";
     case EDQUOT:
       return where + "disk quota exceeded" + after + ": free space or choose another --out";
     case EFBIG:
       return where + "file size limit reached" + after +
              ": raise the limit (ulimit -f) or choose another --out";
-    default:
-      return where + "cannot be written" + after + ": " + reason(error);
+    default: return where + "cannot be written" + after + ": " + reason(error);
   }
 }
 
@@ -56,8 +54,7 @@ class PosixWritableFile final : public WritableFile {
   void append(std::span<const std::byte> data) override {
     require_open();
     while (!data.empty()) {
-      const ssize_t count =
-          ::write(descriptor_, data.data(), std::min(data.size(), kMaxTransfer));
+      const ssize_t count = ::write(descriptor_, data.data(), std::min(data.size(), kMaxTransfer));
       if (count < 0) {
         if (errno == EINTR) continue;
         throw_environment(write_failure(path_, errno, written_));
@@ -107,8 +104,7 @@ class PosixRandomAccessFile final : public RandomAccessFile {
   [[nodiscard]] std::uint64_t size() const override { return size_; }
   [[nodiscard]] const std::filesystem::path& path() const override { return path_; }
 
-  [[nodiscard]] std::size_t read(std::uint64_t offset,
-                                 std::span<std::byte> target) const override {
+  [[nodiscard]] std::size_t read(std::uint64_t offset, std::span<std::byte> target) const override {
     std::size_t done = 0;
     while (done < target.size()) {
       const ssize_t count =
@@ -116,8 +112,8 @@ class PosixRandomAccessFile final : public RandomAccessFile {
                   static_cast<off_t>(offset + done));
       if (count < 0) {
         if (errno == EINTR) continue;
-        throw_corrupt(path_.string() + ": cannot be read at byte " +
-                      std::to_string(offset + done) + ": " + reason(errno));
+        throw_corrupt(path_.string() + ": cannot be read at byte " + std::to_string(offset + done) +
+                      ": " + reason(errno));
       }
       if (count == 0) break;
       done += static_cast<std::size_t>(count);
@@ -157,7 +153,7 @@ class PosixFileSystem final : public FileSystem {
       descriptor = ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     } while (descriptor < 0 && errno == EINTR);
     if (descriptor < 0) throw_open_failure(path, errno);
-    struct stat status {};
+    struct stat status{};
     if (::fstat(descriptor, &status) != 0) {
       const int error = errno;
       ::close(descriptor);
@@ -165,9 +161,8 @@ class PosixFileSystem final : public FileSystem {
     }
     if (!S_ISREG(status.st_mode)) {
       ::close(descriptor);
-      throw_corrupt(path.string() +
-                    (S_ISDIR(status.st_mode) ? ": is a directory, not a file"
-                                             : ": is not a regular file"));
+      throw_corrupt(path.string() + (S_ISDIR(status.st_mode) ? ": is a directory, not a file"
+                                                             : ": is not a regular file"));
     }
     return std::make_unique<PosixRandomAccessFile>(
         descriptor, static_cast<std::uint64_t>(status.st_size), path);

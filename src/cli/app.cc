@@ -61,8 +61,7 @@ std::string version_text() {
 void set_up_logging(const Services& services) {
   std::shared_ptr<spdlog::sinks::sink> sink;
   if (&services.err == &std::cerr) {
-    const auto mode =
-        services.no_color ? spdlog::color_mode::never : spdlog::color_mode::automatic;
+    const auto mode = services.no_color ? spdlog::color_mode::never : spdlog::color_mode::automatic;
     sink = std::make_shared<spdlog::sinks::stderr_color_sink_mt>(mode);
   } else {
     sink = std::make_shared<spdlog::sinks::ostream_sink_mt>(services.err, true);
@@ -153,8 +152,8 @@ class Program {
   int report_parse_error(const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app_.exit(error, services_.out, services_.err);
     CLI::App& command = parsed_app();
-    const std::string where = command.get_name() == "kvtool" ? std::string("kvtool")
-                                                             : "kvtool " + command.get_name();
+    const std::string where =
+        command.get_name() == "kvtool" ? std::string("kvtool") : "kvtool " + command.get_name();
     std::string message = error.what();
     for (const std::string& extra : app_.remaining(true)) {
       const std::string name = extra.substr(0, extra.find('='));

@@ -18,8 +18,7 @@ class ReplayCommand : public Command {
   void declare(CLI::App& app) override {
     add_replay_options(app, options_);
     add_common_options(app, options_);
-    app.add_flag("--save", options_.save, "Also record this device's own rows")
-        ->group("Recording");
+    app.add_flag("--save", options_.save, "Also record this device's own rows")->group("Recording");
     add_save_options(app, options_);
     app.footer(R"(Every step gets the recorded token and the recorded KV cache, predicts the next
 token, and compares its token, logits and new K/V with the recording. A token

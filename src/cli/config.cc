@@ -57,8 +57,8 @@ std::uint64_t as_count(const Value& value) {
 }
 
 format::SaveMode as_save_mode(const Value& value) {
-  const auto mode =
-      value.node.is_string() ? format::parse_save_mode(value.node.get<std::string>()) : std::nullopt;
+  const auto mode = value.node.is_string() ? format::parse_save_mode(value.node.get<std::string>())
+                                           : std::nullopt;
   if (!mode) value.fail("\"delta\", \"prefill_only\" or \"final_only\"");
   return *mode;
 }
@@ -76,8 +76,7 @@ std::vector<T> as_list(const Value& value, const char* expected, T (*item)(const
   if (!value.node.is_array()) value.fail(expected);
   std::vector<T> result;
   for (std::size_t i = 0; i < value.node.size(); ++i) {
-    result.push_back(
-        item({value.node[i], value.file, value.key + "[" + std::to_string(i) + "]"}));
+    result.push_back(item({value.node[i], value.file, value.key + "[" + std::to_string(i) + "]"}));
   }
   return result;
 }
@@ -95,8 +94,8 @@ std::vector<Prompt> as_prompts(const Value& value) {
   if (!value.node.is_array()) value.fail("an array of prompts or the name of a .jsonl file");
   std::vector<Prompt> prompts;
   for (std::size_t i = 0; i < value.node.size(); ++i) {
-    prompts.push_back(parse_prompt(
-        value.node[i], value.file + ": " + value.key + "[" + std::to_string(i) + "]"));
+    prompts.push_back(
+        parse_prompt(value.node[i], value.file + ": " + value.key + "[" + std::to_string(i) + "]"));
   }
   return prompts;
 }
@@ -119,15 +118,15 @@ void apply(const Value& object, const Setters& setters) {
 }
 
 void apply_kv_cache(const Value& object, KvCacheConfig& target) {
-  apply(object,
-        {{"save", [&](const Value& v) { target.save = as_bool(v); }},
-         {"save_mode", [&](const Value& v) { target.save_mode = as_save_mode(v); }},
-         {"load", [&](const Value& v) { target.load = as_bool(v); }},
-         {"load_from_device", [&](const Value& v) { target.load_from_device = as_name(v); }},
-         {"load_from_batch_size",
-          [&](const Value& v) { target.load_from_batch_size = as_count(v); }},
-         {"load_base_dir", [&](const Value& v) { target.load_base_dir = as_name(v); }},
-         {"base_dir", [&](const Value& v) { target.base_dir = as_name(v); }}});
+  apply(
+      object,
+      {{"save", [&](const Value& v) { target.save = as_bool(v); }},
+       {"save_mode", [&](const Value& v) { target.save_mode = as_save_mode(v); }},
+       {"load", [&](const Value& v) { target.load = as_bool(v); }},
+       {"load_from_device", [&](const Value& v) { target.load_from_device = as_name(v); }},
+       {"load_from_batch_size", [&](const Value& v) { target.load_from_batch_size = as_count(v); }},
+       {"load_base_dir", [&](const Value& v) { target.load_base_dir = as_name(v); }},
+       {"base_dir", [&](const Value& v) { target.base_dir = as_name(v); }}});
 }
 
 }  // namespace

@@ -81,11 +81,11 @@ std::optional<fs::path> newest_output(const fs::path& outputs_dir, const std::st
 [[noreturn]] void throw_unknown_label(const std::string& from, const fs::path& ref_dir,
                                       const fs::path& outputs_dir) {
   const std::vector<std::string> labels = subfolders(ref_dir);
-  std::string message = "no recordings of '" + from + "': " + (ref_dir / from).string() +
-                        " does not exist";
-  message += labels.empty() ? " (" + ref_dir.string() + " holds no device)"
-                            : "; " + ref_dir.string() + " holds " + joined(labels) +
-                                  suggestion(from, labels);
+  std::string message =
+      "no recordings of '" + from + "': " + (ref_dir / from).string() + " does not exist";
+  message += labels.empty()
+                 ? " (" + ref_dir.string() + " holds no device)"
+                 : "; " + ref_dir.string() + " holds " + joined(labels) + suggestion(from, labels);
   if (const auto output = newest_output(outputs_dir, from)) {
     message += "\nA run of this folder has them, try:\n    kvtool replay --from " +
                shell_quoted(output->string());

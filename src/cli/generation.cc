@@ -40,9 +40,10 @@ std::uint64_t num_inputs(const Settings& settings) {
 
 void check_has_prompts(const Settings& settings) {
   if (!settings.prompts.empty()) return;
-  throw_usage("no prompt: give --prompt, --prompts or \"prompts\" in the configuration, for "
-              "example\n    kvtool " + settings.command +
-              " --model models/MODEL.pt --prompt \"What is the capital of France?\"");
+  throw_usage(
+      "no prompt: give --prompt, --prompts or \"prompts\" in the configuration, for "
+      "example\n    kvtool " +
+      settings.command + " --model models/MODEL.pt --prompt \"What is the capital of France?\"");
 }
 
 std::vector<ModelFile> models_to_run(const Settings& settings) {
@@ -51,7 +52,8 @@ std::vector<ModelFile> models_to_run(const Settings& settings) {
     models.push_back(resolve_model(given, settings.config_folder));
   }
   if (!models.empty()) return models;
-  std::string message = "no model: give --model models/MODEL.pt, or \"models\" in the configuration";
+  std::string message =
+      "no model: give --model models/MODEL.pt, or \"models\" in the configuration";
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator("models", ignored)) {
     if (entry.path().extension() == ".pt") {
@@ -59,8 +61,7 @@ std::vector<ModelFile> models_to_run(const Settings& settings) {
       break;
     }
   }
-  throw_usage(message + ". A Hugging Face model is exported with\n    " +
-              export_command("HF_ID"));
+  throw_usage(message + ". A Hugging Face model is exported with\n    " + export_command("HF_ID"));
 }
 
 void check_vocabulary(const EncodedInput& input, std::uint64_t index,
@@ -84,11 +85,10 @@ void check_positions(const EncodedInput& input, std::uint64_t index, const Batch
   }
   const std::uint64_t needed = batch.padded_length + settings.max_new_tokens - 1;
   if (length == batch.padded_length && needed > model.max_positions) {
-    throw_usage("input " + std::to_string(index) + " (" + input.prompt->origin +
-                "): a prompt of " + std::to_string(length) + " tokens and " +
-                std::to_string(settings.max_new_tokens) + " new ones need " +
-                std::to_string(needed) + " positions, but " + model.model_id + " has " +
-                std::to_string(model.max_positions) + ": use --max-new-tokens " +
+    throw_usage("input " + std::to_string(index) + " (" + input.prompt->origin + "): a prompt of " +
+                std::to_string(length) + " tokens and " + std::to_string(settings.max_new_tokens) +
+                " new ones need " + std::to_string(needed) + " positions, but " + model.model_id +
+                " has " + std::to_string(model.max_positions) + ": use --max-new-tokens " +
                 std::to_string(model.max_positions - length + 1) + " at most, or a shorter prompt");
   }
 }
@@ -123,7 +123,8 @@ class GenerationRun {
     }
     const std::unique_ptr<engine::Model> model = session_.load_model(file);
     engine_ready_ = true;
-    for (std::uint64_t i = 0; i < inputs_.size(); ++i) check_vocabulary(inputs_[i], i, model->info());
+    for (std::uint64_t i = 0; i < inputs_.size(); ++i)
+      check_vocabulary(inputs_[i], i, model->info());
     for (const std::uint64_t size : batch_sizes(settings_)) {
       const std::vector<BatchPlan> batches = plan(size);
       check_batches(batches, model->info());
@@ -203,7 +204,8 @@ class GenerationRun {
     return format::make_recording_sink(
         {.path = path_of(batch, input, info),
          .header = std::move(header),
-         .meta_json = make_meta(meta).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
+         .meta_json =
+             make_meta(meta).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
          .prompt = encoded.token_ids,
          .token_text = [&model](std::int32_t token) { return model.token_bytes(token); },
          .writer = {}});
@@ -225,15 +227,15 @@ class GenerationRun {
       sinks.push_back(make_sink(model, batch, i, batch_id));
       sink_pointers.push_back(sinks.back().get());
     }
-    const engine::GenerateResult result = model.generate(
-        inputs,
-        {.max_new_tokens = settings_.max_new_tokens,
-         .ignore_eos = settings_.ignore_eos,
-         .top_k = std::min(settings_.top_k, model.info().vocab_size)},
-        sink_pointers,
-        session_.progress("batch " + std::to_string(batch.index + 1) + "/" +
-                          std::to_string(num_batches) + " of size " +
-                          std::to_string(batch.batch_size)));
+    const engine::GenerateResult result =
+        model.generate(inputs,
+                       {.max_new_tokens = settings_.max_new_tokens,
+                        .ignore_eos = settings_.ignore_eos,
+                        .top_k = std::min(settings_.top_k, model.info().vocab_size)},
+                       sink_pointers,
+                       session_.progress("batch " + std::to_string(batch.index + 1) + "/" +
+                                         std::to_string(num_batches) + " of size " +
+                                         std::to_string(batch.batch_size)));
     sinks.clear();
     ledger.end_batch();
     session_.add_batch_seconds(result.timing);
@@ -267,10 +269,10 @@ class GenerationRun {
 
   // Replays what was just recorded, on the same model files.
   [[nodiscard]] std::string next_command(const std::vector<ModelFile>& models) {
-    std::string command =
-        "kvtool replay --from " +
-        shell_quoted((session_.base_dir() / session_.device_label()).string());
-    for (const ModelFile& model : models) command += " --model " + shell_quoted(model.path.string());
+    std::string command = "kvtool replay --from " +
+                          shell_quoted((session_.base_dir() / session_.device_label()).string());
+    for (const ModelFile& model : models)
+      command += " --model " + shell_quoted(model.path.string());
     if (batch_sizes(settings_).size() > 1) {
       command += " --batch-size ";
       for (std::size_t i = 0; i < batch_sizes(settings_).size(); ++i) {

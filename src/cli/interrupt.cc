@@ -12,7 +12,7 @@ void on_signal(int /*signal*/) { g_interrupted = 1; }
 }  // namespace
 
 void install_interrupt_handlers() {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = on_signal;
   sigemptyset(&action.sa_mask);
   // After the first signal the default action is back, so that a second Ctrl-C

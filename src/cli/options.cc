@@ -85,7 +85,8 @@ void add_common_options(CLI::App& app, RunOptions& options) {
       ->group(device);
 
   const char* output = "Output";
-  app.add_option("--json", options.json, "Also write the results as JSON; '-' is stdout instead of text")
+  app.add_option("--json", options.json,
+                 "Also write the results as JSON; '-' is stdout instead of text")
       ->option_text("FILE")
       ->group(output);
   auto* quiet = app.add_flag("-q,--quiet", options.quiet, "The summary only, no progress");

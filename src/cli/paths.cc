@@ -90,8 +90,8 @@ std::string device_label(std::string_view label) {
   std::replace(result.begin(), result.end(), ' ', '_');
   const bool control = std::any_of(result.begin(), result.end(),
                                    [](unsigned char c) { return c < 0x20 || c == 0x7F; });
-  if (result.empty() || result == "." || result == ".." ||
-      result.find('/') != std::string::npos || control) {
+  if (result.empty() || result == "." || result == ".." || result.find('/') != std::string::npos ||
+      control) {
     throw_usage("device label '" + std::string(label) +
                 "' cannot be the name of a folder: use letters, digits, '_', '-' and '.'");
   }

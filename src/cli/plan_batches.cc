@@ -38,8 +38,7 @@ void check_capacity(const ReferenceEntry& entry) {
   if (entry.num_steps > entry.run->cache_capacity - entry.run->padded_length) {
     throw_corrupt(entry.path.string() + ": " + std::to_string(entry.num_steps) +
                   " steps do not fit behind " + std::to_string(entry.run->padded_length) +
-                  " positions in META.run's cache of " +
-                  std::to_string(entry.run->cache_capacity));
+                  " positions in META.run's cache of " + std::to_string(entry.run->cache_capacity));
   }
 }
 

@@ -40,9 +40,9 @@ std::filesystem::path script_path() {
   }
   std::string looked_for;
   for (const auto& candidate : candidates) looked_for += "\n  " + candidate.string();
-  throw_environment("text prompts need the Python helper encode_prompts.py, looked for:" +
-                    looked_for +
-                    "\nset KVTOOL_PYTHON_DIR to kvtool's python folder, or give token ids");
+  throw_environment(
+      "text prompts need the Python helper encode_prompts.py, looked for:" + looked_for +
+      "\nset KVTOOL_PYTHON_DIR to kvtool's python folder, or give token ids");
 }
 
 // The end of what the helper printed before it failed.
@@ -83,13 +83,11 @@ json parse_answer(const ProcessResult& result, std::span<const Prompt> prompts) 
 
 EncodedPrompt parse_encoded(const json& item) {
   EncodedPrompt encoded;
-  const bool well_formed = item.is_object() && item.contains("token_ids") &&
-                           item["token_ids"].is_array() &&
-                           std::all_of(item["token_ids"].begin(), item["token_ids"].end(),
-                                       [](const json& id) {
-                                         return id.is_number_integer() && id >= 0 &&
-                                                id <= std::numeric_limits<std::int32_t>::max();
-                                       });
+  const bool well_formed =
+      item.is_object() && item.contains("token_ids") && item["token_ids"].is_array() &&
+      std::all_of(item["token_ids"].begin(), item["token_ids"].end(), [](const json& id) {
+        return id.is_number_integer() && id >= 0 && id <= std::numeric_limits<std::int32_t>::max();
+      });
   if (!well_formed) throw_environment("the Python helper gave an answer without token ids");
   encoded.token_ids = item["token_ids"].get<std::vector<std::int32_t>>();
   if (item.contains("text") && item["text"].is_string()) encoded.text = item["text"];

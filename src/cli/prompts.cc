@@ -67,11 +67,11 @@ std::vector<std::int32_t> parse_token_ids(const json& value, const std::string& 
   ids.reserve(value.size());
   for (std::size_t i = 0; i < value.size(); ++i) {
     const json& item = value[i];
-    const bool fits = item.is_number_integer() && item >= 0 &&
-                      item <= std::numeric_limits<std::int32_t>::max();
+    const bool fits =
+        item.is_number_integer() && item >= 0 && item <= std::numeric_limits<std::int32_t>::max();
     if (!fits) {
-      throw_usage(origin + ": token_ids[" + std::to_string(i) +
-                  "]: expected a token id, found " + item.dump());
+      throw_usage(origin + ": token_ids[" + std::to_string(i) + "]: expected a token id, found " +
+                  item.dump());
     }
     ids.push_back(item.get<std::int32_t>());
   }
@@ -180,7 +180,8 @@ std::vector<Prompt> load_prompts_file(const std::filesystem::path& path) {
     const std::string origin = path.string() + " line " + std::to_string(line_number);
     prompts.push_back(parse_prompt(parse_json_text(line, origin, false), origin));
   }
-  if (prompts.empty()) throw_usage(path.string() + " holds no prompt: write one " + kPromptForms + " a line");
+  if (prompts.empty())
+    throw_usage(path.string() + " holds no prompt: write one " + kPromptForms + " a line");
   return prompts;
 }
 

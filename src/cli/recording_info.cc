@@ -33,8 +33,7 @@ std::string layer_range(const format::Geometry& geometry, Member member) {
                           [&](const auto& a, const auto& b) { return a.*member < b.*member; });
   const std::uint64_t least = (*low).*member;
   const std::uint64_t most = (*high).*member;
-  return least == most ? std::to_string(least)
-                       : std::to_string(least) + "-" + std::to_string(most);
+  return least == most ? std::to_string(least) : std::to_string(least) + "-" + std::to_string(most);
 }
 
 std::string kv_dtype(const format::Geometry& geometry) {

@@ -52,10 +52,11 @@ void check_belongs(const format::Recording& recording, const engine::ModelInfo& 
   const auto fail = [&](const std::string& what, const std::string& recorded,
                         const std::string& loaded) {
     throw_incompatible(recording.path().string() + " does not belong to the model " +
-                       model.model_id + " (" + model.path + "): " + what + "\n    recorded: " +
-                       recorded + "\n    model:    " + loaded);
+                       model.model_id + " (" + model.path + "): " + what +
+                       "\n    recorded: " + recorded + "\n    model:    " + loaded);
   };
-  const auto named = [](const std::string& digest, const std::string& id, const std::string& dtype) {
+  const auto named = [](const std::string& digest, const std::string& id,
+                        const std::string& dtype) {
     return digest + (id.empty() ? "" : " (" + id + (dtype.empty() ? "" : ", " + dtype) + ")");
   };
   if (header.model_sha256 != model.weights_sha256) {
@@ -170,8 +171,8 @@ class ReplayRun {
       if (const auto model = find_exported_model(slug, settings_.config_folder)) return *model;
     }
     throw_environment("the model of " + entry.path.string() + " (" +
-                      (entry.model_id.empty() ? slug : entry.model_id) +
-                      ") is not at models/" + slug + ".pt: give its file with --model, or export it with\n    " +
+                      (entry.model_id.empty() ? slug : entry.model_id) + ") is not at models/" +
+                      slug + ".pt: give its file with --model, or export it with\n    " +
                       export_command(entry.model_id.empty() ? "HF_ID" : entry.model_id));
   }
 
@@ -221,9 +222,9 @@ class ReplayRun {
     for (const ReferenceEntry& entry : entries) {
       const Prompt& given = settings_.prompts[entry.input_index % settings_.prompts.size()];
       if (!entry.selected || same_prompt(given, entry)) continue;
-      const std::string message = "input " + std::to_string(entry.input_index) + ": the prompt of " +
-                                  given.origin + " is not the one recorded in " +
-                                  entry.path.string();
+      const std::string message = "input " + std::to_string(entry.input_index) +
+                                  ": the prompt of " + given.origin +
+                                  " is not the one recorded in " + entry.path.string();
       if (settings_.prompts_on_command_line) {
         throw_usage(message + "; a replay uses the recorded prompts, leave prompts out");
       }
@@ -315,9 +316,10 @@ class ReplayRun {
     if (batch.missing.empty()) return;
     std::string names;
     for (const std::string& name : batch.missing) names += (names.empty() ? "" : ", ") + name;
-    spdlog::warn("a batch of {} rows lacks {}: a copy of another row stands in, its result is "
-                 "dropped",
-                 batch.rows.size(), names);
+    spdlog::warn(
+        "a batch of {} rows lacks {}: a copy of another row stands in, its result is "
+        "dropped",
+        batch.rows.size(), names);
   }
 
   static void check_capacity(const engine::ModelInfo& model,

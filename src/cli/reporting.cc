@@ -40,8 +40,8 @@ std::unique_ptr<report::Reporter> choose_reporters(Services& services,
                      .verbose = options.verbose}));
   if (!options.json_target.empty()) {
     check_json_target(options.json_target);
-    reporters.push_back(report::make_json_reporter(
-        [target = options.json_target](const std::string& document) {
+    reporters.push_back(
+        report::make_json_reporter([target = options.json_target](const std::string& document) {
           write_file_atomically(target, document);
         }));
   }

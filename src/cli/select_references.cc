@@ -72,7 +72,8 @@ EntriesByBatchSize read_folder(const fs::path& folder, std::optional<std::uint64
 
 std::string listed(const EntriesByBatchSize& entries) {
   std::string sizes;
-  for (const auto& [size, unused] : entries) sizes += (sizes.empty() ? "" : ", ") + std::to_string(size);
+  for (const auto& [size, unused] : entries)
+    sizes += (sizes.empty() ? "" : ", ") + std::to_string(size);
   return sizes;
 }
 
@@ -95,9 +96,8 @@ std::vector<std::uint64_t> chosen_batch_sizes(const EntriesByBatchSize& entries,
 
 void check_inputs(std::vector<ReferenceEntry>& entries, const fs::path& folder,
                   const ReferenceSelection& selection) {
-  std::stable_sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) {
-    return a.input_index < b.input_index;
-  });
+  std::stable_sort(entries.begin(), entries.end(),
+                   [](const auto& a, const auto& b) { return a.input_index < b.input_index; });
   std::set<std::uint64_t> present;
   for (const ReferenceEntry& entry : entries) {
     if (entry.selected && !present.insert(entry.input_index).second) {

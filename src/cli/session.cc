@@ -24,8 +24,8 @@ engine::Engine& Session::engine() {
   engine_ = services_.open_engine(settings_.cpu_isa,
                                   {.device = settings_.device, .threads = settings_.threads});
   const engine::DeviceInfo& device = engine_->device();
-  device_label_ = settings_.device_label.empty() ? cli::device_label(device.label)
-                                                 : settings_.device_label;
+  device_label_ =
+      settings_.device_label.empty() ? cli::device_label(device.label) : settings_.device_label;
   reporter_.device({device_label_, device.type, device.name, std::string(engine_->torch_version()),
                     device.provenance_json});
   return *engine_;

@@ -58,8 +58,7 @@ class Session {
 };
 
 // Tokens as text bytes.
-[[nodiscard]] std::string text_of(const engine::Model& model,
-                                  std::span<const std::int32_t> tokens);
+[[nodiscard]] std::string text_of(const engine::Model& model, std::span<const std::int32_t> tokens);
 
 // The runs themselves; session.settings() says what to do.
 void run_generation(Session& session);

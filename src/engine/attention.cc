@@ -33,7 +33,8 @@ at::Tensor softmax_with_sinks(const at::Tensor& scores, const at::Tensor& sinks,
 
 // Scores in float32, for the options that no fused kernel knows.
 at::Tensor explicit_attention(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
-                              const AttentionParams& params, const std::optional<at::Tensor>& mask) {
+                              const AttentionParams& params,
+                              const std::optional<at::Tensor>& mask) {
   const std::int64_t batch = q.size(0);
   const std::int64_t num_kv_heads = keys.size(1);
   const std::int64_t groups = q.size(1) / num_kv_heads;
@@ -46,9 +47,8 @@ at::Tensor explicit_attention(const at::Tensor& q, const at::Tensor& keys, const
   if (params.softcap > 0.0) scores.div_(params.softcap).tanh_().mul_(params.softcap);
   // mask [B or 1, 1, S or 1, T] -> [.., 1, 1, S or 1, T]
   if (mask) scores.add_(mask->unsqueeze(1));
-  const at::Tensor weights = params.sinks
-                                 ? softmax_with_sinks(scores, *params.sinks, num_kv_heads)
-                                 : at::softmax(scores, -1);
+  const at::Tensor weights = params.sinks ? softmax_with_sinks(scores, *params.sinks, num_kv_heads)
+                                          : at::softmax(scores, -1);
   const at::Tensor grouped =
       weights.to(values.scalar_type()).reshape({batch, num_kv_heads, groups * queries, positions});
   return at::matmul(grouped, values).view({batch, q.size(1), queries, values.size(3)});
@@ -76,9 +76,8 @@ at::Tensor decode_attention(const at::Tensor& q, const at::Tensor& keys, const a
 at::Tensor band_mask(std::int64_t first_query, std::int64_t rows, std::int64_t first_key,
                      std::int64_t columns, std::int64_t window, const at::TensorOptions& options) {
   const auto positions = options.dtype(at::kLong);
-  const at::Tensor distance =
-      at::arange(first_query, first_query + rows, positions).unsqueeze(1) -
-      at::arange(first_key, first_key + columns, positions).unsqueeze(0);
+  const at::Tensor distance = at::arange(first_query, first_query + rows, positions).unsqueeze(1) -
+                              at::arange(first_key, first_key + columns, positions).unsqueeze(0);
   at::Tensor hidden = distance.lt(0);
   if (window > 0) hidden = hidden.logical_or_(distance.ge(window));
   return at::zeros({1, 1, rows, columns}, options)
@@ -92,12 +91,12 @@ at::Tensor blockwise_attention(const at::Tensor& q, const at::Tensor& keys,
   const std::int64_t queries = q.size(2);
   const std::int64_t past = keys.size(2) - queries;
   const std::int64_t window = params.sliding_window;
-  at::Tensor output =
-      at::empty({q.size(0), q.size(1), queries, values.size(3)}, values.options());
+  at::Tensor output = at::empty({q.size(0), q.size(1), queries, values.size(3)}, values.options());
   for (std::int64_t begin = 0; begin < queries; begin += kQueryBlock) {
     const std::int64_t rows = std::min(kQueryBlock, queries - begin);
     const std::int64_t last_key = past + begin + rows;
-    const std::int64_t first_key = window > 0 ? std::max<std::int64_t>(0, past + begin - window + 1) : 0;
+    const std::int64_t first_key =
+        window > 0 ? std::max<std::int64_t>(0, past + begin - window + 1) : 0;
     const std::int64_t columns = last_key - first_key;
     at::Tensor mask = band_mask(past + begin, rows, first_key, columns, window, q.options());
     if (bias) mask = mask + bias->narrow(3, first_key, columns);

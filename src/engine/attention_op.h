@@ -19,9 +19,9 @@ struct AttentionCall {
   const at::Tensor& v;
   std::int64_t layer;
   double scale;
-  std::int64_t sliding_window;            // W > 0: key j is visible to query i iff 0 <= i - j < W
-  double softcap;                         // c > 0: scores become c * tanh(scores / c)
-  const std::optional<at::Tensor>& sinks; // [Hq] logits of one extra softmax column
+  std::int64_t sliding_window;             // W > 0: key j is visible to query i iff 0 <= i - j < W
+  double softcap;                          // c > 0: scores become c * tanh(scores / c)
+  const std::optional<at::Tensor>& sinks;  // [Hq] logits of one extra softmax column
 };
 
 // Owns K and V: where they live, how they are kept, what a query sees. A new

@@ -78,8 +78,7 @@ at::Tensor BatchRun::forward(const std::string& what, const at::Tensor& ids,
   });
 }
 
-at::Tensor BatchRun::decode(std::int64_t step, std::span<const std::int32_t> tokens,
-                            StepTap* tap) {
+at::Tensor BatchRun::decode(std::int64_t step, std::span<const std::int32_t> tokens, StepTap* tap) {
   at::Tensor& host = host_tokens_[static_cast<std::size_t>(step) % kTokenBuffers];
   std::copy(tokens.begin(), tokens.end(), host.data_ptr<std::int64_t>());
   tokens_.copy_(host, /*non_blocking=*/true);

@@ -55,10 +55,10 @@ class BatchRun {
   at::Device device_;
   ContiguousCache cache_;
   at::Tensor first_step_positions_;
-  at::Tensor positions_;      // i64 [B, 1], of the current step
-  at::Tensor keep_last_;      // i64 [1], 0: the only position of a step
+  at::Tensor positions_;                 // i64 [B, 1], of the current step
+  at::Tensor keep_last_;                 // i64 [1], 0: the only position of a step
   std::vector<at::Tensor> host_tokens_;  // i64 [B, 1], pinned on CUDA, used in turn
-  at::Tensor tokens_;         // i64 [B, 1] on the device
+  at::Tensor tokens_;                    // i64 [B, 1] on the device
 };
 
 // Checks a batch against the model's positions. Error kUsage.

@@ -60,8 +60,8 @@ at::Tensor ContiguousCache::attend(const AttentionCall& call) {
 at::Tensor ContiguousCache::attend_prefill(const AttentionCall& call, const at::Tensor& keys,
                                            const at::Tensor& values) const {
   const AttentionParams params{call.scale, call.sliding_window, call.softcap, call.sinks};
-  at::Tensor output = at::zeros({call.q.size(0), call.q.size(2), call.q.size(1), call.v.size(3)},
-                                call.v.options());
+  at::Tensor output =
+      at::zeros({call.q.size(0), call.q.size(2), call.q.size(1), call.v.size(3)}, call.v.options());
   for (std::int64_t row = 0; row < shape_.rows(); ++row) {
     const std::int64_t first = shape_.padding(row);
     const std::int64_t count = shape_.prompt_length(row);

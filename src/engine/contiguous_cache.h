@@ -44,7 +44,7 @@ class ContiguousCache : public CachePolicy {
   std::vector<at::Tensor> storage_;  // one per layout group: [entries, B, heads, capacity, dim]
   std::vector<at::Tensor> keys_;     // per layer, views into storage_
   std::vector<at::Tensor> values_;
-  std::optional<at::Tensor> bias_;   // padding, [B, 1, 1, capacity] in the queries' dtype
+  std::optional<at::Tensor> bias_;  // padding, [B, 1, 1, capacity] in the queries' dtype
   std::int64_t first_slot_ = 0;
   std::int64_t positions_ = 0;
 };

@@ -36,8 +36,8 @@ std::optional<CudaDeviceDescription> describe_cuda_device(int index) {
   const auto get_name = driver.find<int (*)(char*, int, int)>("cuDeviceGetName");
   const auto get_attribute = driver.find<int (*)(int*, int, int)>("cuDeviceGetAttribute");
   const auto get_version = driver.find<int (*)(int*)>("cuDriverGetVersion");
-  if (init == nullptr || get_device == nullptr || get_name == nullptr ||
-      get_attribute == nullptr || get_version == nullptr || init(0) != 0) {
+  if (init == nullptr || get_device == nullptr || get_name == nullptr || get_attribute == nullptr ||
+      get_version == nullptr || init(0) != 0) {
     return std::nullopt;
   }
   int device = 0;

@@ -8,8 +8,8 @@
 namespace kvtool::engine {
 
 struct CudaDeviceDescription {
-  std::string name;            // "NVIDIA H200"
-  std::string driver_version;  // highest CUDA version of the driver, "13.0"
+  std::string name;                // "NVIDIA H200"
+  std::string driver_version;      // highest CUDA version of the driver, "13.0"
   std::string compute_capability;  // "9.0"
   int multiprocessors = 0;
 };

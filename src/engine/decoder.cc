@@ -38,8 +38,7 @@ class Generation {
       : model_(model),
         options_(options),
         run_(*model.module, model.layout, make_shape(model, inputs, options), model.device),
-        stats_(model.info.vocab_size, std::min(options.top_k, model.info.vocab_size),
-               model.device),
+        stats_(model.info.vocab_size, std::min(options.top_k, model.info.vocab_size), model.device),
         tap_(model.layout),
         rows_(inputs.size()) {
     const auto listens = [](const format::RowSink* sink) { return sink != nullptr; };

@@ -22,13 +22,14 @@ constexpr std::string_view kCudaPrefix = "cuda:";
 at::Device cuda_device(const std::string& request, int index) {
   if (!torch::cuda::is_available()) {
     const std::string torch = "torch " + loaded_torch_version();
-    throw_environment("--device " + request + ": " +
-                      (describe_cuda_device(0)
-                           ? "there is a GPU, but " + torch +
-                                 " cannot use it (a CPU build of torch, or one for another driver): "
-                                 "install a CUDA build and build kvtool against it"
-                           : "there is no usable GPU (no CUDA driver or no device; " + torch +
-                                 "): check nvidia-smi, or use --device cpu"));
+    throw_environment(
+        "--device " + request + ": " +
+        (describe_cuda_device(0)
+             ? "there is a GPU, but " + torch +
+                   " cannot use it (a CPU build of torch, or one for another driver): "
+                   "install a CUDA build and build kvtool against it"
+             : "there is no usable GPU (no CUDA driver or no device; " + torch +
+                   "): check nvidia-smi, or use --device cpu"));
   }
   const auto count = static_cast<int>(torch::cuda::device_count());
   if (index >= count) {

@@ -27,9 +27,8 @@ class ModelAdapter : public Model {
                           std::span<format::RowSink* const> sinks,
                           const Progress& progress) override {
     check_tokens(inputs);
-    return guarded("generation", [&] {
-      return engine::generate(model_, inputs, options, sinks, progress);
-    });
+    return guarded("generation",
+                   [&] { return engine::generate(model_, inputs, options, sinks, progress); });
   }
 
   ReplayResult replay(const ReplayBatch& batch, std::span<format::RowSink* const> sinks,

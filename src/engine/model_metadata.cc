@@ -29,8 +29,8 @@ format::Geometry parse_geometry(const nlohmann::json& layers) {
 ModelInfo parse_fields(const nlohmann::json& json) {
   const int version = json.at("contract_version").get<int>();
   if (version != kContractVersion) {
-    throw_incompatible("model contract version " + std::to_string(version) + ", this kvtool knows " +
-                       std::to_string(kContractVersion) +
+    throw_incompatible("model contract version " + std::to_string(version) +
+                       ", this kvtool knows " + std::to_string(kContractVersion) +
                        "; export the model with the tools/export_model.py of this kvtool");
   }
   ModelInfo info;

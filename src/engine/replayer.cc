@@ -22,9 +22,8 @@ void check_reference(const ModelInfo& model, const format::RecordingHeader& refe
                        format::to_hex(model.weights_sha256) + ")");
   }
   if (reference.vocab_size != model.vocab_size) {
-    throw_incompatible("the recording has a vocabulary of " +
-                       std::to_string(reference.vocab_size) + ", " + model.path + " one of " +
-                       std::to_string(model.vocab_size));
+    throw_incompatible("the recording has a vocabulary of " + std::to_string(reference.vocab_size) +
+                       ", " + model.path + " one of " + std::to_string(model.vocab_size));
   }
   const std::string difference = describe_difference(reference.geometry, model.geometry);
   if (!difference.empty()) {
@@ -56,23 +55,22 @@ BatchShape make_shape(const TorchModel& model, const ReplayBatch& batch) {
   }
   const auto length = static_cast<std::int64_t>(batch.padded_length);
   check_positions(length, static_cast<std::int64_t>(steps) + 1, model.info.max_positions);
-  return BatchShape(std::move(prompts), length,
-                    static_cast<std::int64_t>(std::max(batch.cache_capacity,
-                                                       batch.padded_length + steps)));
+  return BatchShape(
+      std::move(prompts), length,
+      static_cast<std::int64_t>(std::max(batch.cache_capacity, batch.padded_length + steps)));
 }
 
 class InjectReplay {
  public:
-  InjectReplay(TorchModel& model, const ReplayBatch& batch,
-               std::span<format::RowSink* const> sinks)
+  InjectReplay(TorchModel& model, const ReplayBatch& batch, std::span<format::RowSink* const> sinks)
       : model_(model),
         batch_(batch),
         stats_(model.info.vocab_size, common_top_k(model, batch), model.device),
         run_(*model.module, model.layout, make_shape(model, batch), model.device),
         tap_(model.layout),
         stage_(model.layout, run_.shape().rows(), model.device),
-        pump_(all_sinks(sinks, batch.rows.size()), model.layout, run_.shape(), run_.cache(),
-              stats_, model.device),
+        pump_(all_sinks(sinks, batch.rows.size()), model.layout, run_.shape(), run_.cache(), stats_,
+              model.device),
         tokens_(batch.rows.size()) {
     for (const ReplayRow& row : batch.rows) {
       steps_ = std::max(steps_, static_cast<std::int64_t>(row.reference->num_steps()));
@@ -140,8 +138,7 @@ class InjectReplay {
       active[index] = read_reference(index, step, injected);
     }
     const std::vector<std::int32_t> inputs = tokens_;
-    const at::Tensor logits =
-        run_.decode(step, inputs, pump_.wants_step_kv() ? &tap_ : nullptr);
+    const at::Tensor logits = run_.decode(step, inputs, pump_.wants_step_kv() ? &tap_ : nullptr);
     StepSlot* slot = pump_.acquire();
     if (pump_.wants_step_kv()) tap_.gather(slot->device_rows());
     const at::Tensor packed = stats_.pack(logits);
@@ -171,9 +168,8 @@ class InjectReplay {
     if (static_cast<std::uint64_t>(step) >= reference.num_steps()) return false;
     const auto row = static_cast<std::int64_t>(index);
     const bool has_kv = reference.has_step_kv();
-    const format::StepStats stats =
-        reference.read_step(static_cast<std::uint64_t>(step),
-                            has_kv ? stage_.host_row(row) : std::span<std::byte>());
+    const format::StepStats stats = reference.read_step(
+        static_cast<std::uint64_t>(step), has_kv ? stage_.host_row(row) : std::span<std::byte>());
     if (has_kv) injected.push_back(row);
     tokens_[index] = stats.input_token;
     // A recorded device under test may have had no finite choice.
@@ -186,8 +182,8 @@ class InjectReplay {
     std::vector<format::RowEnd> ends;
     for (const ReplayRow& row : batch_.rows) {
       steps.push_back(static_cast<std::int64_t>(row.reference->num_steps()));
-      ends.push_back({format::StopReason::kRecordingEnd, timing.prefill_seconds,
-                      timing.decode_seconds});
+      ends.push_back(
+          {format::StopReason::kRecordingEnd, timing.prefill_seconds, timing.decode_seconds});
     }
     pump_.finish(steps, ends);
   }
@@ -203,8 +199,8 @@ class InjectReplay {
   StepTap tap_;
   ReferenceStage stage_;
   Stopwatch watch_;
-  SinkPump pump_;  // its thread reads the members above
-  std::vector<std::int32_t> tokens_;       // fed at the current step, per row
+  SinkPump pump_;                     // its thread reads the members above
+  std::vector<std::int32_t> tokens_;  // fed at the current step, per row
   std::vector<std::int32_t> next_tokens_;
   std::int64_t steps_ = 0;
 };

@@ -9,16 +9,11 @@ namespace kvtool::engine {
 
 at::ScalarType to_scalar_type(DType dtype) {
   switch (dtype) {
-    case DType::kFloat32:
-      return at::kFloat;
-    case DType::kFloat16:
-      return at::kHalf;
-    case DType::kBFloat16:
-      return at::kBFloat16;
-    case DType::kFloat8E4M3:
-      return at::kFloat8_e4m3fn;
-    case DType::kFloat8E5M2:
-      return at::kFloat8_e5m2;
+    case DType::kFloat32: return at::kFloat;
+    case DType::kFloat16: return at::kHalf;
+    case DType::kBFloat16: return at::kBFloat16;
+    case DType::kFloat8E4M3: return at::kFloat8_e4m3fn;
+    case DType::kFloat8E5M2: return at::kFloat8_e5m2;
   }
   throw_environment("unknown dtype");
 }
@@ -41,8 +36,7 @@ RowLayout::RowLayout(const format::Geometry& geometry) : geometry_(geometry) {
   row_stride_bytes_ = static_cast<std::int64_t>(align_up(geometry_.delta_bytes(), 64));
 }
 
-void RowLayout::add_entry(DType dtype, std::int64_t heads, std::int64_t dim,
-                          std::uint64_t offset) {
+void RowLayout::add_entry(DType dtype, std::int64_t heads, std::int64_t dim, std::uint64_t offset) {
   const at::ScalarType type = to_scalar_type(dtype);
   const auto start = static_cast<std::int64_t>(offset);
   for (std::size_t index = groups_.size(); index-- > 0;) {

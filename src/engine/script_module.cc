@@ -64,18 +64,20 @@ void choose_executor() {
 
 LoadedScript load_script(const std::string& path, at::Device device) {
   if (!std::filesystem::is_regular_file(path)) {
-    throw_environment(path + ": no such model file; export one with tools/export_model.py "
-                             "--model HF_ID_OR_DIR --dtype bfloat16 --output " + path);
+    throw_environment(path +
+                      ": no such model file; export one with tools/export_model.py "
+                      "--model HF_ID_OR_DIR --dtype bfloat16 --output " +
+                      path);
   }
   choose_executor();
   torch::jit::ExtraFilesMap extra{{"kvtool.json", ""}, {"token_bytes.bin", ""}};
   torch::jit::Module module;
-  translate_torch_errors(path + ": cannot be loaded as TorchScript", [&] {
-    module = torch::jit::load(path, at::kCPU, extra);
-  });
+  translate_torch_errors(path + ": cannot be loaded as TorchScript",
+                         [&] { module = torch::jit::load(path, at::kCPU, extra); });
   if (extra["kvtool.json"].empty()) {
-    throw_incompatible(path + ": a TorchScript file, but not one of kvtool's (it holds no "
-                              "kvtool.json): export the model with tools/export_model.py");
+    throw_incompatible(path +
+                       ": a TorchScript file, but not one of kvtool's (it holds no "
+                       "kvtool.json): export the model with tools/export_model.py");
   }
   translate_torch_errors(path + ": cannot be moved to " + device.str(), [&] {
     module.eval();

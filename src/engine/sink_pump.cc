@@ -28,9 +28,8 @@ SinkPump::SinkPump(std::vector<format::RowSink*> sinks, const RowLayout& layout,
     wants_step_kv_ = wants_step_kv_ || (sink != nullptr && sink->needs().step_kv);
   }
   for (std::size_t index = 0; index < kSlots; ++index) {
-    slots_.push_back(std::make_unique<StepSlot>(shape_.rows(), stats_.packed_width(),
-                                                layout_.row_stride_bytes(), wants_step_kv_,
-                                                device));
+    slots_.push_back(std::make_unique<StepSlot>(
+        shape_.rows(), stats_.packed_width(), layout_.row_stride_bytes(), wants_step_kv_, device));
     free_.push_back(slots_.back().get());
   }
   thread_ = std::thread([this] { run(); });
@@ -161,19 +160,17 @@ void SinkPump::deliver_step(StepSlot& slot) {
     stats_.unpack(slot.packed(index), scratch_);
     scratch_.input_token = slot.input_tokens[row];
     scratch_.elapsed_ns = slot.elapsed_ns;
-    const auto delta = sink->needs().step_kv
-                           ? slot.rows(index, layout_.geometry().delta_bytes())
-                           : std::span<const std::byte>();
+    const auto delta = sink->needs().step_kv ? slot.rows(index, layout_.geometry().delta_bytes())
+                                             : std::span<const std::byte>();
     sink->on_step(static_cast<std::uint64_t>(slot.step), scratch_, delta);
   }
 }
 
 // Runs on the pump's thread. The slots read here are never written again while
 // it runs: steps append behind them, and a replay drains before it injects.
-void SinkPump::read_cache(
-    std::int64_t row, std::int64_t count,
-    const std::function<void(std::uint32_t, std::span<const std::byte>,
-                             std::span<const std::byte>)>& receive) {
+void SinkPump::read_cache(std::int64_t row, std::int64_t count,
+                          const std::function<void(std::uint32_t, std::span<const std::byte>,
+                                                   std::span<const std::byte>)>& receive) {
   std::optional<c10::StreamGuard> on_side;
   if (side_.exists()) on_side.emplace(side_.stream());
   const std::int64_t first = shape_.padding(row);

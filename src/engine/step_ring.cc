@@ -29,10 +29,9 @@ StepSlot::StepSlot(std::int64_t batch, std::int64_t packed_width, std::int64_t r
   host_packed_ = host_buffer({batch, packed_width}, at::kLong, device);
   if (with_rows) {
     host_rows_ = host_buffer({batch, row_stride_bytes}, at::kByte, device).zero_();
-    device_rows_ = device.is_cpu()
-                       ? host_rows_
-                       : at::zeros({batch, row_stride_bytes},
-                                   at::TensorOptions(at::kByte).device(device));
+    device_rows_ = device.is_cpu() ? host_rows_
+                                   : at::zeros({batch, row_stride_bytes},
+                                               at::TensorOptions(at::kByte).device(device));
   }
   if (!device.is_cpu()) done_.emplace(device.type());
 }

@@ -17,7 +17,8 @@ TokenTable::TokenTable(const std::string& path, std::string data) : data_(std::m
   base_ = sizeof count + (std::size_t{count} + 1) * sizeof(std::uint32_t);
   if (data_.size() < base_) damaged();
   offsets_.resize(std::size_t{count} + 1);
-  std::memcpy(offsets_.data(), data_.data() + sizeof count, offsets_.size() * sizeof(std::uint32_t));
+  std::memcpy(offsets_.data(), data_.data() + sizeof count,
+              offsets_.size() * sizeof(std::uint32_t));
   for (std::size_t index = 1; index < offsets_.size(); ++index) {
     if (offsets_[index] < offsets_[index - 1]) damaged();
   }

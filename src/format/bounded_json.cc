@@ -30,8 +30,7 @@ nlohmann::json parse_json_object(std::string_view text) {
 }
 
 std::string dump_json_object(const nlohmann::json& value) {
-  std::string text =
-      value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  std::string text = value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   if (text.size() > kMaxJsonBytes) {
     throw_usage("JSON of " + std::to_string(text.size()) + " bytes, at most " +
                 std::to_string(kMaxJsonBytes) + " fit into a recording");

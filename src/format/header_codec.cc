@@ -35,8 +35,7 @@ constexpr std::size_t kChecksumBytes = 8;
 constexpr std::uint64_t kKnownFeatures = 0;
 
 std::uint64_t header_bytes_for(std::size_t layers) {
-  return align_up(kHeaderFixedBytes + kLayerEntryBytes * layers + kChecksumBytes,
-                  kRecordAlignment);
+  return align_up(kHeaderFixedBytes + kLayerEntryBytes * layers + kChecksumBytes, kRecordAlignment);
 }
 
 template <std::size_t N>
@@ -88,8 +87,7 @@ std::string guess_format(std::span<const std::byte> start) {
   return "";
 }
 
-[[noreturn]] void throw_not_a_recording(const std::string& path,
-                                        std::span<const std::byte> start) {
+[[noreturn]] void throw_not_a_recording(const std::string& path, std::span<const std::byte> start) {
   std::string bytes;
   for (const std::byte value : start.subspan(0, std::min<std::size_t>(start.size(), 4))) {
     char text[8];
@@ -164,8 +162,8 @@ Geometry decode_geometry(const std::string& path, std::span<const std::byte> byt
   std::vector<LayerGeometry> layers;
   layers.reserve(count);
   for (std::size_t i = 0; i < count; ++i) {
-    layers.push_back(decode_layer(
-        bytes.subspan(kHeaderFixedBytes + i * kLayerEntryBytes, kLayerEntryBytes)));
+    layers.push_back(
+        decode_layer(bytes.subspan(kHeaderFixedBytes + i * kLayerEntryBytes, kLayerEntryBytes)));
   }
   try {
     return Geometry(std::move(layers));

@@ -18,8 +18,7 @@ Recording::Impl::Impl(RecordSource record_source, RecordingHeader recording_head
                       std::uint64_t first)
     : source(std::move(record_source)), header(std::move(recording_header)), first_record(first) {
   auto found = index_from_trailer(source, header, first_record);
-  index = found ? *std::move(found)
-                : walk_records(source, header, first_record, WalkDepth::kIndex);
+  index = found ? *std::move(found) : walk_records(source, header, first_record, WalkDepth::kIndex);
   meta = read_json(first_record, RecordType::kMeta);
   if (index.complete) summary = read_json(index.trailer.summary, RecordType::kSummary);
   load_prompt();
@@ -104,8 +103,7 @@ StepStats Recording::Impl::checked_stats(const RecordHeader& record,
                                          std::span<const std::byte> block) const {
   auto stats = decode_stats(header, block);
   if (!stats) source.throw_damaged(record, "the statistics' checksum or top-k is wrong");
-  const std::string problem =
-      stats_problem(header, *stats, record.type == RecordType::kPrefillEnd);
+  const std::string problem = stats_problem(header, *stats, record.type == RecordType::kPrefillEnd);
   if (!problem.empty()) source.throw_damaged(record, problem);
   return *std::move(stats);
 }
@@ -129,8 +127,7 @@ Recording::Recording(Recording&&) noexcept = default;
 Recording& Recording::operator=(Recording&&) noexcept = default;
 
 Recording Recording::open(const std::filesystem::path& path, ReaderOptions options) {
-  FileSystem& files =
-      options.file_system != nullptr ? *options.file_system : posix_file_system();
+  FileSystem& files = options.file_system != nullptr ? *options.file_system : posix_file_system();
   std::unique_ptr<RandomAccessFile> file = files.open(path);
   try {
     DecodedHeader decoded = read_header(*file);

@@ -23,22 +23,14 @@ std::uint64_t uuid_low_half(const Uuid& uuid) {
 
 std::string describe_record(const RecordHeader& header) {
   switch (header.type) {
-    case RecordType::kMeta:
-      return "META";
-    case RecordType::kPrompt:
-      return "PROMPT";
-    case RecordType::kPrefill:
-      return "PREFILL of layer " + std::to_string(header.index);
-    case RecordType::kPrefillEnd:
-      return "PREFILL_END";
-    case RecordType::kStep:
-      return "STEP " + std::to_string(header.index);
-    case RecordType::kFinal:
-      return "FINAL of layer " + std::to_string(header.index);
-    case RecordType::kSummary:
-      return "SUMMARY";
-    case RecordType::kTrailer:
-      return "TRAILER";
+    case RecordType::kMeta: return "META";
+    case RecordType::kPrompt: return "PROMPT";
+    case RecordType::kPrefill: return "PREFILL of layer " + std::to_string(header.index);
+    case RecordType::kPrefillEnd: return "PREFILL_END";
+    case RecordType::kStep: return "STEP " + std::to_string(header.index);
+    case RecordType::kFinal: return "FINAL of layer " + std::to_string(header.index);
+    case RecordType::kSummary: return "SUMMARY";
+    case RecordType::kTrailer: return "TRAILER";
   }
   return "record of unknown type " + std::to_string(static_cast<unsigned>(header.type));
 }
@@ -107,7 +99,8 @@ std::string stats_problem(const RecordingHeader& header, const StepStats& stats,
     return problem;
   }
   // -1: logits without a finite choice, which a device under test may well yield.
-  if (problem = token_problem(header, "token", stats.token); stats.token != -1 && !problem.empty()) {
+  if (problem = token_problem(header, "token", stats.token);
+      stats.token != -1 && !problem.empty()) {
     return problem;
   }
   for (const std::int32_t id : stats.top_ids) {

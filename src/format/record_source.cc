@@ -29,8 +29,8 @@ void RecordSource::check_place(const RecordHeader& header, std::uint64_t offset)
     throw_damaged_at(offset, describe_record(header) + " belongs to another recording");
   }
   if (header.offset != offset) {
-    throw_damaged_at(offset, describe_record(header) + " belongs at byte " +
-                                 std::to_string(header.offset));
+    throw_damaged_at(offset,
+                     describe_record(header) + " belongs at byte " + std::to_string(header.offset));
   }
 }
 
@@ -53,8 +53,8 @@ RecordHeader RecordSource::check_header(std::span<const std::byte> bytes, std::u
   if (!header) throw_damaged_at(offset, wanted + ": the record header's checksum is wrong");
   check_place(*header, offset);
   if (header->type != type || header->index != index) {
-    throw_damaged_at(offset, "found " + describe_record(*header) + " where " + wanted +
-                                 " should be");
+    throw_damaged_at(offset,
+                     "found " + describe_record(*header) + " where " + wanted + " should be");
   }
   check_codec(*header);
   if (payload_bytes && header->stored_bytes != *payload_bytes) {
@@ -71,8 +71,8 @@ RecordHeader RecordSource::check_header(std::span<const std::byte> bytes, std::u
 RecordHeader RecordSource::read_header(std::uint64_t offset, RecordType type, std::uint64_t index,
                                        std::optional<std::uint64_t> payload_bytes) const {
   if (offset > size_ || size_ - offset < kRecordHeaderBytes) {
-    throw_damaged_at(offset, "a record should be here, but the file has " +
-                                 std::to_string(size_) + " bytes");
+    throw_damaged_at(
+        offset, "a record should be here, but the file has " + std::to_string(size_) + " bytes");
   }
   std::array<std::byte, kRecordHeaderBytes> bytes;
   read(offset, bytes);
@@ -105,8 +105,8 @@ void RecordSource::throw_damaged(const RecordHeader& header, std::string_view wh
 }
 
 void RecordSource::throw_damaged_at(std::uint64_t offset, std::string_view what) const {
-  throw_corrupt(path().string() + ": at byte " + std::to_string(offset) + ": " +
-                std::string(what) + std::string(kAdvice));
+  throw_corrupt(path().string() + ": at byte " + std::to_string(offset) + ": " + std::string(what) +
+                std::string(kAdvice));
 }
 
 }  // namespace kvtool::format

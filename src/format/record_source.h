@@ -29,8 +29,7 @@ class RecordSource {
   [[nodiscard]] std::optional<RecordHeader> try_read_header(std::uint64_t offset) const;
   // The record of this type, index and payload length at `offset`, which lies
   // wholly in the file; else Error kCorrupt.
-  [[nodiscard]] RecordHeader read_header(std::uint64_t offset, RecordType type,
-                                         std::uint64_t index,
+  [[nodiscard]] RecordHeader read_header(std::uint64_t offset, RecordType type, std::uint64_t index,
                                          std::optional<std::uint64_t> payload_bytes) const;
   // As above from bytes that were read already.
   [[nodiscard]] RecordHeader check_header(std::span<const std::byte> bytes, std::uint64_t offset,

@@ -102,10 +102,10 @@ bool Walker::step() {
   const std::optional<RecordHeader> record = source_.try_read_header(position_);
   if (!record) {
     if (zeros_from(position_)) return end_early("the file holds only zeros from the record");
-    source_.throw_damaged_at(
-        position_, "the header of record " + std::to_string(sequence_) + " (" +
-                       (previous_ ? "after " + progress() : std::string("META")) +
-                       ") has a wrong checksum");
+    source_.throw_damaged_at(position_,
+                             "the header of record " + std::to_string(sequence_) + " (" +
+                                 (previous_ ? "after " + progress() : std::string("META")) +
+                                 ") has a wrong checksum");
   }
   check_order(*record);
   check_size(*record);
@@ -142,8 +142,7 @@ void Walker::check_order(const RecordHeader& record) {
   const bool ended = found.prefill_end != 0;
   const bool summed = found.summary != 0;
   switch (record.type) {
-    case RecordType::kMeta:
-      return check_after(record, sequence_ == 0, "META is the first record");
+    case RecordType::kMeta: return check_after(record, sequence_ == 0, "META is the first record");
     case RecordType::kPrompt:
       return check_after(record, sequence_ == 1, "PROMPT is the second record");
     case RecordType::kPrefill:
@@ -153,9 +152,9 @@ void Walker::check_order(const RecordHeader& record) {
                              (record.index == 0 || previous_ == RecordType::kPrefill),
                          "PREFILL records follow the prompt, layer by layer");
     case RecordType::kPrefillEnd:
-      return check_after(record, sequence_ >= 2 && !ended &&
-                                     index_.num_prefills == (final_only ? 0 : layers),
-                         "PREFILL_END follows the prompt's last layer");
+      return check_after(
+          record, sequence_ >= 2 && !ended && index_.num_prefills == (final_only ? 0 : layers),
+          "PREFILL_END follows the prompt's last layer");
     case RecordType::kStep:
       return check_after(record,
                          ended && !summed && index_.num_finals == 0 && record.index < kMaxSteps &&
@@ -169,11 +168,9 @@ void Walker::check_order(const RecordHeader& record) {
                              (record.index == 0 || previous_ == RecordType::kFinal),
                          "FINAL records follow the steps, layer by layer");
     case RecordType::kSummary:
-      return check_after(record, ended && !summed &&
-                                     index_.num_finals == (final_only ? layers : 0),
+      return check_after(record, ended && !summed && index_.num_finals == (final_only ? layers : 0),
                          "SUMMARY follows the last step or final layer");
-    case RecordType::kTrailer:
-      return check_after(record, summed, "TRAILER follows SUMMARY");
+    case RecordType::kTrailer: return check_after(record, summed, "TRAILER follows SUMMARY");
   }
   check_after(record, sequence_ >= 2, "META and PROMPT are the first records");
 }
@@ -185,26 +182,19 @@ std::optional<std::uint64_t> Walker::expected_payload(const RecordHeader& record
     return layout ? layout->payload_bytes : kMaxSize;
   };
   switch (record.type) {
-    case RecordType::kPrompt:
-      return 4 * header_.prompt_length;
-    case RecordType::kPrefill:
-      return state(header_.prompt_length);
-    case RecordType::kPrefillEnd:
-      return stats_block_bytes(header_.top_k);
-    case RecordType::kStep:
-      return step_payload_bytes(header_);
-    case RecordType::kFinal:
-      return state(header_.prompt_length + index_.trailer.num_steps);
-    case RecordType::kTrailer:
-      return kTrailerPayloadBytes;
-    default:
-      return std::nullopt;
+    case RecordType::kPrompt: return 4 * header_.prompt_length;
+    case RecordType::kPrefill: return state(header_.prompt_length);
+    case RecordType::kPrefillEnd: return stats_block_bytes(header_.top_k);
+    case RecordType::kStep: return step_payload_bytes(header_);
+    case RecordType::kFinal: return state(header_.prompt_length + index_.trailer.num_steps);
+    case RecordType::kTrailer: return kTrailerPayloadBytes;
+    default: return std::nullopt;
   }
 }
 
 void Walker::check_size(const RecordHeader& record) const {
-  const bool known = static_cast<std::uint16_t>(record.type) >= 1 &&
-                     record.type <= RecordType::kTrailer;
+  const bool known =
+      static_cast<std::uint16_t>(record.type) >= 1 && record.type <= RecordType::kTrailer;
   if (known) source_.check_codec(record);
   const auto expected = expected_payload(record);
   if (expected && record.stored_bytes != *expected) {
@@ -245,8 +235,8 @@ std::string Walker::payload_problem(const RecordHeader& record) {
 // What only a damaged or foreign writer can produce under a right checksum.
 void Walker::check_content(const RecordHeader& record) {
   if (record.type == RecordType::kStep || record.type == RecordType::kPrefillEnd) {
-    const auto stats = decode_stats(
-        header_, std::span(head_).subspan(0, stats_block_bytes(header_.top_k)));
+    const auto stats =
+        decode_stats(header_, std::span(head_).subspan(0, stats_block_bytes(header_.top_k)));
     if (!stats) source_.throw_damaged(record, "the statistics' checksum or top-k is wrong");
     const std::string problem =
         stats_problem(header_, *stats, record.type == RecordType::kPrefillEnd);
@@ -258,8 +248,8 @@ void Walker::check_content(const RecordHeader& record) {
 void Walker::check_trailer(const RecordHeader& record) {
   const std::uint64_t end = position_ + kTrailerBytes;
   if (end != source_.size()) {
-    source_.throw_damaged(record, std::to_string(source_.size() - end) +
-                                      " bytes behind the end of the recording");
+    source_.throw_damaged(
+        record, std::to_string(source_.size() - end) + " bytes behind the end of the recording");
   }
   Trailer expected = index_.trailer;
   expected.file_bytes = end;
@@ -273,29 +263,20 @@ void Walker::check_trailer(const RecordHeader& record) {
 void Walker::note(const RecordHeader& record) {
   Trailer& found = index_.trailer;
   switch (record.type) {
-    case RecordType::kPrompt:
-      index_.prompt = position_;
-      return;
+    case RecordType::kPrompt: index_.prompt = position_; return;
     case RecordType::kPrefill:
       if (index_.num_prefills++ == 0) found.first_prefill = position_;
       return;
-    case RecordType::kPrefillEnd:
-      found.prefill_end = position_;
-      return;
+    case RecordType::kPrefillEnd: found.prefill_end = position_; return;
     case RecordType::kStep:
       if (found.num_steps++ == 0) found.first_step = position_;
       return;
     case RecordType::kFinal:
       if (index_.num_finals++ == 0) found.first_final = position_;
       return;
-    case RecordType::kSummary:
-      found.summary = position_;
-      return;
-    case RecordType::kTrailer:
-      index_.complete = true;
-      return;
-    default:
-      return;
+    case RecordType::kSummary: found.summary = position_; return;
+    case RecordType::kTrailer: index_.complete = true; return;
+    default: return;
   }
 }
 

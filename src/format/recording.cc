@@ -61,12 +61,9 @@ std::optional<Sha256> parse_sha256(std::string_view text) {
 
 std::string_view save_mode_name(SaveMode mode) {
   switch (mode) {
-    case SaveMode::kDelta:
-      return "delta";
-    case SaveMode::kPrefillOnly:
-      return "prefill_only";
-    case SaveMode::kFinalOnly:
-      return "final_only";
+    case SaveMode::kDelta: return "delta";
+    case SaveMode::kPrefillOnly: return "prefill_only";
+    case SaveMode::kFinalOnly: return "final_only";
   }
   return "unknown";
 }

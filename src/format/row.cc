@@ -19,8 +19,7 @@ class RecordingRowSource final : public RowSource {
   [[nodiscard]] std::uint64_t num_steps() const override { return recording_.num_steps(); }
   // A truncated final_only file has statistics, but no K/V at all.
   [[nodiscard]] bool has_prefill_kv() const override {
-    return recording_.has_prefill() &&
-           recording_.num_cached_positions() >= header().prompt_length;
+    return recording_.has_prefill() && recording_.num_cached_positions() >= header().prompt_length;
   }
   [[nodiscard]] bool has_step_kv() const override { return recording_.has_deltas(); }
 
@@ -29,8 +28,7 @@ class RecordingRowSource final : public RowSource {
                           std::span<std::byte> value) const override {
     recording_.read_layer(layer, header().prompt_length, key, value);
   }
-  [[nodiscard]] StepStats read_step(std::uint64_t step,
-                                    std::span<std::byte> delta) const override {
+  [[nodiscard]] StepStats read_step(std::uint64_t step, std::span<std::byte> delta) const override {
     if (delta.empty()) return recording_.read_step_stats(step);
     return recording_.read_step(step, delta);
   }
@@ -60,8 +58,8 @@ class RecordingSink final : public RowSink {
   explicit RecordingSink(RecordingSinkOptions options)
       : save_mode_(options.header.save_mode),
         token_text_(std::move(options.token_text)),
-        writer_(options.path, std::move(options.header), parse_meta(options.meta_json, options.path),
-                options.prompt, options.writer) {}
+        writer_(options.path, std::move(options.header),
+                parse_meta(options.meta_json, options.path), options.prompt, options.writer) {}
 
   [[nodiscard]] Needs needs() const override {
     return {.prefill_kv = save_mode_ != SaveMode::kFinalOnly,
@@ -170,12 +168,9 @@ class TeeSink final : public RowSink {
 
 std::string_view stop_reason_name(StopReason reason) {
   switch (reason) {
-    case StopReason::kEndOfSequence:
-      return "eos";
-    case StopReason::kMaxNewTokens:
-      return "max_new_tokens";
-    case StopReason::kRecordingEnd:
-      return "recording_end";
+    case StopReason::kEndOfSequence: return "eos";
+    case StopReason::kMaxNewTokens: return "max_new_tokens";
+    case StopReason::kRecordingEnd: return "recording_end";
   }
   return "unknown";
 }

@@ -46,8 +46,9 @@ std::uint64_t positions_at(const Recording& recording, std::int64_t step) {
   const std::uint64_t prompt = recording.header().prompt_length;
   const std::uint64_t cached = recording.num_cached_positions();
   const std::string path = recording.path().string();
-  if (cached == 0) throw_usage(path + ": holds no K/V" +
-                               (recording.complete() ? "" : ": " + recording.truncation()));
+  if (cached == 0)
+    throw_usage(path + ": holds no K/V" +
+                (recording.complete() ? "" : ": " + recording.truncation()));
   const auto last = static_cast<std::int64_t>(cached - prompt) - 1;
   if (step < -1 || step > last) {
     throw_usage(path + ": has no K/V for step " + std::to_string(step) + ", the last one is " +

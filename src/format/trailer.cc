@@ -44,16 +44,15 @@ class RunChecker {
     if (!fits || offset < end_ || offset % kRecordAlignment != 0 ||
         offset > found_.record.offset - *bytes) {
       source_.throw_damaged(found_.record, std::string("it places ") + what + " at byte " +
-                                               std::to_string(offset) +
-                                               ", where it cannot be");
+                                               std::to_string(offset) + ", where it cannot be");
     }
     end_ = offset + *bytes;
   }
 
   void none(std::uint64_t offset, const char* what) const {
     if (offset == 0) return;
-    source_.throw_damaged(found_.record, std::string("it places ") + what +
-                                             ", which this recording cannot have");
+    source_.throw_damaged(found_.record,
+                          std::string("it places ") + what + ", which this recording cannot have");
   }
 
  private:
@@ -110,17 +109,16 @@ std::optional<RecordIndex> index_from_trailer(const RecordSource& source,
   if (!found) return std::nullopt;
   source.check_codec(found->record);
   if (found->trailer.file_bytes != source.size()) {
-    source.throw_damaged(found->record,
-                         "it says that the file has " + std::to_string(found->trailer.file_bytes) +
-                             " bytes, but it has " + std::to_string(source.size()));
+    source.throw_damaged(found->record, "it says that the file has " +
+                                            std::to_string(found->trailer.file_bytes) +
+                                            " bytes, but it has " + std::to_string(source.size()));
   }
   if (found->trailer.num_steps > kMaxSteps) {
     source.throw_damaged(found->record, "it counts " + std::to_string(found->trailer.num_steps) +
                                             " steps, at most " + std::to_string(kMaxSteps) +
                                             " are allowed");
   }
-  const RecordHeader meta =
-      source.read_header(first_record, RecordType::kMeta, 0, std::nullopt);
+  const RecordHeader meta = source.read_header(first_record, RecordType::kMeta, 0, std::nullopt);
   RecordIndex index;
   index.prompt = first_record + record_bytes(meta.stored_bytes);
   const std::uint64_t prompt_bytes = record_bytes(4 * header.prompt_length);

@@ -182,12 +182,11 @@ void RecordingWriter::Impl::append_state(RecordType type, std::uint32_t layer,
     usage("layer " + std::to_string(layer) + " out of order, " + std::to_string(next_layer) +
           " of " + std::to_string(header.geometry.num_layers()) + " layers are written");
   }
-  const std::optional<StateLayout> layout =
-      state_layout(header.geometry.layer(layer), positions);
+  const std::optional<StateLayout> layout = state_layout(header.geometry.layer(layer), positions);
   if (!layout || key.size() != layout->key_bytes || value.size() != layout->value_bytes) {
-    usage("layer " + std::to_string(layer) + ": K of " + std::to_string(key.size()) +
-          " and V of " + std::to_string(value.size()) + " bytes do not hold " +
-          std::to_string(positions) + " positions");
+    usage("layer " + std::to_string(layer) + ": K of " + std::to_string(key.size()) + " and V of " +
+          std::to_string(value.size()) + " bytes do not hold " + std::to_string(positions) +
+          " positions");
   }
   const std::array<std::byte, kRecordAlignment> zeros{};
   const auto gap = std::span(zeros).subspan(0, layout->value_offset - layout->key_bytes);
@@ -203,8 +202,7 @@ void RecordingWriter::Impl::append_state(RecordType type, std::uint32_t layer,
   ++next_layer;
 }
 
-void RecordingWriter::Impl::write_prefill_layer(std::uint32_t layer,
-                                                std::span<const std::byte> key,
+void RecordingWriter::Impl::write_prefill_layer(std::uint32_t layer, std::span<const std::byte> key,
                                                 std::span<const std::byte> value) {
   if (phase != Phase::kPrefill || header.save_mode == SaveMode::kFinalOnly) {
     usage("prompt K/V after the prefill or in a final_only recording");

@@ -187,11 +187,10 @@ class ConsoleReporter : public Reporter {
       result += printable(pending);
       pending.clear();
       const bool predicted_nothing = replay.comparison.tokens.at(i).predicted < 0;
-      const std::string mark =
-          fmt::format("[{}≠{}]",
-                      predicted_nothing ? "no finite logit"
-                                        : printable(text.predicted, Newlines::kEscape),
-                      printable(text.recorded, Newlines::kEscape));
+      const std::string mark = fmt::format(
+          "[{}≠{}]",
+          predicted_nothing ? "no finite logit" : printable(text.predicted, Newlines::kEscape),
+          printable(text.recorded, Newlines::kEscape));
       result += painted(kRed, mark);
     }
     return result + printable(pending);
@@ -213,8 +212,8 @@ class ConsoleReporter : public Reporter {
         has_token0 && row.tokens.front().verdict == analysis::TokenVerdict::kMatch;
     line("Prefill: token 0 {}, K/V {}",
          token0_matches ? "matches"
-                        : has_token0 ? "differs (" + describe_class(row.tokens.front().verdict) + ")"
-                                     : "not compared",
+         : has_token0   ? "differs (" + describe_class(row.tokens.front().verdict) + ")"
+                        : "not compared",
          describe_kv(row.prefill_kv));
     const std::uint64_t steps = row.tokens.empty() ? 0 : row.tokens.size() - 1;
     const std::uint64_t matches = row.matches() - (token0_matches ? 1 : 0);
@@ -230,8 +229,8 @@ class ConsoleReporter : public Reporter {
       const analysis::TokenComparison& token = row.tokens.at(*index);
       const TokenText& text = replay.texts.at(*index);
       line("First divergence: {}, {}", place_of(*index), describe_class(token.verdict));
-      line("    predicted {} (id {}), recorded {} (id {})", quote(text.predicted),
-           token.predicted, quote(text.recorded), token.recorded);
+      line("    predicted {} (id {}), recorded {} (id {})", quote(text.predicted), token.predicted,
+           quote(text.recorded), token.recorded);
       line("    {}", describe_margin(token));
     }
     if (!replay.truncation.empty()) line("Truncated recording: {}", printable(replay.truncation));
@@ -254,9 +253,8 @@ class ConsoleReporter : public Reporter {
     if (replayed.nonfinite_inputs > 0) {
       line("NaN or Inf in {}", counted(replayed.nonfinite_inputs, "input"));
     }
-    line("Result: {}", replayed.failed
-                           ? painted(kRed, "FAIL (hard flip or non-finite values)")
-                           : painted(kGreen, "PASS"));
+    line("Result: {}", replayed.failed ? painted(kRed, "FAIL (hard flip or non-finite values)")
+                                       : painted(kGreen, "PASS"));
   }
 
   void show_divergences(const Summary::Replayed& replayed) {
@@ -283,9 +281,9 @@ class ConsoleReporter : public Reporter {
     row("Dtype:", info.model_dtype);
     row("Device:", info.device_name.empty() ? info.device_label
                                             : info.device_label + " (" + info.device_name + ")");
-    row("KV cache:", fmt::format("{}, {} layers, {} KV heads, key dim {}, value dim {}",
-                                 info.kv_dtype, info.num_layers, info.kv_heads, info.key_dim,
-                                 info.value_dim));
+    row("KV cache:",
+        fmt::format("{}, {} layers, {} KV heads, key dim {}, value dim {}", info.kv_dtype,
+                    info.num_layers, info.kv_heads, info.key_dim, info.value_dim));
     row("Save mode:", info.save_mode);
     row("Batch:", batch_text(info));
     row("Prompt:", counted(info.prompt_length, "token"));

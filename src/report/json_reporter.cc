@@ -96,18 +96,17 @@ Json replay_object(const Replay& replay) {
 }
 
 Json input_object(const InputResult& input) {
-  Json object = {
-      {"model", input.model_slug},
-      {"batch_size", input.batch_size},
-      {"rows", input.rows},
-      {"row", input.row},
-      {"input", input.input_index},
-      {"prompt", {{"text", text(input.prompt_text)}, {"tokens", input.prompt_length}}},
-      {"steps", input.timing.steps},
-      {"prefill_seconds", number(input.timing.prefill_seconds)},
-      {"decode_seconds", number(input.timing.decode_seconds)},
-      {"tokens_per_second",
-       number(tokens_per_second(input.timing.steps, input.timing.decode_seconds))}};
+  Json object = {{"model", input.model_slug},
+                 {"batch_size", input.batch_size},
+                 {"rows", input.rows},
+                 {"row", input.row},
+                 {"input", input.input_index},
+                 {"prompt", {{"text", text(input.prompt_text)}, {"tokens", input.prompt_length}}},
+                 {"steps", input.timing.steps},
+                 {"prefill_seconds", number(input.timing.prefill_seconds)},
+                 {"decode_seconds", number(input.timing.decode_seconds)},
+                 {"tokens_per_second",
+                  number(tokens_per_second(input.timing.steps, input.timing.decode_seconds))}};
   if (input.generation) {
     object["generated"] = {{"text", text(input.generation->text)},
                            {"tokens", input.generation->tokens},
@@ -147,13 +146,13 @@ Json replay_summary(const Summary::Replayed& replayed) {
 }
 
 Json summary_object(const Summary& summary) {
-  Json object = {{"inputs", summary.inputs},
-                 {"steps", summary.steps},
-                 {"prefill_seconds", number(summary.prefill_seconds)},
-                 {"decode_seconds", number(summary.decode_seconds)},
-                 {"wall_seconds", number(summary.wall_seconds)},
-                 {"tokens_per_second",
-                  number(tokens_per_second(summary.steps, summary.decode_seconds))}};
+  Json object = {
+      {"inputs", summary.inputs},
+      {"steps", summary.steps},
+      {"prefill_seconds", number(summary.prefill_seconds)},
+      {"decode_seconds", number(summary.decode_seconds)},
+      {"wall_seconds", number(summary.wall_seconds)},
+      {"tokens_per_second", number(tokens_per_second(summary.steps, summary.decode_seconds))}};
   if (summary.replayed) object["replay"] = replay_summary(*summary.replayed);
   if (summary.saved_recordings > 0) {
     object["saved"] = {{"recordings", summary.saved_recordings},
@@ -169,40 +168,40 @@ Json recording_object(const RecordingInfo& info) {
     object["error"] = text(info.error);
     return object;
   }
-  object.update({{"unfinished_name", info.partial_name},
-                 {"complete", info.complete},
-                 {"truncation", known(info.truncation)},
-                 {"uuid", info.uuid},
-                 {"model",
-                  {{"id", known(info.model_id)},
-                   {"slug", known(info.model_slug)},
-                   {"dtype", known(info.model_dtype)},
-                   {"weights_sha256", info.model_sha256}}},
-                 {"device", {{"label", known(info.device_label)}, {"name", known(info.device_name)}}},
-                 {"save_mode", info.save_mode},
-                 {"kv",
-                  {{"dtype", info.kv_dtype},
-                   {"layers", info.num_layers},
-                   {"heads", info.kv_heads},
-                   {"key_dim", info.key_dim},
-                   {"value_dim", info.value_dim}}},
-                 {"batch_size", known(info.batch_size)},
-                 {"input", known(info.input_index)},
-                 {"row", known(info.row)},
-                 {"rows", known(info.rows)},
-                 {"prompt_tokens", info.prompt_length},
-                 {"generated_tokens", info.num_tokens},
-                 {"steps", info.num_steps},
-                 {"stop_reason", known(info.stop_reason)},
-                 {"top_k", info.top_k},
-                 {"vocab_size", info.vocab_size},
-                 {"created_utc", known(info.created_utc)},
-                 {"kvtool_version", known(info.kvtool_version)},
-                 {"torch_version", known(info.torch_version)},
-                 {"replay_of", known(info.replay_of)},
-                 {"prompt_text", text(info.prompt_text)},
-                 {"generated_text",
-                  info.generated_text ? text(*info.generated_text) : Json(nullptr)}});
+  object.update(
+      {{"unfinished_name", info.partial_name},
+       {"complete", info.complete},
+       {"truncation", known(info.truncation)},
+       {"uuid", info.uuid},
+       {"model",
+        {{"id", known(info.model_id)},
+         {"slug", known(info.model_slug)},
+         {"dtype", known(info.model_dtype)},
+         {"weights_sha256", info.model_sha256}}},
+       {"device", {{"label", known(info.device_label)}, {"name", known(info.device_name)}}},
+       {"save_mode", info.save_mode},
+       {"kv",
+        {{"dtype", info.kv_dtype},
+         {"layers", info.num_layers},
+         {"heads", info.kv_heads},
+         {"key_dim", info.key_dim},
+         {"value_dim", info.value_dim}}},
+       {"batch_size", known(info.batch_size)},
+       {"input", known(info.input_index)},
+       {"row", known(info.row)},
+       {"rows", known(info.rows)},
+       {"prompt_tokens", info.prompt_length},
+       {"generated_tokens", info.num_tokens},
+       {"steps", info.num_steps},
+       {"stop_reason", known(info.stop_reason)},
+       {"top_k", info.top_k},
+       {"vocab_size", info.vocab_size},
+       {"created_utc", known(info.created_utc)},
+       {"kvtool_version", known(info.kvtool_version)},
+       {"torch_version", known(info.torch_version)},
+       {"replay_of", known(info.replay_of)},
+       {"prompt_text", text(info.prompt_text)},
+       {"generated_text", info.generated_text ? text(*info.generated_text) : Json(nullptr)}});
   return object;
 }
 

@@ -41,9 +41,7 @@ CodePoint decode(std::string_view bytes) {
   return {};
 }
 
-bool is_control(std::uint32_t value) {
-  return value < 0x20U || (value >= 0x7FU && value <= 0x9FU);
-}
+bool is_control(std::uint32_t value) { return value < 0x20U || (value >= 0x7FU && value <= 0x9FU); }
 
 // Bidirectional overrides and isolates make shown text differ from its bytes.
 bool reorders_text(std::uint32_t value) {

@@ -58,9 +58,9 @@ class MismatchVerdict : public testing::TestWithParam<VerdictCase> {};
 
 TEST_P(MismatchVerdict, FollowsTheMarginInUlps) {
   const VerdictCase& given = GetParam();
-  const TokenComparison token = compare(
-      stats({5, 9}, {given.recorded_logit, given.best_other_logit}), stats({9, 5}, {17.0F, 17.0F}),
-      given.dtype, {.tolerance_ulps = given.tolerance_ulps});
+  const TokenComparison token =
+      compare(stats({5, 9}, {given.recorded_logit, given.best_other_logit}),
+              stats({9, 5}, {17.0F, 17.0F}), given.dtype, {.tolerance_ulps = given.tolerance_ulps});
   EXPECT_EQ(token.ulp, given.ulp);
   EXPECT_EQ(token.verdict, given.verdict)
       << verdict_name(token.verdict) << " with margin " << token.margin;
@@ -71,8 +71,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         VerdictCase{"ExactTie", DType::kBFloat16, 17.0F, 17.0F, 2.0, 0.125, TokenVerdict::kTie},
         VerdictCase{"OneUlp", DType::kBFloat16, 17.0F, 16.875F, 2.0, 0.125, TokenVerdict::kTie},
-        VerdictCase{"TwoUlps", DType::kBFloat16, 17.0F, 16.75F, 2.0, 0.125,
-                    TokenVerdict::kNearTie},
+        VerdictCase{"TwoUlps", DType::kBFloat16, 17.0F, 16.75F, 2.0, 0.125, TokenVerdict::kNearTie},
         VerdictCase{"ThreeUlps", DType::kBFloat16, 17.0F, 16.625F, 2.0, 0.125,
                     TokenVerdict::kHardFlip},
         VerdictCase{"ThreeUlpsWithinAWiderTolerance", DType::kBFloat16, 17.0F, 16.625F, 3.0, 0.125,

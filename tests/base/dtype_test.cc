@@ -112,8 +112,7 @@ TEST_P(SmallFormats, TreatsOverflowAsItsStandardDoes) {
   const std::uint32_t largest = GetParam().largest_finite;
   const std::uint32_t beyond = GetParam().saturates ? largest : largest + 1;
   EXPECT_EQ(encode(GetParam().dtype, std::numeric_limits<float>::max()), beyond);
-  EXPECT_EQ(encode(GetParam().dtype, -std::numeric_limits<float>::infinity()),
-            beyond | sign_bit());
+  EXPECT_EQ(encode(GetParam().dtype, -std::numeric_limits<float>::infinity()), beyond | sign_bit());
   EXPECT_EQ(encode(GetParam().dtype, std::numeric_limits<float>::infinity()), beyond);
 }
 

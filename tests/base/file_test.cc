@@ -15,6 +15,7 @@
 
 #include "kvtool/base/checked.h"
 #include "kvtool/base/error.h"
+#include "support/error_of.h"
 
 namespace kvtool {
 namespace {
@@ -39,18 +40,6 @@ class PosixFiles : public testing::Test {
   [[nodiscard]] std::string content(std::string_view name) const {
     std::ifstream stream(path(name), std::ios::binary);
     return {std::istreambuf_iterator<char>(stream), {}};
-  }
-
-  // The error that `call` throws.
-  template <typename Call>
-  static Error error_of(Call call) {
-    try {
-      call();
-    } catch (const Error& error) {
-      return error;
-    }
-    ADD_FAILURE() << "no error";
-    return {ErrorCode::kUsage, ""};
   }
 
   FileSystem& files_ = posix_file_system();
@@ -150,8 +139,7 @@ TEST_F(PosixFiles, RenameReplaces) {
   files_.rename(path("a"), path("b"));
   EXPECT_EQ(content("b"), "new");
   EXPECT_FALSE(std::filesystem::exists(path("a")));
-  EXPECT_EQ(error_of([&] { files_.rename(path("a"), path("b")); }).code(),
-            ErrorCode::kEnvironment);
+  EXPECT_EQ(error_of([&] { files_.rename(path("a"), path("b")); }).code(), ErrorCode::kEnvironment);
 }
 
 TEST_F(PosixFiles, RemoveAcceptsAMissingFile) {

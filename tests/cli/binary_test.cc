@@ -102,7 +102,8 @@ TEST_F(Binary, NoPromptIsAUsageErrorWithAnExample) {
 TEST_F(Binary, AModelThatWasNotExportedNamesTheCommand) {
   const ProcessResult result = kvtool({"generate", "--model", "Org/Some-Model", "--prompt", "x"});
   EXPECT_EQ(result.exit_status, 5);
-  EXPECT_THAT(result.error_output, HasSubstr("python3 tools/export_model.py --model Org/Some-Model"));
+  EXPECT_THAT(result.error_output,
+              HasSubstr("python3 tools/export_model.py --model Org/Some-Model"));
 }
 
 TEST_F(Binary, InfoShowsARecording) {
@@ -161,9 +162,10 @@ TEST_F(Binary, ConfigurationErrorsAreUsageErrors) {
 }
 
 TEST_F(Binary, AFullOutputIsAnError) {
-  EXPECT_EQ(run_process({"sh", "-c", std::string("'") + KVTOOL_BINARY + "' info rec > /dev/full"}, "")
-                .exit_status,
-            5);
+  EXPECT_EQ(
+      run_process({"sh", "-c", std::string("'") + KVTOOL_BINARY + "' info rec > /dev/full"}, "")
+          .exit_status,
+      5);
 }
 
 }  // namespace

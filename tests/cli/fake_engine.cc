@@ -62,8 +62,10 @@ format::StepStats stats_of(const Tokens& context, std::uint32_t vocab_size, std:
 // `count` floats of one K or V block at one position.
 void append_row(Bytes& target, std::int32_t token, std::uint32_t salt, std::uint64_t count) {
   for (std::uint64_t i = 0; i < count; ++i) {
-    const auto value =
-        static_cast<float>(mixed(static_cast<std::uint32_t>(token) * 131U + salt + static_cast<std::uint32_t>(i)) % 1000U) / 100.0F;
+    const auto value = static_cast<float>(mixed(static_cast<std::uint32_t>(token) * 131U + salt +
+                                                static_cast<std::uint32_t>(i)) %
+                                          1000U) /
+                       100.0F;
     const auto* bytes = reinterpret_cast<const std::byte*>(&value);
     target.insert(target.end(), bytes, bytes + sizeof value);
   }
@@ -79,7 +81,8 @@ Bytes block(std::uint32_t layer, bool value, const Tokens& tokens) {
   Bytes bytes;
   for (std::uint32_t head = 0; head < shape.num_kv_heads; ++head) {
     for (const std::int32_t token : tokens) {
-      append_row(bytes, token, salt_of(layer, value, head), value ? shape.value_dim : shape.key_dim);
+      append_row(bytes, token, salt_of(layer, value, head),
+                 value ? shape.value_dim : shape.key_dim);
     }
   }
   return bytes;
@@ -98,7 +101,8 @@ Bytes delta(std::int32_t token) {
 }
 
 void feed_prefill(format::RowSink& sink, const Tokens& prompt, const format::StepStats& stats) {
-  for (std::uint32_t layer = 0; sink.needs().prefill_kv && layer < geometry().num_layers(); ++layer) {
+  for (std::uint32_t layer = 0; sink.needs().prefill_kv && layer < geometry().num_layers();
+       ++layer) {
     sink.on_prefill_layer(layer, block(layer, false, prompt), block(layer, true, prompt));
   }
   sink.on_prefill_end(stats);

@@ -27,9 +27,9 @@ TEST(RecordingFileName, RoundTrips) {
   EXPECT_EQ(recording_file_name(4, 12), "batch4_input12.kvc");
   EXPECT_EQ(parse_recording_file_name("batch4_input12.kvc"), (RecordingName{4, 12, false}));
   EXPECT_EQ(parse_recording_file_name("batch4_input12.kvc.partial"), (RecordingName{4, 12, true}));
-  for (const char* other : {"batch4.kvc", "batch_input1.kvc", "batch04_input1.kvc", "x.kvc",
-                            "batch1_input1.kvc2", "batch99999999999999999999_input1.kvc",
-                            "batch-1_input1.kvc"}) {
+  for (const char* other :
+       {"batch4.kvc", "batch_input1.kvc", "batch04_input1.kvc", "x.kvc", "batch1_input1.kvc2",
+        "batch99999999999999999999_input1.kvc", "batch-1_input1.kvc"}) {
     EXPECT_EQ(parse_recording_file_name(other), std::nullopt) << other;
   }
 }

@@ -37,15 +37,15 @@ TEST(EncodePrompts, KeepsTheOrder) {
 }
 
 TEST(EncodePrompts, ABadPromptNamesItsOrigin) {
-  EXPECT_EQ(error_of(2, R"({"error": "prompt 1: no template", "prompt_index": 1})",
-                     ErrorCode::kUsage),
-            "p line 7: no template");
+  EXPECT_EQ(
+      error_of(2, R"({"error": "prompt 1: no template", "prompt_index": 1})", ErrorCode::kUsage),
+      "p line 7: no template");
 }
 
 TEST(EncodePrompts, AMissingPackageIsTheEnvironment) {
-  EXPECT_THAT(error_of(5, R"({"error": "no tokenizers", "prompt_index": null})",
-                       ErrorCode::kEnvironment),
-              HasSubstr("no tokenizers"));
+  EXPECT_THAT(
+      error_of(5, R"({"error": "no tokenizers", "prompt_index": null})", ErrorCode::kEnvironment),
+      HasSubstr("no tokenizers"));
 }
 
 TEST(EncodePrompts, ACrashShowsWhatTheHelperPrinted) {
@@ -57,9 +57,9 @@ TEST(EncodePrompts, RefusesAnswersThatDoNotFit) {
   EXPECT_THAT(error_of(0, R"({"prompts": []})", ErrorCode::kEnvironment), HasSubstr("number"));
   EXPECT_THAT(error_of(0, R"({"prompts": [{}, {}]})", ErrorCode::kEnvironment),
               HasSubstr("without token ids"));
-  EXPECT_THAT(error_of(0, R"({"prompts": [{"token_ids": [1]}, {"token_ids": []}]})",
-                       ErrorCode::kUsage),
-              HasSubstr("p line 7 has no token"));
+  EXPECT_THAT(
+      error_of(0, R"({"prompts": [{"token_ids": [1]}, {"token_ids": []}]})", ErrorCode::kUsage),
+      HasSubstr("p line 7 has no token"));
 }
 
 }  // namespace

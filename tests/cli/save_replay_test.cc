@@ -273,8 +273,7 @@ TEST_F(SaveReplay, AnUnknownLabelListsTheKnownAndProposesAnOutput) {
   const CommandResult result = run("replay --from GPU1");
   EXPECT_EQ(result.status, 2);
   EXPECT_THAT(result.err, HasSubstr("ref_cache holds CPU"));
-  EXPECT_THAT(result.err,
-              HasSubstr("kvtool replay --from outputs/20260102_030405/kv_caches/GPU1"));
+  EXPECT_THAT(result.err, HasSubstr("kvtool replay --from outputs/20260102_030405/kv_caches/GPU1"));
 }
 
 TEST_F(SaveReplay, AMissingModelNamesTheExportCommand) {
@@ -316,7 +315,8 @@ TEST_F(SaveReplay, RunDoesWhatTheConfigurationSays) {
   write_prompts(2);
   const auto config = [](const char* cache) {
     return std::string(R"({"models": ["models/tiny.pt"], "prompts": "prompts.jsonl",
-                           "max_new_tokens": 4, "kv_cache": )") + cache + "}";
+                           "max_new_tokens": 4, "kv_cache": )") +
+           cache + "}";
   };
   write("hyperparameter.json", config("{}"));
   EXPECT_THAT(run("run").out, Not(HasSubstr("Saved")));
@@ -324,7 +324,8 @@ TEST_F(SaveReplay, RunDoesWhatTheConfigurationSays) {
   EXPECT_THAT(run("run").out, HasSubstr("Saved 2 recordings"));
   write("hyperparameter.json", config(R"({"load": true, "load_from_device": "CPU"})"));
   EXPECT_THAT(run("run").out, HasSubstr("fully matching: 2"));
-  write("hyperparameter.json", config(R"({"load": true, "load_from_device": "CPU", "save": true})"));
+  write("hyperparameter.json",
+        config(R"({"load": true, "load_from_device": "CPU", "save": true})"));
   const CommandResult both = run("run");
   EXPECT_THAT(both.out, HasSubstr("fully matching: 2"));
   EXPECT_THAT(both.out, HasSubstr("Saved 2 recordings"));
@@ -360,7 +361,8 @@ TEST_F(SaveReplay, TooManyPositionsNameTheMostPossible) {
       run("generate --model models/tiny.pt --prompts prompts.jsonl --max-new-tokens 9");
   EXPECT_EQ(result.status, 2);
   EXPECT_THAT(result.err, HasSubstr("--max-new-tokens 8 at most"));
-  EXPECT_EQ(run("generate --model models/tiny.pt --prompts prompts.jsonl --max-new-tokens 8").status, 0);
+  EXPECT_EQ(
+      run("generate --model models/tiny.pt --prompts prompts.jsonl --max-new-tokens 8").status, 0);
 }
 
 TEST_F(SaveReplay, SeveralModelsRunOneAfterTheOther) {
@@ -371,7 +373,9 @@ TEST_F(SaveReplay, SeveralModelsRunOneAfterTheOther) {
   const CommandResult ambiguous = run("replay --from CPU");
   EXPECT_EQ(ambiguous.status, 2);
   EXPECT_THAT(ambiguous.err, HasSubstr("several models (other, tiny)"));
-  EXPECT_EQ(replay_json("--from CPU --model models/other.pt --model models/tiny.pt")["summary"]["inputs"], 2);
+  EXPECT_EQ(
+      replay_json("--from CPU --model models/other.pt --model models/tiny.pt")["summary"]["inputs"],
+      2);
 }
 
 TEST_F(SaveReplay, TheJsonFileIsCheckedBeforeTheRun) {

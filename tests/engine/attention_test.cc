@@ -62,7 +62,8 @@ TEST_P(CausalAttention, EqualsItsDefinition) {
   if (!c.padding.empty()) {
     bias = at::zeros({batch, 1, 1, c.positions});
     for (std::int64_t b = 0; b < batch; ++b) {
-      (*bias)[b].narrow(2, 0, c.padding[static_cast<std::size_t>(b)])
+      (*bias)[b]
+          .narrow(2, 0, c.padding[static_cast<std::size_t>(b)])
           .fill_(-std::numeric_limits<float>::infinity());
     }
   }
@@ -74,24 +75,23 @@ TEST_P(CausalAttention, EqualsItsDefinition) {
 
 INSTANTIATE_TEST_SUITE_P(
     Shapes, CausalAttention,
-    testing::Values(
-        Case{"prefill", 4, 4, 9, 9, 8, 8, 0, 0, false, {}},
-        Case{"grouped_prefill", 6, 2, 9, 9, 8, 8, 0, 0, false, {}},
-        Case{"narrow_values", 4, 4, 9, 9, 12, 8, 0, 0, false, {}},
-        Case{"windowed_prefill", 4, 2, 20, 20, 8, 8, 5, 0, false, {}},
-        Case{"windowed_blocks", 2, 1, 600, 600, 4, 4, 70, 0, false, {}},
-        Case{"softcap_prefill", 4, 2, 300, 300, 8, 8, 0, 3.0, false, {}},
-        Case{"sinks_prefill", 4, 2, 20, 20, 8, 8, 6, 0, true, {}},
-        Case{"decode", 4, 4, 1, 17, 8, 8, 0, 0, false, {}},
-        Case{"grouped_decode", 9, 3, 1, 17, 8, 8, 0, 0, false, {}},
-        Case{"multi_query_decode", 8, 1, 1, 17, 8, 6, 0, 0, false, {}},
-        Case{"windowed_decode", 4, 2, 1, 17, 8, 8, 4, 0, false, {}},
-        Case{"softcap_decode", 4, 2, 1, 17, 8, 8, 0, 2.0, false, {}},
-        Case{"sinks_decode", 4, 2, 1, 17, 8, 8, 5, 0, true, {}},
-        Case{"padded_decode", 6, 2, 1, 17, 8, 8, 0, 0, false, {0, 3, 16}},
-        Case{"padded_windowed_decode", 6, 2, 1, 17, 8, 8, 9, 0, false, {0, 12, 3}},
-        Case{"padded_sinks_decode", 6, 2, 1, 17, 8, 8, 9, 0, true, {0, 12, 3}},
-        Case{"several_new_queries", 4, 2, 5, 17, 8, 8, 0, 0, false, {}}),
+    testing::Values(Case{"prefill", 4, 4, 9, 9, 8, 8, 0, 0, false, {}},
+                    Case{"grouped_prefill", 6, 2, 9, 9, 8, 8, 0, 0, false, {}},
+                    Case{"narrow_values", 4, 4, 9, 9, 12, 8, 0, 0, false, {}},
+                    Case{"windowed_prefill", 4, 2, 20, 20, 8, 8, 5, 0, false, {}},
+                    Case{"windowed_blocks", 2, 1, 600, 600, 4, 4, 70, 0, false, {}},
+                    Case{"softcap_prefill", 4, 2, 300, 300, 8, 8, 0, 3.0, false, {}},
+                    Case{"sinks_prefill", 4, 2, 20, 20, 8, 8, 6, 0, true, {}},
+                    Case{"decode", 4, 4, 1, 17, 8, 8, 0, 0, false, {}},
+                    Case{"grouped_decode", 9, 3, 1, 17, 8, 8, 0, 0, false, {}},
+                    Case{"multi_query_decode", 8, 1, 1, 17, 8, 6, 0, 0, false, {}},
+                    Case{"windowed_decode", 4, 2, 1, 17, 8, 8, 4, 0, false, {}},
+                    Case{"softcap_decode", 4, 2, 1, 17, 8, 8, 0, 2.0, false, {}},
+                    Case{"sinks_decode", 4, 2, 1, 17, 8, 8, 5, 0, true, {}},
+                    Case{"padded_decode", 6, 2, 1, 17, 8, 8, 0, 0, false, {0, 3, 16}},
+                    Case{"padded_windowed_decode", 6, 2, 1, 17, 8, 8, 9, 0, false, {0, 12, 3}},
+                    Case{"padded_sinks_decode", 6, 2, 1, 17, 8, 8, 9, 0, true, {0, 12, 3}},
+                    Case{"several_new_queries", 4, 2, 5, 17, 8, 8, 0, 0, false, {}}),
     [](const auto& param_info) { return param_info.param.name; });
 
 }  // namespace

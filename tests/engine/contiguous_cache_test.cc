@@ -22,8 +22,8 @@ struct Projections {
 };
 
 Projections random_projections(std::int64_t rows, std::int64_t positions) {
-  return {at::randn({rows, 2 * kHeads, positions, kDim}), at::randn({rows, kHeads, positions, kDim}),
-          at::randn({rows, kHeads, positions, kDim})};
+  return {at::randn({rows, 2 * kHeads, positions, kDim}),
+          at::randn({rows, kHeads, positions, kDim}), at::randn({rows, kHeads, positions, kDim})};
 }
 
 at::Tensor attend(ContiguousCache& cache, const Projections& p, std::int64_t layer) {
@@ -57,9 +57,9 @@ TEST(ContiguousCache, PaddedBatchEqualsItsRowsAlone) {
     ContiguousCache single(layout, alone, at::kCPU);
     single.begin(0, shape.prompt_length(row));
     const at::Tensor expected = attend(single, row_of(prompt, row, shape.padding(row)), 1);
-    EXPECT_TRUE(at::allclose(prompt_out.narrow(0, row, 1).narrow(1, shape.padding(row),
-                                                                 shape.prompt_length(row)),
-                             expected, 1e-5, 1e-6));
+    EXPECT_TRUE(at::allclose(
+        prompt_out.narrow(0, row, 1).narrow(1, shape.padding(row), shape.prompt_length(row)),
+        expected, 1e-5, 1e-6));
     single.begin(shape.prompt_length(row), 1);
     EXPECT_TRUE(at::allclose(step_out.narrow(0, row, 1), attend(single, row_of(step, row, 0), 1),
                              1e-5, 1e-6));
@@ -114,9 +114,12 @@ TEST(BatchShape, PadsOnTheLeft) {
   const std::vector<std::int32_t> one{7, 8, 9};
   const std::vector<std::int32_t> two{5};
   const BatchShape shape({one, two}, 3, 4);
-  EXPECT_TRUE(shape.input_ids(at::kCPU).equal(at::tensor({7, 8, 9, 0, 0, 5}, at::kLong).view({2, 3})));
-  EXPECT_TRUE(shape.position_ids(at::kCPU).equal(at::tensor({0, 1, 2, 0, 0, 0}, at::kLong).view({2, 3})));
-  EXPECT_TRUE(shape.first_step_positions(at::kCPU).equal(at::tensor({3, 1}, at::kLong).view({2, 1})));
+  EXPECT_TRUE(
+      shape.input_ids(at::kCPU).equal(at::tensor({7, 8, 9, 0, 0, 5}, at::kLong).view({2, 3})));
+  EXPECT_TRUE(
+      shape.position_ids(at::kCPU).equal(at::tensor({0, 1, 2, 0, 0, 0}, at::kLong).view({2, 3})));
+  EXPECT_TRUE(
+      shape.first_step_positions(at::kCPU).equal(at::tensor({3, 1}, at::kLong).view({2, 1})));
 }
 
 TEST(StepTap, NamesALayerThatTheModelSkipped) {

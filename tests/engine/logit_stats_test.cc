@@ -15,9 +15,7 @@ format::StepStats stats_of(const LogitStats& stats, const at::Tensor& logits) {
   return result;
 }
 
-at::Tensor row(std::vector<float> values) {
-  return at::tensor(values, at::kFloat);
-}
+at::Tensor row(std::vector<float> values) { return at::tensor(values, at::kFloat); }
 
 TEST(LogitStats, LowestIdWinsATie) {
   const LogitStats stats(6, 4, at::kCPU);

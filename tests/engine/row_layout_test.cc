@@ -13,15 +13,13 @@ format::LayerGeometry layer(DType dtype, std::uint32_t heads, std::uint32_t key_
 }
 
 TEST(RowLayout, EqualLayersFormOneGroup) {
-  const RowLayout layout(
-      format::Geometry(std::vector(5, layer(DType::kBFloat16, 3, 64, 64))));
+  const RowLayout layout(format::Geometry(std::vector(5, layer(DType::kBFloat16, 3, 64, 64))));
   ASSERT_EQ(layout.groups().size(), 1U);
   EXPECT_EQ(layout.groups()[0].entries, 10);
 }
 
 TEST(RowLayout, KeysAndValuesOfOtherWidthFormTwoGroups) {
-  const RowLayout layout(
-      format::Geometry(std::vector(5, layer(DType::kBFloat16, 4, 24, 16))));
+  const RowLayout layout(format::Geometry(std::vector(5, layer(DType::kBFloat16, 4, 24, 16))));
   ASSERT_EQ(layout.groups().size(), 2U);
   EXPECT_EQ(layout.groups()[0].entries, 5);
   EXPECT_EQ(layout.groups()[1].entries, 5);
@@ -29,11 +27,10 @@ TEST(RowLayout, KeysAndValuesOfOtherWidthFormTwoGroups) {
 
 // Whatever the grouping, the group's view and the entry's view name the same bytes.
 TEST(RowLayout, GroupAndEntryViewsAgree) {
-  const RowLayout layout(format::Geometry({layer(DType::kBFloat16, 3, 8, 8),
-                                           layer(DType::kBFloat16, 1, 8, 8),
-                                           layer(DType::kFloat32, 3, 8, 4),
-                                           layer(DType::kFloat8E4M3, 3, 5, 5),
-                                           layer(DType::kBFloat16, 3, 8, 8)}));
+  const RowLayout layout(
+      format::Geometry({layer(DType::kBFloat16, 3, 8, 8), layer(DType::kBFloat16, 1, 8, 8),
+                        layer(DType::kFloat32, 3, 8, 4), layer(DType::kFloat8E4M3, 3, 5, 5),
+                        layer(DType::kBFloat16, 3, 8, 8)}));
   at::Tensor deltas = at::zeros({2, layout.row_stride_bytes()}, at::kByte);
   const auto check = [&](const RowLayout::Entry& entry) {
     at::Tensor view = layout.entry_view(deltas, entry).squeeze(2);

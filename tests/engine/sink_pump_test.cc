@@ -75,10 +75,9 @@ TEST_F(SinkPumpTest, DeliversInOrder) {
   push(pump, -1);
   for (int step = 0; step < 2; ++step) push(pump, step);
   pump.finish({2}, {format::RowEnd{}});
-  EXPECT_EQ(sink_.calls,
-            (std::vector<std::string>{"prefill 0 48", "prefill end, token 7",
-                                      "step 0, fed 0, key 0", "step 1, fed 1, key 1",
-                                      "final 0 80", "end"}));
+  EXPECT_EQ(sink_.calls, (std::vector<std::string>{"prefill 0 48", "prefill end, token 7",
+                                                   "step 0, fed 0, key 0", "step 1, fed 1, key 1",
+                                                   "final 0 80", "end"}));
 }
 
 TEST_F(SinkPumpTest, SlowSinkHoldsTheProducerBack) {

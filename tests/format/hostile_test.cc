@@ -8,6 +8,7 @@
 #include <string>
 
 #include "raw_recording.h"
+#include "support/error_of.h"
 
 namespace kvtool::format {
 namespace {
@@ -17,16 +18,6 @@ using testing::HasSubstr;
 using testing::StartsWith;
 
 constexpr const char* kAdvice = ": the file is damaged, copy it again or record again";
-
-Error error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error;
-  }
-  ADD_FAILURE() << "no error";
-  return {ErrorCode::kUsage, ""};
-}
 
 Error open_error(const Bytes& bytes) {
   return error_of([&] { static_cast<void>(open_bytes(bytes)); });
@@ -78,13 +69,11 @@ TEST(KvcForeignFile, FolderIsNoRecording) {
 TEST(KvcVersions, NewerMajorVersionIsRefused) {
   const Error error = open_error(raw().patch_header(8, std::uint16_t{2}).begin().end().bytes);
   EXPECT_EQ(error.code(), ErrorCode::kIncompatible);
-  EXPECT_STREQ(error.what(),
-               "x.kvc: format version 2, this kvtool reads version 1: update kvtool");
+  EXPECT_STREQ(error.what(), "x.kvc: format version 2, this kvtool reads version 1: update kvtool");
 }
 
 TEST(KvcVersions, UnknownIncompatibleFeatureIsRefused) {
-  const Error error =
-      open_error(raw().patch_header(16, std::uint64_t{0x11}).begin().end().bytes);
+  const Error error = open_error(raw().patch_header(16, std::uint64_t{0x11}).begin().end().bytes);
   EXPECT_EQ(error.code(), ErrorCode::kIncompatible);
   EXPECT_STREQ(error.what(),
                "x.kvc: uses format features that this kvtool does not know (bits 0x11): update "
@@ -187,22 +176,19 @@ TEST(KvcHeader, ImpossibleLayersAreRefused) {
   refuses(92, ~std::uint32_t{0}, "length 256 does not fit 4294967295 layers");
   refuses(kLayer1, std::uint8_t{0}, "layer 1: unknown element type");
   refuses(kLayer1 + 1, std::uint8_t{6}, "layer 1: unknown element type");
-  refuses(kLayer1 + 4, std::uint32_t{0},
-          "layer 1: number of KV heads is 0, allowed are 1 to 4096");
+  refuses(kLayer1 + 4, std::uint32_t{0}, "layer 1: number of KV heads is 0, allowed are 1 to 4096");
   refuses(kLayer1 + 4, std::uint32_t{4097},
           "layer 1: number of KV heads is 4097, allowed are 1 to 4096");
   refuses(kLayer1 + 8, std::uint32_t{65537},
           "layer 1: key dimension is 65537, allowed are 1 to 65536");
-  refuses(kLayer1 + 12, std::uint32_t{0},
-          "layer 1: value dimension is 0, allowed are 1 to 65536");
+  refuses(kLayer1 + 12, std::uint32_t{0}, "layer 1: value dimension is 0, allowed are 1 to 65536");
   refuses(kLayer1 + 16, std::uint64_t{16}, "key row offset is 16, the geometry asks for 32");
   refuses(kLayer1 + 24, std::uint64_t{1}, "value row offset is 1, the geometry asks for 48");
 }
 
 TEST(KvcHeader, LayersOfALaterMinorVersionMustFitToo) {
-  expect_corrupt(
-      raw().grow_header(64, 1).patch_header(92, std::uint32_t{4000}).begin().end().bytes,
-      std::string("header at byte 0: length 320 does not fit 4000 layers") + kAdvice);
+  expect_corrupt(raw().grow_header(64, 1).patch_header(92, std::uint32_t{4000}).begin().end().bytes,
+                 std::string("header at byte 0: length 320 does not fit 4000 layers") + kAdvice);
 }
 
 RecordingHeader largest_header() {
@@ -249,9 +235,9 @@ TEST(KvcHostileFile, TrailerMayNotPlaceRecordsOutsideTheirNeighbours) {
     return raw().begin().step(0).step(1).summary().trailer(tweak).bytes;
   };
   EXPECT_NO_THROW(static_cast<void>(open_bytes(with([](Trailer&) {}))));
-  for (std::uint64_t Trailer::*field :
-       {&Trailer::file_bytes, &Trailer::num_steps, &Trailer::first_prefill,
-        &Trailer::prefill_end, &Trailer::first_step, &Trailer::first_final, &Trailer::summary}) {
+  for (std::uint64_t Trailer::* field :
+       {&Trailer::file_bytes, &Trailer::num_steps, &Trailer::first_prefill, &Trailer::prefill_end,
+        &Trailer::first_step, &Trailer::first_final, &Trailer::summary}) {
     for (const std::uint64_t value :
          {std::uint64_t{1}, std::uint64_t{64}, std::uint64_t{1} << 40, std::uint64_t{1} << 62,
           (std::uint64_t{1} << 63) + 64, ~std::uint64_t{0}, ~std::uint64_t{63}}) {
@@ -265,10 +251,16 @@ TEST(KvcHostileFile, TrailerMayNotPlaceRecordsOutsideTheirNeighbours) {
 }
 
 TEST(KvcHostileFile, TrailerMayNotSkipAStep) {
-  const Bytes bytes = raw().begin().step(0).step(1).summary().trailer([](Trailer& t) {
-                             t.first_step += 192;
-                             t.num_steps = 1;
-                           }).bytes;
+  const Bytes bytes = raw()
+                          .begin()
+                          .step(0)
+                          .step(1)
+                          .summary()
+                          .trailer([](Trailer& t) {
+                            t.first_step += 192;
+                            t.num_steps = 1;
+                          })
+                          .bytes;
   const Recording recording = open_bytes(bytes);
   EXPECT_THAT(error_of([&] { static_cast<void>(recording.read_step_stats(0)); }).what(),
               StartsWith("x.kvc: at byte 1216: found STEP 1 where STEP 0 should be"));
@@ -277,8 +269,10 @@ TEST(KvcHostileFile, TrailerMayNotSkipAStep) {
 TEST(KvcHostileFile, TrailerOfAnotherLengthIsNamed) {
   const auto lengthen = [](Trailer& t) { ++t.file_bytes; };
   const Bytes bytes = raw().begin().step(0).summary().trailer(lengthen).bytes;
-  expect_corrupt(bytes, "TRAILER at byte 1344: it says that the file has 1473 bytes, but it has "
-                        "1472" + std::string(kAdvice));
+  expect_corrupt(bytes,
+                 "TRAILER at byte 1344: it says that the file has 1473 bytes, but it has "
+                 "1472" +
+                     std::string(kAdvice));
 }
 
 TEST(KvcHostileFile, TrailerWithAFlippedByteIsNamed) {
@@ -297,8 +291,8 @@ TEST(KvcHostileFile, RecordsBehindATrailerMayNotRunPastTheEnd) {
   expect_corrupt(meta, "META at byte 256: payload of 16777216 bytes runs past the end of the file" +
                            std::string(kAdvice));
   const Bytes prompt = raw().patch_header(96, std::uint64_t{1} << 26).begin().end().bytes;
-  expect_corrupt(prompt, "at byte 384: PROMPT runs past the end of the file" +
-                             std::string(kAdvice));
+  expect_corrupt(prompt,
+                 "at byte 384: PROMPT runs past the end of the file" + std::string(kAdvice));
 }
 
 // A file with a hole of zeros in its middle, as large as it likes to be.
@@ -308,8 +302,7 @@ class HoleyFile final : public RandomAccessFile {
       : head_(std::move(head)), tail_(std::move(tail)), size_(size) {}
   [[nodiscard]] std::uint64_t size() const override { return size_; }
   [[nodiscard]] const std::filesystem::path& path() const override { return path_; }
-  [[nodiscard]] std::size_t read(std::uint64_t offset,
-                                 std::span<std::byte> target) const override {
+  [[nodiscard]] std::size_t read(std::uint64_t offset, std::span<std::byte> target) const override {
     const std::uint64_t tail_at = size_ - tail_.size();
     for (std::size_t i = 0; i < target.size(); ++i) {
       const std::uint64_t at = offset + i;
@@ -406,9 +399,8 @@ TEST(KvcHostileFile, TokensOutsideTheVocabularyAreDamage) {
   for (const std::int32_t token : {50, -2, 0x7fffffff}) {
     const std::string outside =
         std::to_string(token) + " is outside the vocabulary of 50" + kAdvice;
-    const std::string at_position =
-        "token " + std::to_string(token) + " at position 1 is outside the vocabulary of 50" +
-        kAdvice;
+    const std::string at_position = "token " + std::to_string(token) +
+                                    " at position 1 is outside the vocabulary of 50" + kAdvice;
     expect_corrupt(raw().meta().prompt({0, token, 1}).prefill().prefill_end().end().bytes,
                    "PROMPT at byte 384: " + at_position);
     const RecordingHeader header = sample_header(SaveMode::kDelta);
@@ -417,10 +409,9 @@ TEST(KvcHostileFile, TokensOutsideTheVocabularyAreDamage) {
       change(stats);
       return raw().begin().step(0).step(1, stats).summary().trailer().bytes;
     };
-    for (const Bytes& bytes :
-         {steps_with([&](StepStats& s) { s.token = token; }),
-          steps_with([&](StepStats& s) { s.input_token = token; }),
-          steps_with([&](StepStats& s) { s.top_ids[1] = token; })}) {
+    for (const Bytes& bytes : {steps_with([&](StepStats& s) { s.token = token; }),
+                               steps_with([&](StepStats& s) { s.input_token = token; }),
+                               steps_with([&](StepStats& s) { s.top_ids[1] = token; })}) {
       expect_damage(bytes, outside);
       const Recording recording = open_bytes(bytes);
       EXPECT_THAT(error_of([&] { static_cast<void>(recording.read_step_stats(1)); }).what(),
@@ -479,8 +470,7 @@ TEST(KvcHostileFile, RecordsOutOfOrderAreDamage) {
   expect_damage(cut(raw().begin().summary().summary()), "out of order: SUMMARY");
   expect_damage(cut(raw().begin().step(0).trailer()), "TRAILER");
   RawRecording final_only = raw(SaveMode::kFinalOnly);
-  expect_damage(cut(final_only.meta().prompt().prefill_end().summary()),
-                "out of order: SUMMARY");
+  expect_damage(cut(final_only.meta().prompt().prefill_end().summary()), "out of order: SUMMARY");
 }
 
 TEST(KvcHostileFile, WrongSequenceNumberIsDamage) {
@@ -490,9 +480,8 @@ TEST(KvcHostileFile, WrongSequenceNumberIsDamage) {
 }
 
 TEST(KvcHostileFile, SummaryIsCheckedLikeMeta) {
-  EXPECT_THAT(
-      open_error(raw().begin().text(RecordType::kSummary, "[]").trailer().bytes).what(),
-      HasSubstr("SUMMARY at byte 1024: JSON is not an object"));
+  EXPECT_THAT(open_error(raw().begin().text(RecordType::kSummary, "[]").trailer().bytes).what(),
+              HasSubstr("SUMMARY at byte 1024: JSON is not an object"));
 }
 
 // Whatever is done to a file, reading it ends in a value or in an Error.
@@ -523,9 +512,9 @@ void mutate_sealed(Bytes& bytes, std::mt19937& random) {
   const std::size_t cells = bytes.size() / kRecordAlignment;
   const std::size_t at = random() % cells * kRecordAlignment;
   const std::size_t field = random() % 8 * 8;
-  const std::uint64_t value = random() % 3 == 0 ? ~std::uint64_t{0} >> (random() % 64)
-                                                : load<std::uint64_t>(all, at + field) +
-                                                      random() % 5 - 2;
+  const std::uint64_t value = random() % 3 == 0
+                                  ? ~std::uint64_t{0} >> (random() % 64)
+                                  : load<std::uint64_t>(all, at + field) + random() % 5 - 2;
   store(all, at + field, value);
   if (at < header_bytes) {
     store(all, header_bytes - 8, checksum(all.first(header_bytes - 8)));

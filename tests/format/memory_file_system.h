@@ -104,8 +104,7 @@ class MemoryFileSystem final : public FileSystem {
     [[nodiscard]] std::size_t read(std::uint64_t offset,
                                    std::span<std::byte> target) const override {
       if (offset >= file_->size()) return 0;
-      const std::size_t count =
-          std::min<std::uint64_t>(target.size(), file_->size() - offset);
+      const std::size_t count = std::min<std::uint64_t>(target.size(), file_->size() - offset);
       std::copy_n(file_->begin() + static_cast<std::ptrdiff_t>(offset), count, target.begin());
       const std::lock_guard lock(owner_.mutex_);
       owner_.bytes_read_ += count;

@@ -6,8 +6,8 @@
 #include <functional>
 #include <string_view>
 
-#include "checksum.h"
 #include "bytes.h"
+#include "checksum.h"
 #include "header_codec.h"
 #include "record_codec.h"
 #include "sample.h"

@@ -137,8 +137,8 @@ RecordingHeader realistic_header() {
   header.vocab_size = 49152;
   header.top_k = 20;
   header.prompt_length = 128;
-  header.geometry = Geometry(
-      std::vector<LayerGeometry>(30, {DType::kBFloat16, DType::kBFloat16, 3, 64, 64}));
+  header.geometry =
+      Geometry(std::vector<LayerGeometry>(30, {DType::kBFloat16, DType::kBFloat16, 3, 64, 64}));
   return header;
 }
 
@@ -244,8 +244,7 @@ TEST(GeometryTest, NamesTheFirstDifference) {
   };
   EXPECT_EQ(describe_difference(a, a), "");
   EXPECT_EQ(describe_difference(a, Geometry({a.layer(0)})), "2 layers against 1");
-  EXPECT_EQ(with([](LayerGeometry& l) { l.num_kv_heads = 8; }),
-            "layer 1: 1 KV heads against 8");
+  EXPECT_EQ(with([](LayerGeometry& l) { l.num_kv_heads = 8; }), "layer 1: 1 KV heads against 8");
   EXPECT_EQ(with([](LayerGeometry& l) { l.key_dim = 4; }), "layer 1: 3 key dimensions against 4");
   EXPECT_EQ(with([](LayerGeometry& l) { l.value_dim = 4; }),
             "layer 1: 5 value dimensions against 4");

@@ -73,7 +73,8 @@ StepStats stats_for(std::int32_t input, std::int32_t token) {
 // The byte of one element of the cache; every place has a value of its own.
 std::byte cache_byte(std::uint32_t layer, bool is_value, std::uint64_t head, std::uint64_t position,
                      std::uint64_t index) {
-  return static_cast<std::byte>(layer * 128 + (is_value ? 64 : 0) + head * 32 + position * 8 + index);
+  return static_cast<std::byte>(layer * 128 + (is_value ? 64 : 0) + head * 32 + position * 8 +
+                                index);
 }
 
 // [heads, positions, dim] of one layer's K or V for positions [begin, end).
@@ -117,9 +118,9 @@ void feed(RowSink& sink, const Geometry& geometry, bool end = true) {
   sink.on_prefill_end(stats_for(-1, 1));
   for (std::uint64_t step = 0; step < 2; ++step) {
     const auto delta = delta_at(geometry, kPromptLength + step);
-    sink.on_step(step, stats_for(static_cast<std::int32_t>(step) + 1,
-                                 static_cast<std::int32_t>(step) + 2),
-                 needs.step_kv ? std::span<const std::byte>(delta) : std::span<const std::byte>());
+    sink.on_step(
+        step, stats_for(static_cast<std::int32_t>(step) + 1, static_cast<std::int32_t>(step) + 2),
+        needs.step_kv ? std::span<const std::byte>(delta) : std::span<const std::byte>());
   }
   if (!end) return;
   if (needs.final_kv) {
@@ -128,9 +129,8 @@ void feed(RowSink& sink, const Geometry& geometry, bool end = true) {
                           block(layer, true, 0, kPositions, geometry.layer(layer)));
     }
   }
-  sink.on_end({.stop_reason = StopReason::kEndOfSequence,
-               .prefill_seconds = 0.5,
-               .decode_seconds = 1.5});
+  sink.on_end(
+      {.stop_reason = StopReason::kEndOfSequence, .prefill_seconds = 0.5, .decode_seconds = 1.5});
 }
 
 void expect_prompt_kv(const RowSource& source) {
@@ -226,9 +226,9 @@ TEST_F(Row, SummaryTellsHowTheRowEnded) {
   feed(*make_recording_sink(options(SaveMode::kDelta)), geometry());
   const Recording recording = Recording::open(path());
   // Tokens 1 and 2 are the halves of "é", token 3 is "x".
-  const nlohmann::json expected = {{"stop_reason", "eos"},   {"tokens", 3},
-                                   {"steps", 2},             {"text", "\xc3\xa9x"},
-                                   {"prefill_seconds", 0.5}, {"decode_seconds", 1.5}};
+  const nlohmann::json expected = {
+      {"stop_reason", "eos"},   {"tokens", 3},          {"steps", 2}, {"text", "\xc3\xa9x"},
+      {"prefill_seconds", 0.5}, {"decode_seconds", 1.5}};
   EXPECT_EQ(recording.summary(), expected);
   EXPECT_EQ(recording.meta().at("device").at("label"), "CPU");
 }
@@ -239,7 +239,9 @@ TEST_F(Row, SummaryReplacesInvalidUtf8) {
     return token == 1 ? "a\xff" : token == 2 ? "b" : "\xc3";
   };
   feed(*make_recording_sink(std::move(given)), geometry());
-  EXPECT_EQ(Recording::open(path()).summary().at("text"), "a\xef\xbf\xbd" "b\xef\xbf\xbd");
+  EXPECT_EQ(Recording::open(path()).summary().at("text"),
+            "a\xef\xbf\xbd"
+            "b\xef\xbf\xbd");
 }
 
 TEST_F(Row, SummaryTextIsEmptyWithoutTokenText) {
@@ -308,8 +310,8 @@ TEST_F(Row, TeeHandsEachSinkWhatItNeeds) {
   EXPECT_TRUE(tee->needs().step_kv);
   EXPECT_TRUE(tee->needs().final_kv);
   feed(*tee, geometry());
-  EXPECT_THAT(kv.notes, ElementsAre("prefill 0", "prefill 1", "token 1", "step 0 kv", "step 1 kv",
-                                    "end"));
+  EXPECT_THAT(kv.notes,
+              ElementsAre("prefill 0", "prefill 1", "token 1", "step 0 kv", "step 1 kv", "end"));
   EXPECT_THAT(final_state.notes,
               ElementsAre("token 1", "step 0", "step 1", "final 0", "final 1", "end"));
 }

@@ -109,10 +109,10 @@ TEST_F(Safetensors, HoldsTheCacheAndTokensOfEveryStep) {
         const Tensor& value = file.tensors.at("value." + std::to_string(layer));
         EXPECT_EQ(key.dtype, safetensors_name(shape.key_dtype));
         EXPECT_EQ(value.dtype, safetensors_name(shape.value_dtype));
-        EXPECT_EQ(key.shape, (std::vector<std::uint64_t>{shape.num_kv_heads, positions,
-                                                         shape.key_dim}));
-        EXPECT_EQ(value.shape, (std::vector<std::uint64_t>{shape.num_kv_heads, positions,
-                                                           shape.value_dim}));
+        EXPECT_EQ(key.shape,
+                  (std::vector<std::uint64_t>{shape.num_kv_heads, positions, shape.key_dim}));
+        EXPECT_EQ(value.shape,
+                  (std::vector<std::uint64_t>{shape.num_kv_heads, positions, shape.value_dim}));
         EXPECT_EQ(key.data, sample_key(geometry, layer, positions));
         EXPECT_EQ(value.data, sample_value(geometry, layer, positions));
       }
@@ -142,8 +142,7 @@ TEST_F(Safetensors, CarriesWhereItComesFromAsStrings) {
 
 TEST_F(Safetensors, PrefillOnlyHasTheStateAfterThePrefill) {
   const Recording recording = record(SaveMode::kPrefillOnly, 2);
-  EXPECT_EQ(exported(recording, -1).tensors.at("key.0").data,
-            sample_key(sample_geometry(), 0, 3));
+  EXPECT_EQ(exported(recording, -1).tensors.at("key.0").data, sample_key(sample_geometry(), 0, 3));
   const Error error = error_of([&] { write_safetensors(recording, 0, "y", &files_); });
   EXPECT_EQ(error.code(), ErrorCode::kUsage);
   EXPECT_STREQ(error.what(),
@@ -155,8 +154,8 @@ TEST_F(Safetensors, NamesTheLastStepThatThereIs) {
   for (const std::int64_t step : {std::int64_t{2}, std::int64_t{-2}, INT64_MAX, INT64_MIN}) {
     const Error error = error_of([&] { write_safetensors(recording, step, "y", &files_); });
     EXPECT_EQ(error.code(), ErrorCode::kUsage);
-    EXPECT_EQ(std::string(error.what()), "x.kvc: has no K/V for step " + std::to_string(step) +
-                                             ", the last one is step 1");
+    EXPECT_EQ(std::string(error.what()),
+              "x.kvc: has no K/V for step " + std::to_string(step) + ", the last one is step 1");
   }
 }
 

@@ -139,9 +139,9 @@ SampleOffsets write_sample(FileSystem& files, const std::filesystem::path& path,
   offsets.prefill_end = writer.bytes_written();
   for (std::uint64_t step = 0; step < steps; ++step) {
     const bool with_delta = header.save_mode == SaveMode::kDelta;
-    writer.write_step(sample_stats(header, step),
-                      with_delta ? sample_delta(header.geometry, header.prompt_length + step)
-                                 : Bytes());
+    writer.write_step(
+        sample_stats(header, step),
+        with_delta ? sample_delta(header.geometry, header.prompt_length + step) : Bytes());
     offsets.step_ends.push_back(writer.bytes_written());
   }
   if (header.save_mode == SaveMode::kFinalOnly) {

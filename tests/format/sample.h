@@ -39,8 +39,7 @@ struct SampleOffsets {
 };
 
 SampleOffsets write_sample(FileSystem& files, const std::filesystem::path& path,
-                           const RecordingHeader& header, std::uint64_t steps,
-                           bool sync = false);
+                           const RecordingHeader& header, std::uint64_t steps, bool sync = false);
 
 // The finished recording's bytes.
 [[nodiscard]] Bytes sample_bytes(SaveMode mode, std::uint64_t steps,

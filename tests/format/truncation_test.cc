@@ -4,10 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <functional>
 #include <string>
 
 #include "sample.h"
+#include "support/error_of.h"
 
 namespace kvtool::format {
 namespace {
@@ -21,16 +21,6 @@ constexpr std::uint64_t kSteps = 3;
 
 Bytes first_bytes(const Bytes& bytes, std::uint64_t count) {
   return {bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(count)};
-}
-
-Error error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error;
-  }
-  ADD_FAILURE() << "no error";
-  return {ErrorCode::kUsage, ""};
 }
 
 Error open_error(const Bytes& bytes) {

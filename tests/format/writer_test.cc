@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "sample.h"
+#include "support/error_of.h"
 
 namespace kvtool::format {
 namespace {
@@ -15,16 +16,6 @@ using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::StartsWith;
-
-Error error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error;
-  }
-  ADD_FAILURE() << "no error";
-  return {ErrorCode::kUsage, ""};
-}
 
 class KvcWriter : public testing::Test {
  protected:
@@ -127,17 +118,15 @@ TEST_F(KvcWriter, RefusesAHeaderThatCannotBe) {
     change(header);
     expect_usage(
         [&] {
-          RecordingWriter("x.kvc", header, sample_meta(), sample_prompt(sample_header(
-                                                              SaveMode::kDelta)),
-                          {.file_system = &files_});
+          RecordingWriter("x.kvc", header, sample_meta(),
+                          sample_prompt(sample_header(SaveMode::kDelta)), {.file_system = &files_});
         },
         part);
   };
   refuses([](RecordingHeader& h) { h.vocab_size = 0; }, "impossible vocabulary size 0");
   refuses([](RecordingHeader& h) { h.top_k = 51; }, "top-k of 51");
   refuses([](RecordingHeader& h) { h.prompt_length = 0; }, "empty prompt");
-  refuses([](RecordingHeader& h) { h.prompt_length = 4; },
-          "prompt of 3 tokens, the header says 4");
+  refuses([](RecordingHeader& h) { h.prompt_length = 4; }, "prompt of 3 tokens, the header says 4");
   refuses([](RecordingHeader& h) { h.geometry = Geometry(); }, "no layers");
   refuses([](RecordingHeader& h) { h.vocab_size = 5; }, "prompt token 7 is outside");
   EXPECT_TRUE(files_.log().empty());
@@ -171,9 +160,7 @@ TEST_F(KvcWriter, RefusesCallsOutOfOrder) {
       },
       "the prefill ends after 1 of 2 layers");
   expect_usage(
-      [&] {
-        start_steps(SaveMode::kDelta)->write_prefill_end(sample_prefill_stats(header_));
-      },
+      [&] { start_steps(SaveMode::kDelta)->write_prefill_end(sample_prefill_stats(header_)); },
       "ended already");
   expect_usage([&] { start(SaveMode::kPrefillOnly)->write_step({}, {}); }, "before the end");
   expect_usage([&] { start(SaveMode::kDelta)->finish({{"a", 1}}); }, "finished before");
@@ -206,9 +193,8 @@ TEST_F(KvcWriter, RefusesWrongSizesAndTokens) {
   const Bytes wrong(7);
   expect_usage([&] { start(SaveMode::kDelta)->write_prefill_layer(0, wrong, wrong); },
                "do not hold 3 positions");
-  expect_usage(
-      [&] { start_steps(SaveMode::kDelta)->write_step(sample_stats(header_, 0), wrong); },
-      "K/V of 7 bytes, expected 64");
+  expect_usage([&] { start_steps(SaveMode::kDelta)->write_step(sample_stats(header_, 0), wrong); },
+               "K/V of 7 bytes, expected 64");
   expect_usage(
       [&] { start_steps(SaveMode::kPrefillOnly)->write_step(sample_stats(header_, 0), wrong); },
       "K/V of 7 bytes, expected 0");

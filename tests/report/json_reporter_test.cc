@@ -21,7 +21,8 @@ TEST(JsonReporter, StartsWithTheSchemaVersion) {
   std::string written;
   const auto reporter = make_json_reporter([&](const std::string& text) { written = text; });
   report_all(*reporter, generated_input());
-  EXPECT_TRUE(written.starts_with("{\n  \"schema_version\": 1,\n  \"command\": \"replay\",")) << written;
+  EXPECT_TRUE(written.starts_with("{\n  \"schema_version\": 1,\n  \"command\": \"replay\","))
+      << written;
 }
 
 TEST(JsonReporter, HoldsGeneratedTokens) {
@@ -39,7 +40,8 @@ TEST(JsonReporter, HoldsTheComparison) {
   EXPECT_EQ(replay["matches"], 3);
   EXPECT_EQ(replay["first_divergence"], 2);
   EXPECT_EQ(replay["predicted_tokens"], json({10, 11, 40, 13, 14}));
-  EXPECT_EQ(replay["mismatches"].at(0)["class"], analysis::verdict_name(analysis::TokenVerdict::kTie));
+  EXPECT_EQ(replay["mismatches"].at(0)["class"],
+            analysis::verdict_name(analysis::TokenVerdict::kTie));
   EXPECT_TRUE(replay["prefill_kv"]["bitwise_equal"]);
   EXPECT_DOUBLE_EQ(replay["step_kv"]["relative_l2"], 0.01);
   EXPECT_EQ(whole["summary"]["replay"]["ties"], 1);

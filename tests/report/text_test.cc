@@ -5,19 +5,21 @@
 namespace kvtool::report {
 namespace {
 
-TEST(Printable, KeepsTextAndNewlines) { EXPECT_EQ(printable("Grüße, 世界 🌍\n"), "Grüße, 世界 🌍\n"); }
+TEST(Printable, KeepsTextAndNewlines) {
+  EXPECT_EQ(printable("Grüße, 世界 🌍\n"), "Grüße, 世界 🌍\n");
+}
 
 TEST(Printable, EscapesControlCharacters) {
   EXPECT_EQ(printable("a\x1b[2Jb\r\t\x7f\x01"), "a\\x1b[2Jb\\r\\t\\x7f\\x01");
-  EXPECT_EQ(printable("\xC2\x9B"), "\\u{9b}");            // C1
-  EXPECT_EQ(printable("\xE2\x80\xAE"), "\\u{202e}");      // right-to-left override
+  EXPECT_EQ(printable("\xC2\x9B"), "\\u{9b}");        // C1
+  EXPECT_EQ(printable("\xE2\x80\xAE"), "\\u{202e}");  // right-to-left override
   EXPECT_EQ(printable("a\nb", Newlines::kEscape), "a\\nb");
 }
 
 TEST(Printable, ShowsInvalidBytes) {
-  EXPECT_EQ(printable("\xE2\x82"), "\\xe2\\x82");          // cut euro sign
+  EXPECT_EQ(printable("\xE2\x82"), "\\xe2\\x82");  // cut euro sign
   EXPECT_EQ(printable("\xFF\x41"), "\\xffA");
-  EXPECT_EQ(printable("\xC0\x80"), "\\xc0\\x80");          // overlong
+  EXPECT_EQ(printable("\xC0\x80"), "\\xc0\\x80");           // overlong
   EXPECT_EQ(printable("\xED\xA0\x80"), "\\xed\\xa0\\x80");  // surrogate
   EXPECT_EQ(printable("\xF4\x90\x80\x80"), "\\xf4\\x90\\x80\\x80");
 }

@@ -27,8 +27,7 @@ using EncoderProcess =
 
 // $KVTOOL_PYTHON (else the interpreter kvtool was built with, else python3)
 // running encode_prompts.py from $KVTOOL_PYTHON_DIR, the installation or the sources.
-[[nodiscard]] ProcessResult run_encoder(const std::filesystem::path& model,
-                                        std::string_view input);
+[[nodiscard]] ProcessResult run_encoder(const std::filesystem::path& model, std::string_view input);
 
 // One result per prompt. The process is started only when a prompt is not token
 // ids. Error kUsage for a prompt that cannot be encoded (naming its origin),

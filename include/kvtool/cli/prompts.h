@@ -15,10 +15,10 @@ struct Prompt {
   enum class Kind { kText, kMessages, kTokenIds };
 
   Kind kind = Kind::kText;
-  std::string text;                      // kText
-  nlohmann::json messages;               // kMessages: [{"role": ..., "content": ...}, ...]
-  std::vector<std::int32_t> token_ids;   // kTokenIds
-  std::string origin;  // for messages: "--prompt 2", "prompts.jsonl line 3"
+  std::string text;                     // kText
+  nlohmann::json messages;              // kMessages: [{"role": ..., "content": ...}, ...]
+  std::vector<std::int32_t> token_ids;  // kTokenIds
+  std::string origin;                   // for messages: "--prompt 2", "prompts.jsonl line 3"
 
   // {"text": ...}, {"messages": ...} or {"token_ids": ...}.
   [[nodiscard]] nlohmann::json to_json() const;

@@ -47,7 +47,7 @@ struct ReferenceEntry {
   std::optional<RunMeta> run;
   std::string model_id;
   std::string model_slug;
-  nlohmann::json prompt_meta;             // META.prompt, or null
+  nlohmann::json prompt_meta;  // META.prompt, or null
   std::vector<std::int32_t> prompt_ids;
   bool selected = true;  // false: present only because others ran in its batch
 };
@@ -56,9 +56,9 @@ struct ReferenceEntry {
 [[nodiscard]] ReferenceEntry read_reference_entry(const std::filesystem::path& path);
 
 struct ReferenceSelection {
-  std::optional<std::uint64_t> batch_size;     // --from-batch-size
-  std::vector<std::uint64_t> batch_sizes;      // --batch-size: chosen among several
-  std::optional<std::uint64_t> num_inputs;     // inputs 0 to num_inputs - 1 must be there
+  std::optional<std::uint64_t> batch_size;  // --from-batch-size
+  std::vector<std::uint64_t> batch_sizes;   // --batch-size: chosen among several
+  std::optional<std::uint64_t> num_inputs;  // inputs 0 to num_inputs - 1 must be there
 };
 
 // One batch size after the other: the entries of each. Unfinished (.partial)

@@ -13,7 +13,7 @@ namespace kvtool::cli {
 
 // META.run: which batch a row was part of, and that batch's shape.
 struct RunMeta {
-  std::string batch_id;  // UUID, the same in all rows of one batch
+  std::string batch_id;          // UUID, the same in all rows of one batch
   std::uint64_t batch_size = 1;  // nominal; the last batch of a run may have fewer rows
   std::uint64_t batch_index = 0;
   std::uint64_t row = 0;

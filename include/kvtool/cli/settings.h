@@ -16,7 +16,7 @@
 namespace kvtool::cli {
 
 struct Settings {
-  std::string command;  // "save"
+  std::string command;                  // "save"
   std::filesystem::path config_folder;  // of the configuration file; empty without one
 
   std::vector<std::string> models;  // as given: files or ids
