@@ -62,11 +62,10 @@ run_ctest() {
     --parallel "$(nproc)" --output-junit "$junit"
 }
 
-# run_pytest FOLDER: one run for each folder, since they have modules of one name.
 run_pytest() {
-  local junit="$KVTOOL_LOG_DIR/pytest-$1-junit.xml"
-  suite "pytest-$1" "$junit" env PYTHONPATH="$KVTOOL_ROOT/python${PYTHONPATH:+:$PYTHONPATH}" \
-    "$KVTOOL_PYTHON" -m pytest -q -p no:cacheprovider "$KVTOOL_ROOT/tests/$1" --junit-xml "$junit"
+  local junit="$KVTOOL_LOG_DIR/pytest-junit.xml"
+  suite pytest "$junit" env PYTHONPATH="$KVTOOL_ROOT/python${PYTHONPATH:+:$PYTHONPATH}" \
+    "$KVTOOL_PYTHON" -m pytest -q -p no:cacheprovider "$KVTOOL_ROOT/tests" --junit-xml "$junit"
 }
 
 # build FOLDER [cmake option...]: fails after showing the end of the log.
@@ -94,27 +93,22 @@ test_main() {
   _werror=("-DKVTOOL_WERROR=${KVTOOL_WERROR:-OFF}")
 
   neutral_environment
-  begin_stages $((KVTOOL_SETUP_STAGES + 4 + (quick ? 0 : 4)))
+  begin_stages $((KVTOOL_SETUP_STAGES + 3 + (quick ? 0 : 2)))
   setup_stages
 
   stage "Build"
   if build build -DKVTOOL_ENGINE=ON "-DKVTOOL_PYTHON=$KVTOOL_PYTHON"; then
     stage "C++ tests"
     run_ctest build
-    stage "End-to-end tests"
-    run_pytest e2e
   fi
-  stage "Python tests"
-  run_pytest python
+  stage "Python and end-to-end tests"
+  run_pytest
   if ((!quick)); then
-    stage "Build without torch"
-    if build build-notorch --preset notorch; then
-      stage "C++ tests without torch"
-      run_ctest build-notorch
-    fi
-    stage "Build with AddressSanitizer and UndefinedBehaviorSanitizer"
+    # One build shows both: that everything but the engine builds without torch,
+    # and that it is clean.
+    stage "Build without torch, with AddressSanitizer and UndefinedBehaviorSanitizer"
     if build build-asan --preset asan; then
-      stage "C++ tests with sanitizers"
+      stage "C++ tests without torch, with sanitizers"
       run_ctest build-asan
     fi
   fi

@@ -51,6 +51,16 @@ std::filesystem::path find_library() {
                     "; build kvtool again (bash tools/demo.sh), or set KVTOOL_ENGINE_LIBRARY");
 }
 
+// What the libraries below torch read when they are loaded; a user's own values stay.
+void set_defaults() {
+  // cuBLAS computes reproducibly only with a fixed workspace.
+  setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);
+  // libgomp's threads spin for milliseconds between two operations, which makes a
+  // step several times slower when another process wants the same cores. A short
+  // spin costs nothing on an idle machine.
+  if (std::getenv("OMP_WAIT_POLICY") == nullptr) setenv("GOMP_SPINCOUNT", "2000", 0);
+}
+
 template <typename Function>
 Function find_entry(void* library, const char* name, const std::filesystem::path& path) {
   void* symbol = dlsym(library, name);
@@ -79,8 +89,7 @@ void set_cpu_isa(std::string_view isa) {
 
 std::unique_ptr<Engine> load_engine(const EngineOptions& options) {
   const std::filesystem::path path = find_library();
-  // Reproducible cuBLAS needs it before CUDA starts; a user's own value stays.
-  setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);
+  set_defaults();
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
     throw_environment("the engine " + path.string() + " cannot be loaded: " + loader_message() +

@@ -19,6 +19,11 @@ def binary() -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def demo_prompts() -> Path:
+    return REPOSITORY / "configs" / "prompts.jsonl"
+
+
 class Kvtool:
     """The binary in a working directory of its own."""
 

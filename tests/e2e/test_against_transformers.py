@@ -5,17 +5,9 @@ import json
 import pytest
 import torch
 import transformers
-from kvtool import model_source
 from safetensors.torch import load_file
 
 NEW_TOKENS = 24
-
-
-@pytest.fixture(scope="module")
-def prompts_file(tmp_path_factory):
-    from conftest import REPOSITORY
-
-    return REPOSITORY / "configs" / "prompts.jsonl"
 
 
 def generated(report):
@@ -23,11 +15,11 @@ def generated(report):
 
 
 @pytest.fixture(scope="module")
-def reference(smollm2_float32, prompts_file):
+def reference(smollm2_float32, demo_prompts):
     """Per demo prompt: (prompt ids, generated ids) of transformers, one at a time."""
     model, tokenizer = smollm2_float32.transformers()
     answers = []
-    for line in prompts_file.read_text().splitlines():
+    for line in demo_prompts.read_text().splitlines():
         entry = json.loads(line)
         if "messages" in entry:
             ids = tokenizer.apply_chat_template(entry["messages"], add_generation_prompt=True,
@@ -42,9 +34,9 @@ def reference(smollm2_float32, prompts_file):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_tokens_equal_transformers_generate(batch_size, smollm2_float32, prompts_file, reference,
+def test_tokens_equal_transformers_generate(batch_size, smollm2_float32, demo_prompts, reference,
                                             kvtool):
-    report = kvtool.json("generate", "--model", smollm2_float32.path, "--prompts", prompts_file,
+    report = kvtool.json("generate", "--model", smollm2_float32.path, "--prompts", demo_prompts,
                          "--batch-size", batch_size, "--max-new-tokens", NEW_TOKENS,
                          "--device", "cpu")
     tokens = generated(report)
@@ -54,8 +46,8 @@ def test_tokens_equal_transformers_generate(batch_size, smollm2_float32, prompts
         assert tokens[index] == expected, f"input {index}"
 
 
-def test_dumped_cache_equals_dynamic_cache(smollm2_float32, prompts_file, reference, kvtool):
-    kvtool.ok("save", "--model", smollm2_float32.path, "--prompts", prompts_file,
+def test_dumped_cache_equals_dynamic_cache(smollm2_float32, demo_prompts, reference, kvtool):
+    kvtool.ok("save", "--model", smollm2_float32.path, "--prompts", demo_prompts,
               "--batch-size", 4, "--max-new-tokens", NEW_TOKENS, "--device", "cpu",
               "--out", "ref_cache")
     model, _ = smollm2_float32.transformers()

@@ -2,18 +2,16 @@
 
 import pytest
 
-from conftest import REPOSITORY
-
 
 def supports_avx512_bf16() -> bool:
     with open("/proc/cpuinfo") as cpuinfo:
         return "avx512_bf16" in cpuinfo.read()
 
 
-def test_avx2_flips_only_ties_under_injection(smollm2, kvtool):
+def test_avx2_flips_only_ties_under_injection(smollm2, demo_prompts, kvtool):
     if not supports_avx512_bf16():
         pytest.skip("the CPU has no AVX-512 bf16: AVX2 is no other device here")
-    kvtool.ok("save", "--model", smollm2.path, "--prompts", REPOSITORY / "configs/prompts.jsonl",
+    kvtool.ok("save", "--model", smollm2.path, "--prompts", demo_prompts,
               "--batch-size", 4, "--max-new-tokens", 64, "--device", "cpu", "--out", "ref_cache")
     same = kvtool.json("replay", "--model", smollm2.path, "--from", "CPU", "--device", "cpu")
     assert same["summary"]["replay"]["inputs_bitwise_equal"] == 8
