@@ -42,8 +42,9 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except ImportError as error:
         print(
-            f"export_model: error: the Python package '{error.name or error}' is missing; install "
-            "python/requirements.txt",
+            f"export_model: error: {sys.executable} lacks the Python package "
+            f"'{error.name or error}'; install python/requirements.txt, or use the interpreter that "
+            "tools/setup.sh chose (see build/.python)",
             file=sys.stderr,
         )
         return EXIT_ENVIRONMENT
