@@ -53,8 +53,9 @@ if(Libtorch_FOUND AND NOT TARGET Libtorch::torch)
   # libtorch.so itself has no symbol of its own: the linker would drop it, and
   # with it CUDA, so it is named as needed.
   add_library(Libtorch::torch INTERFACE IMPORTED)
+  # What libtorch_cuda.so needs of NVIDIA's libraries is found when it is loaded.
   target_link_libraries(Libtorch::torch INTERFACE
-    -Wl,--no-as-needed ${Libtorch_torch_LIBRARY} -Wl,--as-needed Libtorch::torch_cpu Libtorch::c10)
+    -Wl,--allow-shlib-undefined -Wl,--no-as-needed ${Libtorch_torch_LIBRARY} -Wl,--as-needed Libtorch::torch_cpu Libtorch::c10)
   target_include_directories(Libtorch::torch SYSTEM INTERFACE
     ${Libtorch_ROOT}/include ${Libtorch_ROOT}/include/torch/csrc/api/include)
   # torch's own headers are C++20 since 2.12 and C++17 before; both build as C++20.
