@@ -97,16 +97,7 @@ def load(source: ModelSource, dtype: torch.dtype) -> LoadedModel:
     quantized_from = _prepare_dequantization(config)
     if source.gguf_name:
         return LoadedModel(_load_gguf(source, config, dtype), "gguf")
-    with _explained(source):
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            source.location,
-            config=config,
-            dtype=dtype,
-            attn_implementation="eager",
-            output_loading_info=True,
-            **source.load_arguments,
-        )
-    _require_complete(source, loading)
+    model = _load_checkpoint(source, config, dtype)
     _require_plain_weights(model)
     return LoadedModel(model.eval().requires_grad_(False), quantized_from)
 
@@ -159,6 +150,21 @@ def _prepare_dequantization(config) -> str | None:
     return method
 
 
+def _load_checkpoint(source: ModelSource, config, dtype: torch.dtype):
+    """The model with its eager attention and all of its weights, or an error."""
+    with _explained(source):
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            source.location,
+            config=config,
+            dtype=dtype,
+            attn_implementation="eager",
+            output_loading_info=True,
+            **source.load_arguments,
+        )
+    _require_complete(source, loading)
+    return model
+
+
 def _load_gguf(source: ModelSource, config, dtype: torch.dtype):
     """transformers dequantizes the file but leaves a model that counts as quantized; a
     plain one is built from the config and gets the same tensors."""
@@ -169,16 +175,7 @@ def _load_gguf(source: ModelSource, config, dtype: torch.dtype):
             "reading GGUF files needs the Python packages 'accelerate' and 'gguf'; install "
             "python/requirements.txt"
         ) from None
-    with _explained(source):
-        loaded, loading = AutoModelForCausalLM.from_pretrained(
-            source.location,
-            config=config,
-            dtype=dtype,
-            attn_implementation="eager",
-            output_loading_info=True,
-            **source.load_arguments,
-        )
-    _require_complete(source, loading)
+    loaded = _load_checkpoint(source, config, dtype)
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config

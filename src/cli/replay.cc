@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "kvtool/analysis/comparison.h"
 #include "kvtool/base/error.h"

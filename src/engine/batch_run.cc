@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "engine/host_memory.h"
 #include "engine/torch_error.h"
 #include "kvtool/base/error.h"
 
@@ -48,9 +49,8 @@ BatchRun::BatchRun(ForwardModule& module, const RowLayout& layout, BatchShape sh
       first_step_positions_(shape_.first_step_positions(device)),
       positions_(first_step_positions_.clone()),
       keep_last_(at::zeros({1}, at::TensorOptions(at::kLong).device(device))) {
-  const auto host = at::TensorOptions(at::kLong).pinned_memory(!device.is_cpu());
   for (std::size_t index = 0; index < kTokenBuffers; ++index) {
-    host_tokens_.push_back(at::empty({shape_.rows(), 1}, host));
+    host_tokens_.push_back(host_buffer({shape_.rows(), 1}, at::kLong, device));
   }
   tokens_ = at::empty({shape_.rows(), 1}, at::TensorOptions(at::kLong).device(device));
 }

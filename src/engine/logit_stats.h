@@ -21,8 +21,7 @@ class LogitStats {
   // bits of the float64 log-sum-exp, then the digest. No host synchronisation.
   [[nodiscard]] at::Tensor pack(const at::Tensor& logits) const;
   // logits [B, vocab] -> i64 [B], the greedy choices: lowest id among the
-  // maximal logits. A row whose largest entry is NaN yields NaN's own id;
-  // unpack() and is_finite_choice() tell.
+  // maximal logits, as keys. logit_of() of a row with a NaN or +Inf is not finite.
   [[nodiscard]] at::Tensor greedy_keys(const at::Tensor& logits) const;
 
   [[nodiscard]] std::int64_t top_k() const { return top_k_; }

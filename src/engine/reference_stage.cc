@@ -1,19 +1,11 @@
 #include "engine/reference_stage.h"
 
-#include <c10/core/impl/VirtualGuardImpl.h>
+#include "engine/host_memory.h"
 
 namespace kvtool::engine {
 namespace {
 
 constexpr std::size_t kBuffers = 4;
-
-at::Tensor pinned(at::IntArrayRef sizes, at::ScalarType dtype, at::Device device) {
-  return at::empty(sizes, at::TensorOptions(dtype).pinned_memory(!device.is_cpu()));
-}
-
-std::span<std::byte> bytes_of(const at::Tensor& host) {
-  return {static_cast<std::byte*>(host.mutable_data_ptr()), host.nbytes()};
-}
 
 }  // namespace
 
@@ -36,7 +28,7 @@ ReferenceStage::ReferenceStage(const RowLayout& layout, std::int64_t batch, at::
   const std::vector<std::int64_t> sizes{batch, layout.row_stride_bytes()};
   buffers_.resize(device.is_cpu() ? 1 : kBuffers);
   for (Buffer& buffer : buffers_) {
-    buffer.host = pinned(sizes, at::kByte, device).zero_();
+    buffer.host = host_buffer(sizes, at::kByte, device).zero_();
     if (!device.is_cpu()) buffer.read.emplace(device.type());
   }
   if (!device.is_cpu()) {
@@ -60,8 +52,7 @@ void ReferenceStage::inject(ContiguousCache& cache, std::int64_t slot,
   }
   // Same stream as the model: the cache is overwritten between its passes.
   device_rows_.copy_(buffer.host, /*non_blocking=*/true);
-  buffer.read->record(
-      c10::impl::VirtualGuardImpl(device_rows_.device().type()).getStream(device_rows_.device()));
+  buffer.read->record(current_stream(device_rows_.device()));
   cache.inject(device_rows_, slot, rows);
 }
 

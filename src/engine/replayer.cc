@@ -46,18 +46,21 @@ std::uint32_t common_top_k(const TorchModel& model, const ReplayBatch& batch) {
   return std::clamp(top_k, 1U, model.info.vocab_size);
 }
 
+// The most steps of any row.
+std::int64_t longest(const ReplayBatch& batch) {
+  std::uint64_t steps = 0;
+  for (const ReplayRow& row : batch.rows) steps = std::max(steps, row.reference->num_steps());
+  return static_cast<std::int64_t>(steps);
+}
+
 BatchShape make_shape(const TorchModel& model, const ReplayBatch& batch) {
   std::vector<std::span<const std::int32_t>> prompts;
-  std::uint64_t steps = 0;
-  for (const ReplayRow& row : batch.rows) {
-    prompts.emplace_back(row.reference->prompt());
-    steps = std::max(steps, row.reference->num_steps());
-  }
+  for (const ReplayRow& row : batch.rows) prompts.emplace_back(row.reference->prompt());
   const auto length = static_cast<std::int64_t>(batch.padded_length);
-  check_positions(length, static_cast<std::int64_t>(steps) + 1, model.info.max_positions);
-  return BatchShape(
-      std::move(prompts), length,
-      static_cast<std::int64_t>(std::max(batch.cache_capacity, batch.padded_length + steps)));
+  const std::int64_t steps = longest(batch);
+  check_positions(length, steps + 1, model.info.max_positions);
+  return BatchShape(std::move(prompts), length,
+                    std::max(static_cast<std::int64_t>(batch.cache_capacity), length + steps));
 }
 
 class InjectReplay {
@@ -71,11 +74,9 @@ class InjectReplay {
         stage_(model.layout, run_.shape().rows(), model.device),
         pump_(all_sinks(sinks, batch.rows.size()), model.layout, run_.shape(), run_.cache(), stats_,
               model.device),
-        tokens_(batch.rows.size()) {
-    for (const ReplayRow& row : batch.rows) {
-      steps_ = std::max(steps_, static_cast<std::int64_t>(row.reference->num_steps()));
-    }
-  }
+        tokens_(batch.rows.size()),
+        next_tokens_(batch.rows.size()),
+        steps_(longest(batch)) {}
 
   ReplayResult execute(const Progress& progress) {
     ReplayResult result;
@@ -153,16 +154,13 @@ class InjectReplay {
       stage_.inject(run_.cache(), run_.shape().padded_length() + step,
                     whole_batch ? std::vector<std::int64_t>() : injected);
     }
-    for (std::size_t index = 0; index < next_tokens_.size(); ++index) {
-      tokens_[index] = next_tokens_[index];
-    }
+    tokens_ = next_tokens_;
     return elapsed;
   }
 
   // Reads the row's token and K/V of `step`; false when the row has ended, which
   // then keeps feeding its last token as the recorded run did.
   bool read_reference(std::size_t index, std::int64_t step, std::vector<std::int64_t>& injected) {
-    next_tokens_.resize(tokens_.size());
     const format::RowSource& reference = *batch_.rows[index].reference;
     next_tokens_[index] = tokens_[index];
     if (static_cast<std::uint64_t>(step) >= reference.num_steps()) return false;
@@ -202,7 +200,7 @@ class InjectReplay {
   SinkPump pump_;                     // its thread reads the members above
   std::vector<std::int32_t> tokens_;  // fed at the current step, per row
   std::vector<std::int32_t> next_tokens_;
-  std::int64_t steps_ = 0;
+  std::int64_t steps_;
 };
 
 }  // namespace

@@ -2,18 +2,10 @@
 
 #include <c10/core/InferenceMode.h>
 #include <c10/core/StreamGuard.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 
-#include <algorithm>
+#include "engine/host_memory.h"
 
 namespace kvtool::engine {
-namespace {
-
-std::span<const std::byte> bytes_of(const at::Tensor& host) {
-  return {static_cast<const std::byte*>(host.const_data_ptr()), host.nbytes()};
-}
-
-}  // namespace
 
 SinkPump::SinkPump(std::vector<format::RowSink*> sinks, const RowLayout& layout,
                    const BatchShape& shape, const ContiguousCache& cache, const LogitStats& stats,

@@ -3,14 +3,9 @@
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include "engine/host_memory.h"
+
 namespace kvtool::engine {
-namespace {
-
-at::Tensor host_buffer(at::IntArrayRef sizes, at::ScalarType dtype, at::Device device) {
-  return at::empty(sizes, at::TensorOptions(dtype).pinned_memory(!device.is_cpu()));
-}
-
-}  // namespace
 
 SideStream::SideStream(at::Device device) : device_(device) {
   if (!device.is_cpu()) {
@@ -20,7 +15,7 @@ SideStream::SideStream(at::Device device) : device_(device) {
 
 void SideStream::wait_for_compute() {
   c10::Event ready(device_.type());
-  ready.record(c10::impl::VirtualGuardImpl(device_.type()).getStream(device_));
+  ready.record(current_stream(device_));
   ready.block(*stream_);
 }
 

@@ -7,12 +7,7 @@
 #include <c10/core/Event.h>
 #include <c10/core/Stream.h>
 
-#include <condition_variable>
 #include <cstdint>
-#include <deque>
-#include <exception>
-#include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <vector>
