@@ -10,12 +10,15 @@ if(KVTOOL_FETCH)
     GIT_TAG v1.10.0 FIND_PACKAGE_ARGS 1.10)
   FetchContent_Declare(GTest GIT_REPOSITORY https://github.com/google/googletest.git
     GIT_TAG v1.12.1 FIND_PACKAGE_ARGS 1.12)
-  FetchContent_MakeAvailable(nlohmann_json CLI11 spdlog GTest)
+  FetchContent_Declare(pugixml GIT_REPOSITORY https://github.com/zeux/pugixml.git
+    GIT_TAG v1.13 FIND_PACKAGE_ARGS 1.13)
+  FetchContent_MakeAvailable(nlohmann_json CLI11 spdlog GTest pugixml)
 else()
   find_package(nlohmann_json 3.11 REQUIRED)
   find_package(CLI11 2.1 REQUIRED)
   find_package(spdlog 1.10 REQUIRED)
   find_package(GTest 1.12 REQUIRED)
+  find_package(pugixml 1.13 REQUIRED)
 endif()
 find_package(Threads REQUIRED)
 

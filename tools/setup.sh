@@ -40,8 +40,13 @@ libspdlog-dev module:spdlog
 libgtest-dev module:gtest
 libgmock-dev module:gmock
 libxxhash-dev module:libxxhash
+libpugixml-dev module:pugixml
 python3 command:python3
 LIST
+  # The HTML report is tested in a real browser; the demo needs none.
+  if [[ -n "${KVTOOL_TEST_TOOLS:-}" ]]; then
+    printf '%s\n' 'chromium command:chromium' 'chromium-driver command:chromedriver'
+  fi
 }
 
 is_present() {

@@ -93,6 +93,7 @@ test_main() {
   _werror=("-DKVTOOL_WERROR=${KVTOOL_WERROR:-OFF}")
 
   neutral_environment
+  export KVTOOL_TEST_TOOLS=1  # read by setup.sh
   begin_stages $((KVTOOL_SETUP_STAGES + 3 + (quick ? 0 : 2)))
   setup_stages
 

@@ -1,46 +1,120 @@
 #include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <limits>
 #include <string>
 #include <utility>
 
-#include "kvtool/analysis/comparison.h"
+#include "kvtool/analysis/row_comparison.h"
 #include "kvtool/base/error.h"
 
 namespace kvtool::analysis {
 namespace {
 
-// A stretch of a delta with one element type and no alignment gap.
-struct Segment {
-  DType dtype;
-  std::uint64_t offset_bytes;
-  std::uint64_t size_bytes;
+using format::Geometry;
+using format::LayerGeometry;
+
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+// K or V of one layer on both sides.
+struct Entry {
+  KvKind kind;
+  std::size_t layer;
+  std::uint32_t heads;
+  std::uint32_t dim;
+  DType live_dtype;
+  DType reference_dtype;
+  std::uint64_t live_offset;  // in a delta
+  std::uint64_t reference_offset;
+
+  [[nodiscard]] std::size_t live_row_bytes() const { return dim * element_size(live_dtype); }
+  [[nodiscard]] std::size_t reference_row_bytes() const {
+    return dim * element_size(reference_dtype);
+  }
 };
 
-// Neighbours of one type are joined: a step of a usual model is one block.
-std::vector<Segment> delta_segments(const format::Geometry& geometry) {
-  std::vector<Segment> segments;
-  const auto append = [&segments](DType dtype, std::uint64_t offset, std::uint64_t size) {
-    if (size == 0) return;
-    if (!segments.empty()) {
-      Segment& last = segments.back();
-      if (last.dtype == dtype && last.offset_bytes + last.size_bytes == offset) {
-        last.size_bytes += size;
-        return;
-      }
-    }
-    segments.push_back({dtype, offset, size});
+void require_same_shape(const Geometry& live, const Geometry& reference) {
+  const auto fail = [](const std::string& what) {
+    throw_incompatible("K/V of different shape cannot be compared: " + what);
   };
-  for (std::size_t i = 0; i < geometry.num_layers(); ++i) {
-    const format::LayerGeometry& layer = geometry.layer(i);
-    append(layer.key_dtype, geometry.row_offset(i).key, layer.key_bytes());
-    append(layer.value_dtype, geometry.row_offset(i).value, layer.value_bytes());
+  if (live.num_layers() != reference.num_layers()) {
+    fail(std::to_string(live.num_layers()) + " layers against the reference's " +
+         std::to_string(reference.num_layers()));
   }
-  return segments;
+  const auto describe = [](const LayerGeometry& layer) {
+    return std::to_string(layer.num_kv_heads) + " KV heads of " + std::to_string(layer.key_dim) +
+           " (K) and " + std::to_string(layer.value_dim) + " (V)";
+  };
+  for (std::size_t i = 0; i < live.num_layers(); ++i) {
+    const LayerGeometry& a = live.layer(i);
+    const LayerGeometry& b = reference.layer(i);
+    if (a.num_kv_heads != b.num_kv_heads || a.key_dim != b.key_dim || a.value_dim != b.value_dim) {
+      fail("layer " + std::to_string(i) + " has " + describe(a) + ", the reference " + describe(b));
+    }
+  }
 }
+
+// K before V, layer by layer.
+std::vector<Entry> list_entries(const Geometry& live, const Geometry& reference) {
+  require_same_shape(live, reference);
+  std::vector<Entry> entries;
+  for (std::size_t i = 0; i < reference.num_layers(); ++i) {
+    const LayerGeometry& a = live.layer(i);
+    const LayerGeometry& b = reference.layer(i);
+    entries.push_back({.kind = KvKind::kKey,
+                       .layer = i,
+                       .heads = b.num_kv_heads,
+                       .dim = b.key_dim,
+                       .live_dtype = a.key_dtype,
+                       .reference_dtype = b.key_dtype,
+                       .live_offset = live.row_offset(i).key,
+                       .reference_offset = reference.row_offset(i).key});
+    entries.push_back({.kind = KvKind::kValue,
+                       .layer = i,
+                       .heads = b.num_kv_heads,
+                       .dim = b.value_dim,
+                       .live_dtype = a.value_dtype,
+                       .reference_dtype = b.value_dtype,
+                       .live_offset = live.row_offset(i).value,
+                       .reference_offset = reference.row_offset(i).value});
+  }
+  return entries;
+}
+
+// Error of one row: all heads of one layer at one position.
+struct RowSums {
+  double squared_error = 0.0;
+  double squared_reference = 0.0;
+  bool nonfinite = false;
+
+  void add(const KvError& error) {
+    squared_error += error.sum_squared_error;
+    squared_reference += error.sum_squared_reference;
+    nonfinite |= error.nonfinite > 0;
+  }
+  [[nodiscard]] double relative_l2() const {
+    if (nonfinite) return kNaN;
+    if (squared_reference > 0.0) return std::sqrt(squared_error / squared_reference);
+    return squared_error > 0.0 ? std::numeric_limits<double>::infinity() : 0.0;
+  }
+};
+
+// Consecutive positions of one head on both sides.
+struct HeadBlock {
+  std::span<const std::byte> live;
+  std::span<const std::byte> recorded;
+
+  [[nodiscard]] bool equal() const {
+    return live.size() == recorded.size() &&
+           std::memcmp(live.data(), recorded.data(), live.size()) == 0;
+  }
+};
 
 void require_size(std::size_t actual, std::uint64_t expected, const std::string& what) {
   if (actual != expected) {
     throw_incompatible(what + ": the compared row has " + std::to_string(actual) +
-                       " bytes, the reference " + std::to_string(expected));
+                       " bytes where the reference's shape makes " + std::to_string(expected));
   }
 }
 
@@ -49,50 +123,134 @@ void require_size(std::size_t actual, std::uint64_t expected, const std::string&
 struct RowComparator::Impl {
   Impl(const format::RowSource& source, ComparisonOptions comparison_options)
       : reference(source),
-        options(comparison_options),
+        geometry(source.header().geometry),
+        live_geometry(comparison_options.live_geometry.value_or(geometry)),
+        token_options{.reference_logits_dtype = source.header().logits_dtype,
+                      .live_logits_dtype = comparison_options.live_logits_dtype.value_or(
+                          source.header().logits_dtype),
+                      .tolerance_ulps = comparison_options.tolerance_ulps},
         num_steps(source.num_steps()),
         has_prefill_kv(source.has_prefill_kv()),
         has_step_kv(source.has_step_kv()),
-        segments(delta_segments(source.header().geometry)) {
+        entries(list_entries(live_geometry, geometry)) {
+    const std::vector<std::uint32_t> heads = heads_per_layer(geometry);
+    comparison.prefill_kv = KvProfile(heads, comparison_options.block_positions);
+    comparison.step_kv = KvProfile(heads, comparison_options.block_positions);
     comparison.tokens.reserve(num_steps + 1);
-    if (has_step_kv) reference_delta.resize(source.header().geometry.delta_bytes());
+    comparison.live_tokens.reserve(num_steps + 1);
+    if (has_step_kv) reference_delta.resize(geometry.delta_bytes());
   }
 
   void compare_statistics(std::uint64_t index, const format::StepStats& recorded,
                           const format::StepStats& live, bool same_kv) {
-    const TokenComparison& token = comparison.tokens.emplace_back(
-        compare_token(index, reference.header().logits_dtype, recorded, live, options));
+    const TokenComparison& token =
+        comparison.tokens.emplace_back(compare_token(index, recorded, live, token_options));
     if (!comparison.first_bit_difference && !(same_kv && token.logits_equal)) {
       comparison.first_bit_difference = index;
     }
   }
 
-  KvDifference compare_delta(std::span<const std::byte> delta) const {
-    KvDifference difference;
-    const std::span<const std::byte> recorded = reference_delta;
-    for (const Segment& segment : segments) {
-      difference.add(compare_blocks(segment.dtype,
-                                    delta.subspan(segment.offset_bytes, segment.size_bytes),
-                                    recorded.subspan(segment.offset_bytes, segment.size_bytes)));
+  // Positions [first, first + rows.size()) of one head; adds each position's sums to
+  // its row.
+  void compare_rows(const Entry& entry, std::uint32_t head, std::uint64_t first,
+                    const HeadBlock& block, std::span<RowSums> rows) {
+    const std::size_t live_bytes = entry.live_row_bytes();
+    const std::size_t recorded_bytes = entry.reference_row_bytes();
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      compare_elements(entry.live_dtype, block.live.subspan(i * live_bytes, live_bytes),
+                       entry.reference_dtype,
+                       block.recorded.subspan(i * recorded_bytes, recorded_bytes), error);
+      comparison.prefill_kv.add(entry.kind, entry.layer, head, first + i, error);
+      rows[i].add(error);
     }
-    return difference;
+  }
+
+  // A block of positions, one part per head.
+  void compare_block(const Entry& entry, std::uint64_t first, std::span<const HeadBlock> heads,
+                     std::span<RowSums> rows) {
+    // Blocks that are equal in all heads, the usual case on the recording device,
+    // are one long row per head: their rows' errors are 0 whatever the reference is.
+    const bool equal = entry.live_dtype == entry.reference_dtype &&
+                       std::all_of(heads.begin(), heads.end(), std::mem_fn(&HeadBlock::equal));
+    for (std::uint32_t head = 0; head < heads.size(); ++head) {
+      if (equal) {
+        compare_elements(entry.live_dtype, heads[head].live, entry.reference_dtype,
+                         heads[head].recorded, error);
+        if (error.nonfinite == 0) {
+          comparison.prefill_kv.add(entry.kind, entry.layer, head, first + rows.size() - 1, error);
+          continue;
+        }
+      }
+      compare_rows(entry, head, first, heads[head], rows);
+    }
+  }
+
+  // live, recorded: [heads, positions, dim].
+  void compare_prompt(const Entry& entry, std::span<const std::byte> live,
+                      std::span<const std::byte> recorded) {
+    KvProfile& profile = comparison.prefill_kv;
+    const std::uint64_t positions = reference.header().prompt_length;
+    std::vector<RowSums> rows(positions);
+    std::vector<HeadBlock> heads(entry.heads);
+    for (std::uint64_t first = 0; first < positions; first += profile.block_positions()) {
+      const std::uint64_t count = std::min(profile.block_positions(), positions - first);
+      for (std::uint32_t head = 0; head < entry.heads; ++head) {
+        const auto part = [&](std::span<const std::byte> bytes, std::size_t row_bytes) {
+          return bytes.subspan((head * positions + first) * row_bytes, count * row_bytes);
+        };
+        heads[head] = {.live = part(live, entry.live_row_bytes()),
+                       .recorded = part(recorded, entry.reference_row_bytes())};
+      }
+      compare_block(entry, first, heads, std::span(rows).subspan(first, count));
+    }
+    for (std::uint64_t i = 0; i < positions; ++i) {
+      profile.set_row_error(entry.kind, entry.layer, i, rows[i].relative_l2());
+    }
+  }
+
+  // Returns whether every element is bitwise equal.
+  bool compare_delta(std::uint64_t step, std::span<const std::byte> live) {
+    KvProfile& profile = comparison.step_kv;
+    const std::span<const std::byte> recorded = reference_delta;
+    bool equal = true;
+    for (const Entry& entry : entries) {
+      RowSums row;
+      for (std::uint32_t head = 0; head < entry.heads; ++head) {
+        const std::size_t live_bytes = entry.live_row_bytes();
+        const std::size_t recorded_bytes = entry.reference_row_bytes();
+        compare_elements(
+            entry.live_dtype, live.subspan(entry.live_offset + head * live_bytes, live_bytes),
+            entry.reference_dtype,
+            recorded.subspan(entry.reference_offset + head * recorded_bytes, recorded_bytes),
+            error);
+        equal &= error.bitwise_equal();
+        profile.add(entry.kind, entry.layer, head, step, error);
+        row.add(error);
+      }
+      profile.set_row_error(entry.kind, entry.layer, step, row.relative_l2());
+    }
+    return equal;
   }
 
   const format::RowSource& reference;
-  ComparisonOptions options;
+  const Geometry geometry;
+  const Geometry live_geometry;
+  TokenOptions token_options;
   std::uint64_t num_steps;
   bool has_prefill_kv;
   bool has_step_kv;
-  std::vector<Segment> segments;
+  std::vector<Entry> entries;
   std::vector<std::byte> reference_delta;
   std::vector<std::byte> reference_key;
   std::vector<std::byte> reference_value;
+  KvError error;  // of one row after the other, for its memory
+  bool same_context = true;
   RowComparison comparison;
   format::RowEnd row_end;
 };
 
 RowComparator::RowComparator(const format::RowSource& reference, ComparisonOptions options)
-    : impl_(std::make_unique<Impl>(reference, options)) {}
+    : impl_(std::make_unique<Impl>(reference, std::move(options))) {}
 
 RowComparator::~RowComparator() = default;
 
@@ -103,25 +261,26 @@ format::RowSink::Needs RowComparator::needs() const {
 void RowComparator::on_prefill_layer(std::uint32_t layer, std::span<const std::byte> key,
                                      std::span<const std::byte> value) {
   if (!impl_->has_prefill_kv) return;
-  const format::RecordingHeader& header = impl_->reference.header();
-  const format::LayerGeometry& geometry = header.geometry.layer(layer);
-  const std::uint64_t key_bytes = geometry.key_bytes() * header.prompt_length;
-  const std::uint64_t value_bytes = geometry.value_bytes() * header.prompt_length;
-  require_size(key.size(), key_bytes, "prompt K of layer " + std::to_string(layer));
-  require_size(value.size(), value_bytes, "prompt V of layer " + std::to_string(layer));
+  const std::uint64_t positions = impl_->reference.header().prompt_length;
+  const LayerGeometry& live = impl_->live_geometry.layer(layer);
+  require_size(key.size(), live.key_bytes() * positions,
+               "prompt K of layer " + std::to_string(layer));
+  require_size(value.size(), live.value_bytes() * positions,
+               "prompt V of layer " + std::to_string(layer));
 
   // Grown for the first layer, kept for the others.
-  impl_->reference_key.resize(key_bytes);
-  impl_->reference_value.resize(value_bytes);
+  const LayerGeometry& recorded = impl_->geometry.layer(layer);
+  impl_->reference_key.resize(recorded.key_bytes() * positions);
+  impl_->reference_value.resize(recorded.value_bytes() * positions);
   impl_->reference.read_prefill_layer(layer, impl_->reference_key, impl_->reference_value);
-  impl_->comparison.prefill_kv.add(compare_blocks(geometry.key_dtype, key, impl_->reference_key));
-  impl_->comparison.prefill_kv.add(
-      compare_blocks(geometry.value_dtype, value, impl_->reference_value));
+  impl_->compare_prompt(impl_->entries[2 * std::size_t{layer}], key, impl_->reference_key);
+  impl_->compare_prompt(impl_->entries[2 * std::size_t{layer} + 1], value, impl_->reference_value);
 }
 
 void RowComparator::on_prefill_end(const format::StepStats& stats) {
+  impl_->comparison.live_tokens.push_back(stats.token);
   impl_->compare_statistics(0, impl_->reference.prefill_stats(), stats,
-                            impl_->comparison.prefill_kv.bitwise_equal());
+                            impl_->comparison.prefill_kv.total().bitwise_equal());
   // The prompt's K/V may be large and is not needed again.
   impl_->reference_key = {};
   impl_->reference_value = {};
@@ -129,52 +288,34 @@ void RowComparator::on_prefill_end(const format::StepStats& stats) {
 
 void RowComparator::on_step(std::uint64_t step, const format::StepStats& stats,
                             std::span<const std::byte> delta) {
-  if (step >= impl_->num_steps) return;  // the reference ended earlier
+  impl_->comparison.live_tokens.push_back(stats.token);
+  // The reference ended earlier, or the row went on from another token.
+  if (step >= impl_->num_steps || !impl_->same_context) return;
   const bool compare_kv = impl_->has_step_kv && !delta.empty();
   if (compare_kv) {
-    require_size(delta.size(), impl_->reference_delta.size(),
+    require_size(delta.size(), impl_->live_geometry.delta_bytes(),
                  "K/V of step " + std::to_string(step));
   }
   const format::StepStats recorded = impl_->reference.read_step(
       step, compare_kv ? std::span<std::byte>(impl_->reference_delta) : std::span<std::byte>());
-  bool same_kv = true;
-  if (compare_kv) {
-    const KvDifference difference = impl_->compare_delta(delta);
-    same_kv = difference.bitwise_equal();
-    impl_->comparison.step_kv.add(difference);
-  }
+  impl_->same_context = stats.input_token == recorded.input_token;
+  if (!impl_->same_context) return;
+  const bool same_kv = !compare_kv || impl_->compare_delta(step, delta);
   impl_->compare_statistics(step + 1, recorded, stats, same_kv);
 }
 
 void RowComparator::on_final_layer(std::uint32_t /*layer*/, std::span<const std::byte> /*key*/,
                                    std::span<const std::byte> /*value*/) {}
 
-void RowComparator::on_end(const format::RowEnd& end) { impl_->row_end = end; }
+void RowComparator::on_end(const format::RowEnd& end) {
+  const std::uint64_t compared_tokens = impl_->comparison.tokens.size();
+  // Steps that the live side never delivered count too.
+  impl_->comparison.uncompared_steps = impl_->num_steps + 1 - compared_tokens;
+  impl_->row_end = end;
+}
 
 const RowComparison& RowComparator::result() const { return impl_->comparison; }
 
 const format::RowEnd& RowComparator::end() const { return impl_->row_end; }
-
-std::uint64_t RowComparison::matches() const { return count(TokenVerdict::kMatch); }
-
-std::uint64_t RowComparison::count(TokenVerdict verdict) const {
-  return static_cast<std::uint64_t>(
-      std::count_if(tokens.begin(), tokens.end(),
-                    [verdict](const TokenComparison& token) { return token.verdict == verdict; }));
-}
-
-std::optional<std::uint64_t> RowComparison::first_divergence() const {
-  const auto found = std::find_if(tokens.begin(), tokens.end(), [](const TokenComparison& token) {
-    return token.verdict != TokenVerdict::kMatch;
-  });
-  if (found == tokens.end()) return std::nullopt;
-  return found->index;
-}
-
-bool RowComparison::bitwise_equal() const {
-  return prefill_kv.bitwise_equal() && step_kv.bitwise_equal() &&
-         std::all_of(tokens.begin(), tokens.end(),
-                     [](const TokenComparison& token) { return token.logits_equal; });
-}
 
 }  // namespace kvtool::analysis

@@ -15,8 +15,8 @@
 #include "command.h"
 #include "help_formatter.h"
 #include "kvtool/base/error.h"
+#include "kvtool/base/nearest.h"
 #include "kvtool/cli/interrupt.h"
-#include "kvtool/cli/nearest.h"
 #include "kvtool/report/text.h"
 
 namespace kvtool::cli {
@@ -26,9 +26,10 @@ constexpr int kUsageStatus = static_cast<int>(ErrorCode::kUsage);
 constexpr int kEnvironmentStatus = static_cast<int>(ErrorCode::kEnvironment);
 
 using CommandFactory = std::unique_ptr<Command> (*)();
-constexpr CommandFactory kCommands[] = {make_generate_command, make_save_command,
-                                        make_replay_command,   make_run_command,
-                                        make_info_command,     make_dump_command};
+constexpr CommandFactory kCommands[] = {
+    make_generate_command, make_save_command,     make_replay_command,
+    make_run_command,      make_info_command,     make_dump_command,
+    make_diff_command,     make_selftest_command, make_calibrate_command};
 
 constexpr const char* kDescription =
     "kvtool records an LLM's greedy generation together with its KV cache on one\n"

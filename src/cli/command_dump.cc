@@ -40,7 +40,7 @@ Examples:
   }
 
   int execute(Services& services) override {
-    return with_reporter(services, {name(), "", false, false}, [&](report::Reporter& reporter) {
+    return with_reporter(services, {name(), {}, false, false}, [&](report::Reporter& reporter) {
       reporter.exported(dump());
       reporter.finish({});
       return 0;

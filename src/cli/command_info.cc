@@ -36,7 +36,7 @@ Examples:
   }
 
   int execute(Services& services) override {
-    return with_reporter(services, {name(), json_ ? "-" : "", false, verbose_},
+    return with_reporter(services, {name(), {.json = json_ ? "-" : ""}, false, verbose_},
                          [&](report::Reporter& reporter) {
                            const int status = show(reporter);
                            reporter.finish({});
@@ -63,17 +63,6 @@ Examples:
         std::any_of(result.recordings.begin(), result.recordings.end(),
                     [](const report::RecordingInfo& info) { return !info.error.empty(); });
     return unreadable ? static_cast<int>(ErrorCode::kCorrupt) : 0;
-  }
-
-  static std::vector<fs::path> recordings_below(const fs::path& folder) {
-    (void)list_folder(folder);  // an unreadable folder is an error, not an empty one
-    std::vector<fs::path> paths;
-    const auto options = fs::directory_options::skip_permission_denied;
-    for (const auto& entry : fs::recursive_directory_iterator(folder, options)) {
-      if (is_recording_path(entry.path()) && !entry.is_directory()) paths.push_back(entry.path());
-    }
-    std::sort(paths.begin(), paths.end());
-    return paths;
   }
 
   static report::RecordingInfo info_or_reason(const fs::path& path) {

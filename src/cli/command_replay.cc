@@ -20,24 +20,31 @@ class ReplayCommand : public Command {
     add_common_options(app, options_);
     app.add_flag("--save", options_.save, "Also record this device's own rows")->group("Recording");
     add_save_options(app, options_);
-    app.footer(R"(Every step gets the recorded token and the recorded KV cache, predicts the next
-token, and compares its token, logits and new K/V with the recording. A token
-that differs shows as [predicted≠recorded] and is a tie (the reference's two
-best logits are within 1 ulp), a near-tie (within 2 ulp) or a hard flip.
+    add_report_options(app, options_.reports);
+    app.footer(R"(The replay predicts every recorded token again and compares tokens, logits and
+K/V rows. A token that differs shows as [predicted≠recorded] and is a tie (in
+the reference's logits the two are within 1 ulp), a near-tie (within 2 ulp) or
+a hard flip. What passes with --mode inject and fails with --mode forced points
+at the writing, scaling or accumulation of K/V; what fails with inject at the
+computation.
 
-Exit status: 0 replayed, 1 a comparison failed (hard flip or non-finite values),
-2 usage, 3 the recording belongs to another model, 4 a file is damaged,
-5 model, device or engine; 130 after Ctrl-C.
+Exit status: 0 the gate passed, 1 it failed, 2 usage, 3 the recording belongs to
+another model, 4 a file is damaged, 5 model, device or engine; 130 after Ctrl-C.
 
 Examples:
   Replay ref_cache/NVIDIA_H200/MODEL/*.kvc with the model in models/MODEL.pt:
     kvtool replay --from NVIDIA_H200
 
+  All modes, judged in CI, with a page to look at:
+    kvtool replay --from NVIDIA_H200 --mode inject,forced,free \
+        --gate 16bit-cross --junit kvtool.xml --html kvtool.html
+
   Replay one recording, and keep what this device computes:
     kvtool replay --from ref_cache/CPU/MODEL/batch4_input2.kvc --save
 
-  One input at a time, as JSON:
-    kvtool replay --from CPU --batch 1 --json - > result.json)");
+  FP8 weights against recordings of the 16-bit model:
+    kvtool replay --from ref_cache/CPU/MODEL --model models/MODEL_fp8.pt \
+        --allow-different-weights --gate fp8)");
   }
 
   int execute(Services& services) override {

@@ -9,7 +9,8 @@
 
 #include "kvtool/base/error.h"
 #include "kvtool/base/file.h"
-#include "kvtool/cli/nearest.h"
+#include "kvtool/base/nearest.h"
+#include "kvtool/cli/gate_choice.h"
 
 namespace kvtool::cli {
 namespace {
@@ -100,6 +101,33 @@ std::vector<Prompt> as_prompts(const Value& value) {
   return prompts;
 }
 
+format::ReplayMode as_replay_mode(const Value& value) {
+  const auto mode = value.node.is_string()
+                        ? format::parse_replay_mode(value.node.get<std::string>())
+                        : std::nullopt;
+  if (!mode) value.fail("\"inject\", \"forced\" or \"free\"");
+  return *mode;
+}
+
+std::vector<format::ReplayMode> as_replay_modes(const Value& value) {
+  if (value.node.is_string()) return {as_replay_mode(value)};
+  std::vector<format::ReplayMode> modes = as_list<format::ReplayMode>(
+      value, "a replay mode or an array of replay modes", as_replay_mode);
+  if (modes.empty()) value.fail("at least one replay mode");
+  return modes;
+}
+
+// A file is looked for beside the configuration first, as prompts are.
+analysis::GateSpec as_gate(const Value& value) {
+  if (value.node.is_object()) {
+    return analysis::GateSpec::parse(value.node, value.file + ": " + value.key);
+  }
+  if (!value.node.is_string()) value.fail("a gate's name, a gate file or an object");
+  const std::string name = as_name(value);
+  const std::filesystem::path beside = std::filesystem::path(value.file).parent_path() / name;
+  return load_gate(std::filesystem::is_regular_file(beside) ? beside.string() : name);
+}
+
 using Setters = std::map<std::string, std::function<void(const Value&)>>;
 
 // null leaves a key at its default.
@@ -126,6 +154,7 @@ void apply_kv_cache(const Value& object, KvCacheConfig& target) {
        {"load_from_device", [&](const Value& v) { target.load_from_device = as_name(v); }},
        {"load_from_batch_size", [&](const Value& v) { target.load_from_batch_size = as_count(v); }},
        {"load_base_dir", [&](const Value& v) { target.load_base_dir = as_name(v); }},
+       {"replay_modes", [&](const Value& v) { target.replay_modes = as_replay_modes(v); }},
        {"base_dir", [&](const Value& v) { target.base_dir = as_name(v); }}});
 }
 
@@ -149,6 +178,7 @@ Config parse_config(std::string_view text, const std::filesystem::path& path) {
          {"max_new_tokens", [&](const Value& v) { config.max_new_tokens = as_count(v); }},
          {"cpu", [&](const Value& v) { config.force_cpu = as_enable(v); }},
          {"prompts", [&](const Value& v) { config.prompts = as_prompts(v); }},
+         {"gate", [&](const Value& v) { config.gate = as_gate(v); }},
          {"kv_cache", [&](const Value& v) { apply_kv_cache(v, config.kv_cache); }}});
   return config;
 }

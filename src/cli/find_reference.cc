@@ -3,7 +3,7 @@
 
 #include "kvtool/base/error.h"
 #include "kvtool/base/file.h"
-#include "kvtool/cli/nearest.h"
+#include "kvtool/base/nearest.h"
 #include "kvtool/cli/paths.h"
 #include "kvtool/cli/reference.h"
 

@@ -238,7 +238,7 @@ class GenerationRun {
                                          std::to_string(batch.batch_size)));
     sinks.clear();
     ledger.end_batch();
-    session_.add_batch_seconds(result.timing);
+    session_.add_batch_seconds(result.timing.prefill_seconds, result.timing.decode_seconds);
     for (std::uint64_t row = 0; row < batch.rows; ++row) report_row(model, batch, row, result);
   }
 

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <limits>
 
+#include "kvtool/analysis/gate.h"
 #include "kvtool/format/geometry.h"
 
 namespace kvtool::cli {
@@ -11,6 +12,8 @@ namespace {
 const CLI::Range kCount(std::uint64_t{1},
                         static_cast<std::uint64_t>(std::numeric_limits<std::int32_t>::max()),
                         "COUNT");
+
+constexpr const char* kOutputGroup = "Output";
 
 std::string check_device(const std::string& name) {
   if (name == "auto" || name == "cpu" || name == "cuda") return {};
@@ -84,19 +87,41 @@ void add_common_options(CLI::App& app, RunOptions& options) {
       ->check(CLI::Range(0, 4096))
       ->group(device);
 
-  const char* output = "Output";
-  app.add_option("--json", options.json,
+  add_json_option(app, options.reports);
+  add_verbosity_options(app, options.quiet, options.verbose);
+}
+
+void add_json_option(CLI::App& app, ReportTargets& targets) {
+  app.add_option("--json", targets.json,
                  "Also write the results as JSON; '-' is stdout instead of text")
       ->option_text("FILE")
-      ->group(output);
-  auto* quiet = app.add_flag("-q,--quiet", options.quiet, "The summary only, no progress");
-  quiet->group(output);
-  app.add_flag("-v,--verbose", options.verbose, "Whole prompts and details of what is done")
-      ->excludes(quiet)
-      ->group(output);
+      ->group(kOutputGroup);
+}
+
+void add_report_options(CLI::App& app, ReportTargets& targets) {
+  app.add_option("--junit", targets.junit,
+                 "Also write JUnit XML for a CI system: a case per input and per gate rule")
+      ->option_text("FILE")
+      ->group(kOutputGroup);
+  app.add_option("--markdown", targets.markdown, "Also write Markdown, as for a CI job's summary")
+      ->option_text("FILE")
+      ->group(kOutputGroup);
+  app.add_option("--html", targets.html,
+                 "Also write one self-contained page with charts: match strips, margins, K/V "
+                 "error maps")
+      ->option_text("FILE")
+      ->group(kOutputGroup);
+}
+
+void add_verbosity_options(CLI::App& app, bool& quiet_flag, bool& verbose_flag) {
+  auto* quiet = app.add_flag("-q,--quiet", quiet_flag, "The summary only, no progress");
+  quiet->group(kOutputGroup);
+  auto* verbose =
+      app.add_flag("-v,--verbose", verbose_flag, "Whole prompts and details of what is done");
+  verbose->excludes(quiet)->group(kOutputGroup);
   // CLI11 prints "Excludes:" into the help lines otherwise.
   quiet->option_text(" ");
-  app.get_option("--verbose")->option_text(" ");
+  verbose->option_text(" ");
 }
 
 void add_save_options(CLI::App& app, RunOptions& options) {
@@ -141,6 +166,32 @@ void add_replay_options(CLI::App& app, RunOptions& options) {
       ->option_text("SHAPE")
       ->check(CLI::IsMember({"recorded", "1"}))
       ->group(reference);
+  app.add_option("--mode", options.modes,
+                 "How the steps are fed, one or several: inject (the recorded K/V and token at "
+                 "every step; default), forced (own K/V, recorded tokens), free (own K/V and "
+                 "tokens)")
+      ->option_text("MODE[,MODE...]")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"inject", "forced", "free"}))
+      ->group(reference);
+  add_gate_options(app, options.gate, options.allow_different_weights);
+}
+
+void add_gate_options(CLI::App& app, std::optional<std::string>& gate,
+                      bool& allow_different_weights) {
+  const char* group = "Verdict";
+  std::string names;
+  for (const std::string_view name : analysis::builtin_gate_names()) {
+    names += (names.empty() ? "" : ", ") + std::string(name);
+  }
+  app.add_option("--gate", gate,
+                 "What is good enough for exit status 0: " + names +
+                     ", or a gate file (docs/gates.md). Default: no hard flip, no NaN or Inf")
+      ->option_text("NAME|FILE")
+      ->group(group);
+  app.add_flag("--allow-different-weights", allow_different_weights,
+               "Compare with recordings of other weights or K/V types, such as FP8 with FP16")
+      ->group(group);
 }
 
 }  // namespace kvtool::cli

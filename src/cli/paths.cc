@@ -7,6 +7,7 @@
 #include <ctime>
 
 #include "kvtool/base/error.h"
+#include "kvtool/base/file.h"
 #include "kvtool/format/writer.h"
 
 namespace kvtool::cli {
@@ -129,6 +130,18 @@ bool is_partial_path(const std::filesystem::path& path) {
 
 bool is_recording_path(const std::filesystem::path& path) {
   return path.native().ends_with(format::kRecordingSuffix) || is_partial_path(path);
+}
+
+std::vector<std::filesystem::path> recordings_below(const std::filesystem::path& folder) {
+  namespace fs = std::filesystem;
+  (void)list_folder(folder);  // an unreadable folder is an error, not an empty one
+  std::vector<fs::path> paths;
+  const auto options = fs::directory_options::skip_permission_denied;
+  for (const auto& entry : fs::recursive_directory_iterator(folder, options)) {
+    if (is_recording_path(entry.path()) && !entry.is_directory()) paths.push_back(entry.path());
+  }
+  std::sort(paths.begin(), paths.end());
+  return paths;
 }
 
 std::string shell_quoted(std::string_view text) {

@@ -7,7 +7,7 @@
 
 #include "kvtool/base/error.h"
 #include "kvtool/base/file.h"
-#include "kvtool/cli/nearest.h"
+#include "kvtool/base/nearest.h"
 
 namespace kvtool::cli {
 namespace {

@@ -45,6 +45,37 @@ std::string kv_dtype(const format::Geometry& geometry) {
   return same ? std::string(dtype_name(first)) : "mixed";
 }
 
+std::string text_of(const json& value) {
+  return value.is_string() ? value.get<std::string>()
+                           : value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+// "cpu_isa" -> "cpu isa".
+std::string readable(std::string key) {
+  std::replace(key.begin(), key.end(), '_', ' ');
+  return key;
+}
+
+// Where the numbers come from: versions of the exporter's libraries, then all
+// that the device said of itself. META may come from anywhere.
+void take_provenance(const json& meta, report::RecordingInfo& info) {
+  const auto take = [&](const json& object, const std::string& prefix, const char* key) {
+    if (!object.is_object() || !object.contains(key) || object[key].is_null()) return;
+    if (object[key].is_structured()) return;
+    info.provenance.emplace_back(prefix + readable(key), text_of(object[key]));
+  };
+  if (!meta.is_object()) return;
+  const json model = meta.value("model", json());
+  take(model, "", "exporter_version");
+  take(model, "exported with ", "torch_version");
+  take(model, "exported with ", "transformers_version");
+  take(model, "", "quantized_from");
+  const json device = meta.value("device", json());
+  const json provenance = device.is_object() ? device.value("provenance", json()) : json();
+  if (!provenance.is_object()) return;
+  for (const auto& [key, unused] : provenance.items()) take(provenance, "", key.c_str());
+}
+
 void take_meta(const json& meta, report::RecordingInfo& info) {
   info.model_id = meta_string(meta, "model", "id");
   info.model_slug = meta_string(meta, "model", "slug");
@@ -53,6 +84,8 @@ void take_meta(const json& meta, report::RecordingInfo& info) {
   info.device_name = meta_string(meta, "device", "name");
   info.prompt_text = meta_string(meta, "prompt", "text");
   info.replay_of = meta_string(meta, "replay_of", "path");
+  info.replay_mode = meta_string(meta, "replay_of", "mode");
+  take_provenance(meta, info);
   info.created_utc = member_string(meta, "created_utc");
   info.kvtool_version = member_string(meta, "kvtool");
   if (meta.is_object() && meta.contains("device") && meta["device"].is_object()) {

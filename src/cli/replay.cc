@@ -4,8 +4,9 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <set>
 
-#include "kvtool/analysis/comparison.h"
+#include "batch_replay.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/file.h"
 #include "kvtool/cli/interrupt.h"
@@ -13,6 +14,8 @@
 #include "kvtool/cli/run_meta.h"
 #include "kvtool/format/reader.h"
 #include "kvtool/format/row.h"
+#include "kvtool/report/text.h"
+#include "model_check.h"
 #include "recording_ledger.h"
 #include "session.h"
 
@@ -27,65 +30,6 @@ struct ModelReplay {
   std::vector<std::vector<ReferenceEntry>> entries;  // per batch size
   std::vector<std::vector<PlannedBatch>> batches;    // of entries[i]
 };
-
-// One row of a batch that is about to run. Everything a sink or the engine
-// refers to lives here.
-struct LiveRow {
-  const ReferenceEntry* entry = nullptr;
-  std::unique_ptr<format::Recording> recording;
-  std::unique_ptr<format::RowSource> source;
-  bool reported = false;  // not a stand-in and asked for
-  std::unique_ptr<analysis::RowComparator> comparator;
-  std::unique_ptr<format::RowSink> recorder;
-  std::unique_ptr<format::RowSink> tee;
-  fs::path saved_path;
-  format::SaveMode saved_mode = format::SaveMode::kDelta;
-
-  [[nodiscard]] format::RowSink* sink() const {
-    return tee ? tee.get() : static_cast<format::RowSink*>(comparator.get());
-  }
-};
-
-void check_belongs(const format::Recording& recording, const engine::ModelInfo& model) {
-  const format::RecordingHeader& header = recording.header();
-  const auto fail = [&](const std::string& what, const std::string& recorded,
-                        const std::string& loaded) {
-    throw_incompatible(recording.path().string() + " does not belong to the model " +
-                       model.model_id + " (" + model.path + "): " + what +
-                       "\n    recorded: " + recorded + "\n    model:    " + loaded);
-  };
-  const auto named = [](const std::string& digest, const std::string& id,
-                        const std::string& dtype) {
-    return digest + (id.empty() ? "" : " (" + id + (dtype.empty() ? "" : ", " + dtype) + ")");
-  };
-  if (header.model_sha256 != model.weights_sha256) {
-    fail("other weights (SHA-256)",
-         named(format::to_hex(header.model_sha256), meta_string(recording.meta(), "model", "id"),
-               meta_string(recording.meta(), "model", "dtype")),
-         named(format::to_hex(model.weights_sha256), model.model_id, model.dtype));
-  }
-  // Equal weights can be read in two ways: Mistral is Llama with a window.
-  if (const std::string recorded = meta_string(recording.meta(), "model", "architecture");
-      !recorded.empty() && recorded != model.architecture) {
-    fail("another architecture", recorded, model.architecture);
-  }
-  if (header.vocab_size != model.vocab_size) {
-    fail("another vocabulary", std::to_string(header.vocab_size) + " tokens",
-         std::to_string(model.vocab_size) + " tokens");
-  }
-  if (const std::string difference = describe_difference(header.geometry, model.geometry);
-      !difference.empty()) {
-    fail("another K/V geometry, " + difference,
-         std::to_string(header.geometry.num_layers()) + " layers, " +
-             std::to_string(header.geometry.position_bytes()) + " bytes per position",
-         std::to_string(model.geometry.num_layers()) + " layers, " +
-             std::to_string(model.geometry.position_bytes()) + " bytes per position");
-  }
-  if (header.logits_dtype != model.logits_dtype) {
-    fail("another dtype of the logits", std::string(dtype_name(header.logits_dtype)),
-         std::string(dtype_name(model.logits_dtype)));
-  }
-}
 
 // Text and token ids can be compared without a tokenizer; messages only with
 // the messages that the recording kept.
@@ -249,6 +193,10 @@ class ReplayRun {
   void run_model(const ModelFile& file, const ModelReplay& replay, RecordingLedger& ledger) {
     const std::unique_ptr<engine::Model> model = session_.load_model(file);
     engine_ready_ = true;
+    block_positions_ = 1;
+    for (const auto& entries : replay.entries) {
+      block_positions_ = std::max(block_positions_, block_positions_for(entries));
+    }
     for (std::size_t i = 0; i < replay.entries.size(); ++i) {
       check_all(*model, replay.entries[i]);
       for (std::size_t b = 0; b < replay.batches[i].size(); ++b) {
@@ -262,7 +210,13 @@ class ReplayRun {
   // Before anything runs.
   void check_all(const engine::Model& model, const std::vector<ReferenceEntry>& entries) {
     for (const ReferenceEntry& entry : entries) {
-      check_belongs(format::Recording::open(entry.path), model.info());
+      const bool different =
+          check_same_model(identity_of(format::Recording::open(entry.path)),
+                           identity_of(model.info()), settings_.allow_different_weights);
+      if (different && different_weights_.insert(model.info().slug).second) {
+        spdlog::warn("{} has other weights than the recordings: the comparison is of two models",
+                     model.info().model_id);
+      }
       if (settings_.save && entry.selected) {
         const fs::path target = target_of(model, entry);
         session_.check_not_recorded(target);
@@ -279,83 +233,62 @@ class ReplayRun {
 
   void run_batch(engine::Model& model, const std::vector<ReferenceEntry>& entries,
                  const PlannedBatch& batch, const std::string& what, RecordingLedger& ledger) {
-    warn_missing(batch);
-    check_capacity(model.info(), entries, batch);
-    std::vector<LiveRow> rows;
+    begin_recording(model, entries, batch, ledger);
+    BatchReplayOptions options;
+    options.modes = settings_.replay_modes;
+    options.allow_different_weights = settings_.allow_different_weights;
+    options.near_tie_ulps = gate_tolerance(model, entries);
+    options.block_positions = block_positions_;
+    const std::string batch_id = format::to_string(format::random_uuid());
+    const MakeRecorder recorder = [&](const ReferenceEntry& entry,
+                                      const format::RowSource& reference, std::size_t row) {
+      return make_recorder(model, batch, entry, reference, row, batch_id);
+    };
+    const bool several = options.modes.size() > 1;
+    const BatchReplayResult result =
+        replay_batch(model, entries, batch, options, settings_.save ? recorder : MakeRecorder(),
+                     [&](format::ReplayMode mode) {
+                       return session_.progress(
+                           what + (several ? ", " + std::string(replay_mode_name(mode)) : ""));
+                     });
+    ledger.end_batch();
+    session_.add_batch_seconds(result.prefill_seconds, result.decode_seconds);
+    for (const ReplayedRow& row : result.rows) report_row(model, batch, row);
+  }
+
+  void begin_recording(engine::Model& model, const std::vector<ReferenceEntry>& entries,
+                       const PlannedBatch& batch, RecordingLedger& ledger) {
     std::vector<fs::path> paths;
     for (const PlannedRow& planned : batch.rows) {
-      rows.push_back(open_row(entries[planned.entry], planned));
-      if (settings_.save && rows.back().reported) {
-        paths.push_back(target_of(model, *rows.back().entry));
+      const ReferenceEntry& entry = entries[planned.entry];
+      if (settings_.save && !planned.stand_in && entry.selected) {
+        paths.push_back(target_of(model, entry));
+      }
+      if (!planned.stand_in && entry.selected && !entry.run &&
+          settings_.batch_shape == BatchShape::kRecorded) {
+        spdlog::warn("{} does not say in which batch it was recorded: replayed alone",
+                     entry.path.string());
       }
     }
     ledger.begin_batch(paths);
-    const std::string batch_id = format::to_string(format::random_uuid());
-    for (std::size_t i = 0; settings_.save && i < rows.size(); ++i) {
-      if (rows[i].reported) add_recorder(model, batch, i, batch_id, rows[i]);
-    }
-
-    engine::ReplayBatch live;
-    live.padded_length = batch.padded_length;
-    live.cache_capacity = batch.cache_capacity;
-    std::vector<format::RowSink*> sinks;
-    for (const LiveRow& row : rows) {
-      live.rows.push_back({row.source.get()});
-      sinks.push_back(row.sink());
-    }
-    const engine::ReplayResult result = model.replay(live, sinks, session_.progress(what));
-    ledger.end_batch();
-    session_.add_batch_seconds(result.timing);
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      if (rows[i].reported) report_row(model, rows, i, result);
-    }
   }
 
-  static void warn_missing(const PlannedBatch& batch) {
-    if (batch.missing.empty()) return;
-    std::string names;
-    for (const std::string& name : batch.missing) names += (names.empty() ? "" : ", ") + name;
-    spdlog::warn(
-        "a batch of {} rows lacks {}: a copy of another row stands in, its result is "
-        "dropped",
-        batch.rows.size(), names);
+  [[nodiscard]] double gate_tolerance(const engine::Model& model,
+                                      const std::vector<ReferenceEntry>& entries) {
+    const ReferenceEntry& entry = entries.front();
+    return session_.verdicts().gate_for(gate_context(model, entry.device_label)).near_tie_ulps;
   }
 
-  static void check_capacity(const engine::ModelInfo& model,
-                             const std::vector<ReferenceEntry>& entries,
-                             const PlannedBatch& batch) {
-    if (model.max_positions == 0 || batch.cache_capacity <= model.max_positions) return;
-    throw_incompatible(entries[batch.rows.front().entry].path.string() + " was recorded with " +
-                       std::to_string(batch.cache_capacity) + " positions, but " + model.model_id +
-                       " has " + std::to_string(model.max_positions));
+  [[nodiscard]] analysis::GateContext gate_context(const engine::Model& model,
+                                                   const std::string& reference_device) {
+    const engine::ModelInfo& info = model.info();
+    return {info.model_id, info.slug, info.dtype, reference_device, session_.device_label()};
   }
 
-  LiveRow open_row(const ReferenceEntry& entry, const PlannedRow& planned) {
-    LiveRow row;
-    row.entry = &entry;
-    row.recording = std::make_unique<format::Recording>(format::Recording::open(entry.path));
-    row.source = format::make_row_source(*row.recording);
-    row.reported = !planned.stand_in && entry.selected;
-    if (!row.reported) return row;
-    row.comparator = std::make_unique<analysis::RowComparator>(*row.source);
-    if (!row.recording->complete()) {
-      spdlog::warn("{} is truncated ({}): replaying its {} whole steps", entry.path.string(),
-                   row.recording->truncation(), row.source->num_steps());
-    }
-    if (!entry.run && settings_.batch_shape == BatchShape::kRecorded) {
-      spdlog::warn("{} does not say in which batch it was recorded: replayed alone",
-                   entry.path.string());
-    }
-    return row;
-  }
-
-  void add_recorder(const engine::Model& model, const PlannedBatch& batch, std::size_t index,
-                    const std::string& batch_id, LiveRow& row) {
-    const ReferenceEntry& entry = *row.entry;
-    format::RecordingHeader header = row.source->header();
-    const format::Uuid reference_uuid = header.uuid;
-    header.uuid = format::random_uuid();
-    header.save_mode = settings_.save_mode.value_or(header.save_mode);
+  // META of this device's own row, as it is recorded and compared with the reference's.
+  [[nodiscard]] json live_meta(const engine::Model& model, const PlannedBatch& batch,
+                               const ReferenceEntry& entry, std::size_t row,
+                               const std::string& batch_id) {
     MetaParts meta;
     meta.kvtool_version = KVTOOL_VERSION;
     meta.created_utc = session_.created_utc();
@@ -365,60 +298,77 @@ class ReplayRun {
     meta.run = entry.run.value_or(RunMeta{.batch_id = {}, .input_index = entry.input_index});
     meta.run.batch_id = batch_id;
     meta.run.batch_size = entry.batch_size;
-    meta.run.row = index;
+    meta.run.row = row;
     meta.run.rows = batch.rows.size();
     meta.run.padded_length = batch.padded_length;
-    meta.run.padding = batch.padded_length - header.prompt_length;
+    meta.run.padding = batch.padded_length - entry.prompt_length;
     meta.run.cache_capacity = batch.cache_capacity;
     meta.prompt = entry.prompt_meta;
-    meta.replay_of = {{"uuid", format::to_string(reference_uuid)},
-                      {"path", entry.path.string()},
-                      {"device", meta_string(row.recording->meta(), "device", "label")}};
-    row.saved_path = target_of(model, entry);
-    row.saved_mode = header.save_mode;
-    row.recorder = format::make_recording_sink(
-        {.path = row.saved_path,
+    return make_meta(meta);
+  }
+
+  [[nodiscard]] std::unique_ptr<format::RowSink> make_recorder(
+      const engine::Model& model, const PlannedBatch& batch, const ReferenceEntry& entry,
+      const format::RowSource& reference, std::size_t row, const std::string& batch_id) {
+    format::RecordingHeader header = reference.header();
+    json meta = live_meta(model, batch, entry, row, batch_id);
+    meta["replay_of"] = {{"uuid", format::to_string(header.uuid)},
+                         {"path", entry.path.string()},
+                         {"device", entry.device_label},
+                         {"mode", replay_mode_name(settings_.replay_modes.front())}};
+    header.uuid = format::random_uuid();
+    header.save_mode = settings_.save_mode.value_or(header.save_mode);
+    header.model_sha256 = model.info().weights_sha256;
+    header.geometry = model.info().geometry;
+    header.logits_dtype = model.info().logits_dtype;
+    return format::make_recording_sink(
+        {.path = target_of(model, entry),
          .header = std::move(header),
-         .meta_json = make_meta(meta).dump(-1, ' ', false, json::error_handler_t::replace),
+         .meta_json = meta.dump(-1, ' ', false, json::error_handler_t::replace),
          .prompt = entry.prompt_ids,
          .token_text = [&model](std::int32_t token) { return model.token_bytes(token); },
          .writer = {}});
-    row.tee = format::make_tee_sink({row.comparator.get(), row.recorder.get()});
   }
 
-  void report_row(const engine::Model& model, const std::vector<LiveRow>& rows, std::size_t index,
-                  const engine::ReplayResult& result) {
-    const LiveRow& row = rows[index];
+  void report_row(const engine::Model& model, const PlannedBatch& batch, const ReplayedRow& row) {
     const ReferenceEntry& entry = *row.entry;
-    const analysis::RowComparison& comparison = row.comparator->result();
     report::InputResult input;
     input.model_slug = model.info().slug;
     input.batch_size = entry.batch_size;
-    input.rows = rows.size();
-    input.row = index;
+    input.rows = row.rows;
+    input.row = row.row;
     input.input_index = entry.input_index;
     input.prompt_text = recorded_prompt_text(model, entry);
     input.prompt_length = entry.prompt_length;
-    input.timing = {result.timing.prefill_seconds, result.timing.decode_seconds,
-                    comparison.tokens.empty() ? 0 : comparison.tokens.size() - 1};
-    report::Replay replay;
+    input.timing = row.modes.front().timing;
+    report::Replay& replay = input.replay.emplace();
     replay.recording = entry.path.string();
-    replay.recorded_device = meta_string(row.recording->meta(), "device", "label");
-    replay.save_mode = format::save_mode_name(row.source->header().save_mode);
-    replay.truncation = row.recording->truncation();
-    replay.reference_has_prefill_kv = row.source->has_prefill_kv();
-    replay.own_step_kv = index < result.own_step_kv.size() && result.own_step_kv[index];
-    replay.comparison = comparison;
-    for (const analysis::TokenComparison& token : comparison.tokens) {
-      replay.texts.push_back(token_text(model, token));
-    }
-    input.replay = std::move(replay);
-    if (row.recorder) {
-      input.saved = report::SavedRecording{row.saved_path.string(), fs::file_size(row.saved_path),
-                                           std::string(format::save_mode_name(row.saved_mode))};
+    replay.recorded_device = entry.device_label;
+    replay.save_mode = format::save_mode_name(row.save_mode);
+    replay.truncation = row.truncation;
+    replay.reference_has_prefill_kv = row.reference_has_prefill_kv;
+    replay.different_weights = different_weights_.contains(model.info().slug);
+    replay.modes = row.modes;
+    replay.provenance = analysis::compare_provenance(row.reference_meta,
+                                                     live_meta(model, batch, entry, row.row, {}));
+    warn_provenance(replay.provenance);
+    if (settings_.save) {
+      const fs::path path = target_of(model, entry);
+      input.saved = report::SavedRecording{
+          path.string(), fs::file_size(path),
+          std::string(format::save_mode_name(settings_.save_mode.value_or(row.save_mode)))};
     }
     ++replayed_;
-    session_.report(input);
+    session_.report_replay(gate_context(model, entry.device_label), input);
+  }
+
+  // Once for each difference of the whole run.
+  void warn_provenance(const std::vector<analysis::ProvenanceDifference>& differences) {
+    for (const analysis::ProvenanceDifference& difference : differences) {
+      const std::string text = difference.label + ": recorded " + difference.recorded + ", here " +
+                               difference.live + " (" + difference.why + ")";
+      if (warned_.insert(text).second) spdlog::warn("{}", report::printable(text));
+    }
   }
 
   static std::string recorded_prompt_text(const engine::Model& model, const ReferenceEntry& entry) {
@@ -429,20 +379,13 @@ class ReplayRun {
     return text_of(model, entry.prompt_ids);
   }
 
-  static report::TokenText token_text(const engine::Model& model,
-                                      const analysis::TokenComparison& token) {
-    report::TokenText text;
-    text.recorded = model.token_bytes(token.recorded);
-    if (token.verdict != analysis::TokenVerdict::kMatch && token.predicted >= 0) {
-      text.predicted = model.token_bytes(token.predicted);
-    }
-    return text;
-  }
-
   Session& session_;
   const Settings& settings_;
   bool engine_ready_ = false;
   std::uint64_t replayed_ = 0;
+  std::uint64_t block_positions_ = 1;  // one for all inputs of a model, so that they can be pooled
+  std::set<std::string> different_weights_;  // slugs
+  std::set<std::string> warned_;
 };
 
 }  // namespace

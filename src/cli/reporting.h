@@ -4,6 +4,7 @@
 #include <functional>
 #include <string>
 
+#include "kvtool/cli/options.h"
 #include "kvtool/cli/services.h"
 #include "kvtool/report/reporter.h"
 
@@ -11,7 +12,7 @@ namespace kvtool::cli {
 
 struct ReportingOptions {
   std::string command;
-  std::string json_target;  // empty: none, "-": stdout instead of text
+  ReportTargets targets;
   bool quiet = false;
   bool verbose = false;
 };

@@ -46,9 +46,11 @@ json model_json(const engine::ModelInfo& info) {
                 {"slug", info.slug},
                 {"architecture", info.architecture},
                 {"dtype", info.dtype},
+                {"weights_sha256", format::to_hex(info.weights_sha256)},
                 {"max_positions", info.max_positions}};
   const json metadata = parsed_object(info.metadata_json);
-  for (const char* key : {"torch_version", "transformers_version", "exporter_version"}) {
+  for (const char* key :
+       {"torch_version", "transformers_version", "exporter_version", "quantized_from"}) {
     if (metadata.contains(key)) model[key] = metadata[key];
   }
   return model;
@@ -97,18 +99,16 @@ std::optional<RunMeta> parse_run_meta(const json& meta, std::uint64_t prompt_len
 }
 
 json make_meta(const MetaParts& parts) {
-  json meta = {{"kvtool", parts.kvtool_version},
-               {"created_utc", parts.created_utc},
-               {"model", model_json(*parts.model)},
-               {"device",
-                {{"label", parts.device_label},
-                 {"type", parts.device->type},
-                 {"name", parts.device->name},
-                 {"provenance", parsed_object(parts.device->provenance_json)}}},
-               {"run", to_json(parts.run)},
-               {"prompt", parts.prompt}};
-  if (!parts.replay_of.is_null()) meta["replay_of"] = parts.replay_of;
-  return meta;
+  return {{"kvtool", parts.kvtool_version},
+          {"created_utc", parts.created_utc},
+          {"model", model_json(*parts.model)},
+          {"device",
+           {{"label", parts.device_label},
+            {"type", parts.device->type},
+            {"name", parts.device->name},
+            {"provenance", parsed_object(parts.device->provenance_json)}}},
+          {"run", to_json(parts.run)},
+          {"prompt", parts.prompt}};
 }
 
 std::string meta_string(const json& meta, const char* group, const char* key) {

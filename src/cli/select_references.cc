@@ -165,6 +165,7 @@ ReferenceEntry read_reference_entry(const fs::path& path) {
   entry.run = parse_run_meta(recording.meta(), entry.prompt_length, path.string());
   entry.model_id = meta_string(recording.meta(), "model", "id");
   entry.model_slug = meta_string(recording.meta(), "model", "slug");
+  entry.device_label = meta_string(recording.meta(), "device", "label");
   if (recording.meta().is_object()) {
     entry.prompt_meta = recording.meta().value("prompt", nlohmann::json());
   }

@@ -14,6 +14,7 @@ Session::Session(Services& services, const Settings& settings, report::Reporter&
       settings_(settings),
       reporter_(reporter),
       progress_line_(services.err, services.err_is_terminal && !settings.quiet),
+      verdicts_(settings.gate),
       started_(std::chrono::steady_clock::now()) {
   if (settings.save) base_dir_ = expand_output_pattern(settings.base_dir, services.now());
 }
@@ -71,20 +72,34 @@ std::string Session::created_utc() const { return utc_iso8601(services_.now()); 
 
 void Session::report(const report::InputResult& input) {
   progress_line_.clear();
-  summary_.add_input(input);
+  ++summary_.inputs;
+  if (!input.replay) summary_.steps += input.timing.steps;
+  if (input.saved) {
+    ++summary_.saved_recordings;
+    summary_.saved_bytes += input.saved->bytes;
+  }
   reporter_.input(input);
 }
 
-void Session::add_batch_seconds(const engine::BatchTiming& timing) {
-  summary_.add_batch_seconds(timing.prefill_seconds, timing.decode_seconds);
+void Session::report_replay(const analysis::GateContext& context,
+                            const report::InputResult& input) {
+  for (const report::ModeReplay& mode : input.replay->modes) summary_.steps += mode.timing.steps;
+  verdicts_.add(context, input);
+  report(input);
+}
+
+void Session::add_batch_seconds(double prefill_seconds, double decode_seconds) {
+  summary_.prefill_seconds += prefill_seconds;
+  summary_.decode_seconds += decode_seconds;
 }
 
 void Session::finish() {
   progress_line_.clear();
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - started_;
-  summary().wall_seconds = elapsed.count();
-  if (settings_.save) summary().saved_directory = (base_dir_ / device_label()).string();
-  reporter_.finish(summary());
+  summary_.wall_seconds = elapsed.count();
+  summary_.verdicts = verdicts_.build();
+  if (settings_.save) summary_.saved_directory = (base_dir_ / device_label()).string();
+  reporter_.finish(summary_);
 }
 
 std::string text_of(const engine::Model& model, std::span<const std::int32_t> tokens) {
@@ -94,7 +109,7 @@ std::string text_of(const engine::Model& model, std::span<const std::int32_t> to
 }
 
 int run_session(Services& services, const Settings& settings) {
-  const ReportingOptions reporting{settings.command, settings.json_target, settings.quiet,
+  const ReportingOptions reporting{settings.command, settings.reports, settings.quiet,
                                    settings.verbose};
   return with_reporter(services, reporting, [&](report::Reporter& reporter) {
     Session session(services, settings, reporter);
@@ -104,8 +119,7 @@ int run_session(Services& services, const Settings& settings) {
       run_generation(session);
     }
     session.finish();
-    const auto& replayed = session.summary().replayed;
-    return replayed && replayed->failed ? 1 : 0;
+    return session.summary().failed() ? 1 : 0;
   });
 }
 

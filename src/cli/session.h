@@ -11,6 +11,7 @@
 #include "kvtool/cli/services.h"
 #include "kvtool/cli/settings.h"
 #include "kvtool/report/reporter.h"
+#include "verdicts.h"
 
 namespace kvtool::cli {
 
@@ -40,8 +41,11 @@ class Session {
   [[nodiscard]] std::string created_utc() const;
 
   void report(const report::InputResult& input);
-  void add_batch_seconds(const engine::BatchTiming& timing);
-  [[nodiscard]] report::Summary& summary() { return summary_.summary(); }
+  // Also judges the input's replay.
+  void report_replay(const analysis::GateContext& context, const report::InputResult& input);
+  [[nodiscard]] const VerdictBuilder& verdicts() const { return verdicts_; }
+  void add_batch_seconds(double prefill_seconds, double decode_seconds);
+  [[nodiscard]] report::Summary& summary() { return summary_; }
   // Reports the summary.
   void finish();
 
@@ -50,7 +54,8 @@ class Session {
   const Settings& settings_;
   report::Reporter& reporter_;
   ProgressLine progress_line_;
-  report::SummaryBuilder summary_;
+  VerdictBuilder verdicts_;
+  report::Summary summary_;
   std::filesystem::path base_dir_;
   std::string device_label_;
   std::chrono::steady_clock::time_point started_;

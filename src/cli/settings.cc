@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kvtool/base/error.h"
+#include "kvtool/cli/gate_choice.h"
 #include "kvtool/cli/paths.h"
 
 namespace kvtool::cli {
@@ -33,6 +34,8 @@ void take_config(const Config& config, Settings& settings) {
   settings.from = cache.load_from_device.value_or("");
   settings.ref_dir = cache.load_base_dir.value_or(settings.ref_dir);
   settings.from_batch_size = cache.load_from_batch_size;
+  if (!cache.replay_modes.empty()) settings.replay_modes = cache.replay_modes;
+  settings.gate = config.gate;
 }
 
 void take_prompts(const RunOptions& options, Settings& settings) {
@@ -47,6 +50,18 @@ void take_prompts(const RunOptions& options, Settings& settings) {
   for (Prompt& prompt : load_prompts_file(*options.prompts_file)) {
     settings.prompts.push_back(std::move(prompt));
   }
+}
+
+// The command line has checked the names; one named twice runs once.
+std::vector<format::ReplayMode> parse_modes(const std::vector<std::string>& names) {
+  std::vector<format::ReplayMode> modes;
+  for (const std::string& name : names) {
+    const auto mode = format::parse_replay_mode(name);
+    if (mode && std::find(modes.begin(), modes.end(), *mode) == modes.end()) {
+      modes.push_back(*mode);
+    }
+  }
+  return modes;
 }
 
 void take_options(const RunOptions& options, Settings& settings) {
@@ -67,7 +82,10 @@ void take_options(const RunOptions& options, Settings& settings) {
   settings.ref_dir = options.ref_dir.value_or(settings.ref_dir);
   if (options.from_batch_size) settings.from_batch_size = options.from_batch_size;
   settings.batch_shape = options.batch == "1" ? BatchShape::kSingle : BatchShape::kRecorded;
-  settings.json_target = options.json.value_or("");
+  if (!options.modes.empty()) settings.replay_modes = parse_modes(options.modes);
+  if (options.gate) settings.gate = load_gate(*options.gate);
+  settings.allow_different_weights = options.allow_different_weights;
+  settings.reports = options.reports;
   settings.quiet = options.quiet;
   settings.verbose = options.verbose;
 }

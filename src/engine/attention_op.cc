@@ -11,8 +11,7 @@ thread_local CacheScope* active_scope = nullptr;
 
 }  // namespace
 
-CacheScope::CacheScope(CachePolicy& policy, KvTap* tap)
-    : policy_(policy), tap_(tap), outer_(active_scope) {
+CacheScope::CacheScope(CachePolicy& policy) : policy_(policy), outer_(active_scope) {
   active_scope = this;
 }
 
@@ -24,7 +23,6 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
   CacheScope* scope = active_scope;
   if (scope == nullptr) throw_environment("kvtool::attention was called outside of a cache scope");
   try {
-    if (scope->tap_ != nullptr) scope->tap_->on_kv(layer, k, v);
     return scope->policy_.attend({q, k, v, layer, scale, sliding_window, softcap, sinks});
   } catch (...) {
     scope->failure_ = std::current_exception();

@@ -34,18 +34,11 @@ class CachePolicy {
   virtual at::Tensor attend(const AttentionCall& call) = 0;
 };
 
-// Sees every layer's K and V as the model made them, before any policy.
-class KvTap {
- public:
-  virtual ~KvTap() = default;
-  virtual void on_kv(std::int64_t layer, const at::Tensor& k, const at::Tensor& v) = 0;
-};
-
 // Makes `policy` the cache of this thread's forward pass for its lifetime.
 // Scopes nest; the innermost wins.
 class CacheScope {
  public:
-  explicit CacheScope(CachePolicy& policy, KvTap* tap = nullptr);
+  explicit CacheScope(CachePolicy& policy);
   ~CacheScope();
   CacheScope(const CacheScope&) = delete;
   CacheScope& operator=(const CacheScope&) = delete;
@@ -58,7 +51,6 @@ class CacheScope {
   friend at::Tensor attention(const at::Tensor&, const at::Tensor&, const at::Tensor&, std::int64_t,
                               double, std::int64_t, double, const std::optional<at::Tensor>&);
   CachePolicy& policy_;
-  KvTap* tap_;
   CacheScope* outer_;
   std::exception_ptr failure_;
 };

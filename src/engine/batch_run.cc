@@ -14,31 +14,9 @@ namespace {
 // are in flight at most, bounded by the slots of the pump (SinkPump::kSlots).
 constexpr std::size_t kTokenBuffers = 16;
 
+constexpr const char* kStep = "a decode step";
+
 }  // namespace
-
-StepTap::StepTap(const RowLayout& layout)
-    : layout_(layout), rows_(2 * static_cast<std::size_t>(layout.num_layers())) {}
-
-void StepTap::on_kv(std::int64_t layer, const at::Tensor& k, const at::Tensor& v) {
-  const auto index = 2 * static_cast<std::size_t>(layer);
-  if (layer < 0 || index >= rows_.size()) return;  // the cache reports it
-  rows_[index] = k;
-  rows_[index + 1] = v;
-}
-
-void StepTap::gather(const at::Tensor& deltas) {
-  for (std::int64_t layer = 0; layer < layout_.num_layers(); ++layer) {
-    const auto index = 2 * static_cast<std::size_t>(layer);
-    if (!rows_[index].defined()) {
-      throw_incompatible("the model skipped attention in layer " + std::to_string(layer) +
-                         ", which its metadata names: export it again");
-    }
-    layout_.entry_view(deltas, layout_.key(layer)).copy_(rows_[index]);
-    layout_.entry_view(deltas, layout_.value(layer)).copy_(rows_[index + 1]);
-    rows_[index] = at::Tensor();
-    rows_[index + 1] = at::Tensor();
-  }
-}
 
 BatchRun::BatchRun(ForwardModule& module, const RowLayout& layout, BatchShape shape,
                    at::Device device)
@@ -60,14 +38,16 @@ at::Tensor BatchRun::prefill() {
   const at::Tensor positions = shape_.position_ids(device_);
   cache_.begin(0, shape_.padded_length());
   const at::Tensor last = at::full({1}, shape_.padded_length() - 1, keep_last_.options());
-  return forward("prefill of " + std::to_string(shape_.rows()) + " prompts of " +
-                     std::to_string(shape_.padded_length()) + " tokens",
-                 ids, positions, last, nullptr);
+  at::Tensor logits = forward("prefill of " + std::to_string(shape_.rows()) + " prompts of " +
+                                  std::to_string(shape_.padded_length()) + " tokens",
+                              cache_, ids, positions, last);
+  cache_.end();
+  return logits;
 }
 
-at::Tensor BatchRun::forward(const std::string& what, const at::Tensor& ids,
-                             const at::Tensor& positions, const at::Tensor& keep, KvTap* tap) {
-  const CacheScope scope(cache_, tap);
+at::Tensor BatchRun::forward(const std::string& what, CachePolicy& policy, const at::Tensor& ids,
+                             const at::Tensor& positions, const at::Tensor& keep) {
+  const CacheScope scope(policy);
   return translate_torch_errors(what, [&] {
     try {
       return module_.forward(ids, positions, keep).select(1, 0);
@@ -78,13 +58,27 @@ at::Tensor BatchRun::forward(const std::string& what, const at::Tensor& ids,
   });
 }
 
-at::Tensor BatchRun::decode(std::int64_t step, std::span<const std::int32_t> tokens, StepTap* tap) {
+at::Tensor BatchRun::decode(std::int64_t step, std::span<const std::int32_t> tokens) {
   at::Tensor& host = host_tokens_[static_cast<std::size_t>(step) % kTokenBuffers];
   std::copy(tokens.begin(), tokens.end(), host.data_ptr<std::int64_t>());
   tokens_.copy_(host, /*non_blocking=*/true);
   at::add_out(positions_, first_step_positions_, step);
-  cache_.begin(shape_.padded_length() + step, 1);
-  return forward("a decode step", tokens_, positions_, keep_last_, tap);
+  cache_.begin(slot_of(step), 1);
+  at::Tensor logits =
+      fault_ ? decode_with_fault(step) : forward(kStep, cache_, tokens_, positions_, keep_last_);
+  cache_.end();
+  return logits;
+}
+
+at::Tensor BatchRun::decode_with_fault(std::int64_t step) {
+  if (fault_->needs_next_keys()) {
+    fault_->begin(step, FaultyCache::Pass::kRememberOutputs);
+    forward(kStep, *fault_, tokens_, positions_, keep_last_);
+    fault_->begin(step, FaultyCache::Pass::kTakeNextKeys);
+    forward(kStep, *fault_, tokens_, positions_ + 1, keep_last_);
+  }
+  fault_->begin(step, FaultyCache::Pass::kStore);
+  return forward(kStep, *fault_, tokens_, positions_, keep_last_);
 }
 
 void check_positions(std::int64_t longest_prompt, std::int64_t new_tokens,

@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -12,24 +13,11 @@
 #include "engine/attention_op.h"
 #include "engine/batch_shape.h"
 #include "engine/contiguous_cache.h"
+#include "engine/faulty_cache.h"
 #include "engine/forward_module.h"
 #include "engine/row_layout.h"
 
 namespace kvtool::engine {
-
-// Keeps each layer's K and V of one step until they are gathered into deltas.
-// The tensors are held, not copied: nothing writes to them after the op.
-class StepTap : public KvTap {
- public:
-  explicit StepTap(const RowLayout& layout);
-  void on_kv(std::int64_t layer, const at::Tensor& k, const at::Tensor& v) override;
-  // Writes all layers' rows to deltas, u8 [B, row_stride_bytes], and lets go of them.
-  void gather(const at::Tensor& deltas);
-
- private:
-  const RowLayout& layout_;
-  std::vector<at::Tensor> rows_;  // 2 * layer: K, 2 * layer + 1: V
-};
 
 class BatchRun {
  public:
@@ -41,19 +29,29 @@ class BatchRun {
   [[nodiscard]] ContiguousCache& cache() { return cache_; }
   [[nodiscard]] at::Device device() const { return device_; }
 
+  // Slot of the cache that step `step` fills.
+  [[nodiscard]] std::int64_t slot_of(std::int64_t step) const {
+    return shape_.padded_length() + step;
+  }
+
+  // Every step from now on keeps its K/V with this fault.
+  void put_in(const Fault& fault) { fault_.emplace(cache_, fault); }
+
   // Logits at the last prompt position: [B, vocab].
   at::Tensor prefill();
-  // Step `step` with one token per row; `tap` may be null. Logits [B, vocab].
-  at::Tensor decode(std::int64_t step, std::span<const std::int32_t> tokens, StepTap* tap);
+  // Step `step` with one token per row. Logits [B, vocab].
+  at::Tensor decode(std::int64_t step, std::span<const std::int32_t> tokens);
 
  private:
-  at::Tensor forward(const std::string& what, const at::Tensor& ids, const at::Tensor& positions,
-                     const at::Tensor& keep, KvTap* tap);
+  at::Tensor forward(const std::string& what, CachePolicy& policy, const at::Tensor& ids,
+                     const at::Tensor& positions, const at::Tensor& keep);
+  at::Tensor decode_with_fault(std::int64_t step);
 
   ForwardModule& module_;
   BatchShape shape_;
   at::Device device_;
   ContiguousCache cache_;
+  std::optional<FaultyCache> fault_;
   at::Tensor first_step_positions_;
   at::Tensor positions_;                 // i64 [B, 1], of the current step
   at::Tensor keep_last_;                 // i64 [1], 0: the only position of a step

@@ -1,5 +1,6 @@
 #include "engine/contiguous_cache.h"
 
+#include <algorithm>
 #include <string>
 
 #include "engine/attention.h"
@@ -22,6 +23,7 @@ ContiguousCache::ContiguousCache(const RowLayout& layout, const BatchShape& shap
     keys_.push_back(view(layout_.key(layer)));
     values_.push_back(view(layout_.value(layer)));
   }
+  filled_.resize(keys_.size());
 }
 
 void ContiguousCache::begin(std::int64_t first_slot, std::int64_t positions) {
@@ -30,6 +32,17 @@ void ContiguousCache::begin(std::int64_t first_slot, std::int64_t positions) {
   }
   first_slot_ = first_slot;
   positions_ = positions;
+  filled_.assign(filled_.size(), false);
+}
+
+// Without this check a layer that the graph never calls would be recorded as
+// whatever its memory held.
+void ContiguousCache::end() const {
+  const auto missing = std::find(filled_.begin(), filled_.end(), false);
+  if (missing == filled_.end()) return;
+  throw_incompatible("the model skipped attention in layer " +
+                     std::to_string(missing - filled_.begin()) +
+                     ", which its metadata names: export it again");
 }
 
 at::Tensor ContiguousCache::attend(const AttentionCall& call) {
@@ -43,6 +56,7 @@ at::Tensor ContiguousCache::attend(const AttentionCall& call) {
   const at::Tensor& values = values_[layer];
   keys.narrow(2, first_slot_, positions_).copy_(call.k);
   values.narrow(2, first_slot_, positions_).copy_(call.v);
+  filled_[layer] = true;
   const std::int64_t end = first_slot_ + positions_;
   if (first_slot_ == 0 && shape_.is_padded()) {
     return attend_prefill(call, keys.narrow(2, 0, end), values.narrow(2, 0, end));
@@ -94,16 +108,41 @@ at::Tensor ContiguousCache::value_rows(std::int64_t layer, std::int64_t row,
   return values_[static_cast<std::size_t>(layer)].select(0, row).narrow(1, first_slot, count);
 }
 
-void ContiguousCache::inject(const at::Tensor& deltas, std::int64_t slot,
-                             const std::vector<std::int64_t>& rows) {
+at::Tensor ContiguousCache::key_slot(std::int64_t layer, std::int64_t slot) const {
+  return keys_[static_cast<std::size_t>(layer)].narrow(2, slot, 1);
+}
+
+at::Tensor ContiguousCache::value_slot(std::int64_t layer, std::int64_t slot) const {
+  return values_[static_cast<std::size_t>(layer)].narrow(2, slot, 1);
+}
+
+void ContiguousCache::gather(const at::Tensor& deltas, std::int64_t slot) const {
   for (std::size_t index = 0; index < storage_.size(); ++index) {
-    const at::Tensor source = layout_.group_view(deltas, layout_.groups()[index]);
-    const at::Tensor target = storage_[index].select(3, slot);  // [entries, B, heads, dim]
+    layout_.group_view(deltas, layout_.groups()[index]).copy_(storage_[index].select(3, slot));
+  }
+}
+
+void ContiguousCache::inject(const at::Tensor& deltas, const RowLayout& layout, std::int64_t slot,
+                             const std::vector<std::int64_t>& rows) {
+  // Dimension 1 of both is the row.
+  const auto overwrite = [&rows](const at::Tensor& target, const at::Tensor& source) {
     if (rows.empty()) {
       target.copy_(source);
-      continue;
+      return;
     }
     for (const std::int64_t row : rows) target.select(1, row).copy_(source.select(1, row));
+  };
+  if (layout.groups_match(layout_)) {
+    for (std::size_t index = 0; index < storage_.size(); ++index) {
+      overwrite(storage_[index].select(3, slot), layout.group_view(deltas, layout.groups()[index]));
+    }
+    return;
+  }
+  for (std::int64_t layer = 0; layer < layout_.num_layers(); ++layer) {
+    overwrite(key_slot(layer, slot).unsqueeze(0),
+              layout.entry_view(deltas, layout.key(layer)).unsqueeze(0));
+    overwrite(value_slot(layer, slot).unsqueeze(0),
+              layout.entry_view(deltas, layout.value(layer)).unsqueeze(0));
   }
 }
 

@@ -22,6 +22,10 @@ class ContiguousCache : public CachePolicy {
   // The next forward pass fills slots [first_slot, first_slot + positions).
   void begin(std::int64_t first_slot, std::int64_t positions);
   at::Tensor attend(const AttentionCall& call) override;
+  // Ends the pass. Error kIncompatible when a layer was not filled.
+  void end() const;
+
+  [[nodiscard]] std::int64_t first_slot() const { return first_slot_; }
 
   // Views of one row's slots: key [num_kv_heads, count, key_dim], value likewise.
   [[nodiscard]] at::Tensor key_rows(std::int64_t layer, std::int64_t row, std::int64_t first_slot,
@@ -29,9 +33,18 @@ class ContiguousCache : public CachePolicy {
   [[nodiscard]] at::Tensor value_rows(std::int64_t layer, std::int64_t row, std::int64_t first_slot,
                                       std::int64_t count) const;
 
-  // Overwrites K and V of all layers at `slot` for the rows named in `rows`
-  // (all of them when it is empty) from deltas, u8 [B, row stride] on the device.
-  void inject(const at::Tensor& deltas, std::int64_t slot, const std::vector<std::int64_t>& rows);
+  // K and V of one layer and slot, all rows: views [B, num_kv_heads, 1, dim].
+  [[nodiscard]] at::Tensor key_slot(std::int64_t layer, std::int64_t slot) const;
+  [[nodiscard]] at::Tensor value_slot(std::int64_t layer, std::int64_t slot) const;
+
+  // Copies what the cache holds at `slot` of all layers and rows to deltas, u8
+  // [B, row stride] on the device. The gaps between entries stay as they are.
+  void gather(const at::Tensor& deltas, std::int64_t slot) const;
+  // The inverse, for the rows named in `rows` (all of them when it is empty).
+  // `layout` says how deltas are laid out: layers, heads and dims are those of
+  // this cache, other dtypes are converted.
+  void inject(const at::Tensor& deltas, const RowLayout& layout, std::int64_t slot,
+              const std::vector<std::int64_t>& rows);
 
  private:
   at::Tensor attend_prefill(const AttentionCall& call, const at::Tensor& keys,
@@ -45,6 +58,7 @@ class ContiguousCache : public CachePolicy {
   std::vector<at::Tensor> keys_;     // per layer, views into storage_
   std::vector<at::Tensor> values_;
   std::optional<at::Tensor> bias_;  // padding, [B, 1, 1, capacity] in the queries' dtype
+  std::vector<bool> filled_;        // per layer, in the current pass
   std::int64_t first_slot_ = 0;
   std::int64_t positions_ = 0;
 };

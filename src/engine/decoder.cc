@@ -39,7 +39,6 @@ class Generation {
         options_(options),
         run_(*model.module, model.layout, make_shape(model, inputs, options), model.device),
         stats_(model.info.vocab_size, std::min(options.top_k, model.info.vocab_size), model.device),
-        tap_(model.layout),
         rows_(inputs.size()) {
     const auto listens = [](const format::RowSink* sink) { return sink != nullptr; };
     if (std::any_of(sinks.begin(), sinks.end(), listens)) {
@@ -77,8 +76,7 @@ class Generation {
     std::vector<std::int32_t> inputs(rows_.size());
     for (std::size_t row = 0; row < rows_.size(); ++row) inputs[row] = rows_[row].tokens.back();
     const std::vector<bool> fed = active_;
-    const bool tapped = pump_ && pump_->wants_step_kv();
-    const at::Tensor logits = run_.decode(step, inputs, tapped ? &tap_ : nullptr);
+    const at::Tensor logits = run_.decode(step, inputs);
     return take(logits, step, inputs, fed);
   }
 
@@ -91,7 +89,9 @@ class Generation {
     at::Tensor keys;
     if (pump_) {
       slot = pump_->acquire();
-      if (step >= 0 && pump_->wants_step_kv()) tap_.gather(slot->device_rows());
+      if (step >= 0 && pump_->wants_step_kv()) {
+        run_.cache().gather(slot->device_rows(), run_.slot_of(step));
+      }
       packed = stats_.pack(logits);
       keys = packed.select(1, 0);
     } else {
@@ -150,7 +150,6 @@ class Generation {
   GenerateOptions options_;
   BatchRun run_;
   LogitStats stats_;
-  StepTap tap_;
   std::vector<GeneratedRow> rows_;
   std::vector<bool> active_;
   Stopwatch watch_;

@@ -3,6 +3,7 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
+#include <sys/utsname.h>
 #include <torch/cuda.h>
 
 #include <algorithm>
@@ -53,8 +54,16 @@ nlohmann::json environment_value(const char* name) {
   return value == nullptr ? nlohmann::json(nullptr) : nlohmann::json(value);
 }
 
-nlohmann::json provenance(at::Device device) {
-  const at::Context& context = at::globalContext();
+std::string_view name_of(at::Float32MatmulPrecision precision) {
+  switch (precision) {
+    case at::Float32MatmulPrecision::HIGHEST: return "highest";
+    case at::Float32MatmulPrecision::HIGH: return "high";
+    case at::Float32MatmulPrecision::MEDIUM: return "medium";
+  }
+  return "unknown";
+}
+
+nlohmann::json cpu_provenance() {
   nlohmann::json json{
       {"torch_version", loaded_torch_version()},
       {"cpu_model", cpu_model()},
@@ -63,17 +72,57 @@ nlohmann::json provenance(at::Device device) {
       {"onednn_max_cpu_isa", environment_value("ONEDNN_MAX_CPU_ISA")},
       {"mkl_enable_instructions", environment_value("MKL_ENABLE_INSTRUCTIONS")},
       {"threads", at::get_num_threads()},
-      {"deterministic_algorithms", context.deterministicAlgorithms()},
   };
-  if (device.is_cuda()) {
-    json["cublas_workspace_config"] = environment_value("CUBLAS_WORKSPACE_CONFIG");
-    json["tf32_matmul"] = context.allowTF32CuBLAS();
-    if (const auto gpu = describe_cuda_device(device.index())) {
-      json["driver_version"] = gpu->driver_version;
-      json["compute_capability"] = gpu->compute_capability;
-      json["multiprocessors"] = gpu->multiprocessors;
-    }
+  if (std::getenv("ATEN_CPU_CAPABILITY") != nullptr) {
+    json["aten_cpu_capability"] = environment_value("ATEN_CPU_CAPABILITY");
   }
+  utsname system{};
+  if (uname(&system) == 0) {
+    json["os_release"] = std::string(system.sysname) + " " + system.release;
+    json["cpu_architecture"] = system.machine;
+  }
+  return json;
+}
+
+// Written on every device, so that records of two devices can be compared key by key.
+nlohmann::json numeric_settings() {
+  const at::Context& context = at::globalContext();
+  return {
+      {"deterministic_algorithms", context.deterministicAlgorithms()},
+      {"float32_matmul_precision", name_of(context.float32MatmulPrecision())},
+      {"onednn_deterministic", context.deterministicMkldnn()},
+      {"tf32_matmul", context.allowTF32CuBLAS()},
+      {"tf32_cudnn", context.allowTF32CuDNN()},
+      {"cudnn_deterministic", context.deterministicCuDNN()},
+      {"cudnn_benchmark", context.benchmarkCuDNN()},
+  };
+}
+
+// "13.0" of 13000.
+std::string cuda_version(long number) {
+  return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10);
+}
+
+nlohmann::json cuda_provenance(at::Device device) {
+  nlohmann::json json{
+      {"cublas_workspace_config", environment_value("CUBLAS_WORKSPACE_CONFIG")},
+      {"cuda_runtime_version", cuda_version(at::Context::versionCUDART())},
+  };
+  if (at::Context::hasCuDNN()) {
+    json["cudnn_version"] = std::to_string(at::Context::versionRuntimeCuDNN());
+  }
+  if (const auto gpu = describe_cuda_device(device.index())) {
+    json["driver_version"] = gpu->driver_version;
+    json["compute_capability"] = gpu->compute_capability;
+    json["multiprocessors"] = gpu->multiprocessors;
+  }
+  return json;
+}
+
+nlohmann::json provenance(at::Device device) {
+  nlohmann::json json = cpu_provenance();
+  json.update(numeric_settings());
+  if (device.is_cuda()) json.update(cuda_provenance(device));
   return json;
 }
 

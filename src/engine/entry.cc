@@ -31,9 +31,10 @@ class ModelAdapter : public Model {
                    [&] { return engine::generate(model_, inputs, options, sinks, progress); });
   }
 
-  ReplayResult replay(const ReplayBatch& batch, std::span<format::RowSink* const> sinks,
-                      const Progress& progress) override {
-    return guarded("replay", [&] { return engine::replay(model_, batch, sinks, progress); });
+  ReplayResult replay(const ReplayBatch& batch, const ReplayOptions& options,
+                      std::span<format::RowSink* const> sinks, const Progress& progress) override {
+    return guarded("replay",
+                   [&] { return engine::replay(model_, batch, options, sinks, progress); });
   }
 
  private:

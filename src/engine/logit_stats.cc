@@ -72,6 +72,11 @@ float LogitStats::logit_of(std::int64_t key) {
   return std::bit_cast<float>(flip_negative(static_cast<std::int32_t>(key >> 32)));
 }
 
+std::int32_t LogitStats::choice(std::span<const std::int64_t> packed) const {
+  const auto logsumexp = std::bit_cast<double>(packed[static_cast<std::size_t>(top_k_)]);
+  return std::isfinite(logsumexp) ? token_of(packed[0]) : -1;
+}
+
 void LogitStats::unpack(std::span<const std::int64_t> packed, format::StepStats& stats) const {
   const auto count = static_cast<std::size_t>(top_k_);
   stats.top_ids.resize(count);
@@ -82,7 +87,7 @@ void LogitStats::unpack(std::span<const std::int64_t> packed, format::StepStats&
   }
   stats.logsumexp = std::bit_cast<double>(packed[count]);
   stats.logits_digest = static_cast<std::uint64_t>(packed[count + 1]);
-  stats.token = std::isfinite(stats.logsumexp) ? stats.top_ids[0] : -1;
+  stats.token = choice(packed);
 }
 
 }  // namespace kvtool::engine

@@ -32,8 +32,9 @@ class LogitStats {
   [[nodiscard]] static std::int32_t token_of(std::int64_t key);
   [[nodiscard]] static float logit_of(std::int64_t key);
 
-  // Fills everything but input_token and elapsed_ns. token is -1 when no
-  // logit is finite or one is NaN.
+  // The greedy choice of one packed row; -1 when no logit is finite or one is NaN.
+  [[nodiscard]] std::int32_t choice(std::span<const std::int64_t> packed) const;
+  // Fills everything but input_token and elapsed_ns. token is choice().
   void unpack(std::span<const std::int64_t> packed, format::StepStats& stats) const;
 
  private:

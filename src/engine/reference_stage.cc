@@ -47,13 +47,13 @@ void ReferenceStage::inject(ContiguousCache& cache, std::int64_t slot,
   Buffer& buffer = buffers_[next_];
   next_ = (next_ + 1) % buffers_.size();
   if (!buffer.read) {
-    cache.inject(buffer.host, slot, rows);
+    cache.inject(buffer.host, layout_, slot, rows);
     return;
   }
   // Same stream as the model: the cache is overwritten between its passes.
   device_rows_.copy_(buffer.host, /*non_blocking=*/true);
   buffer.read->record(current_stream(device_rows_.device()));
-  cache.inject(device_rows_, slot, rows);
+  cache.inject(device_rows_, layout_, slot, rows);
 }
 
 }  // namespace kvtool::engine

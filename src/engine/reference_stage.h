@@ -14,7 +14,8 @@
 
 namespace kvtool::engine {
 
-// Overwrites the prompt of one row in the cache with the source's.
+// Overwrites the prompt of one row in the cache with the source's, whose layout
+// is `layout`.
 void inject_prefill(const format::RowSource& source, const RowLayout& layout,
                     ContiguousCache& cache, std::int64_t row, std::int64_t first_slot);
 
@@ -22,6 +23,7 @@ void inject_prefill(const format::RowSource& source, const RowLayout& layout,
 // once the device has read it.
 class ReferenceStage {
  public:
+  // layout: of the references, see ContiguousCache::inject.
   ReferenceStage(const RowLayout& layout, std::int64_t batch, at::Device device);
 
   // Where row `row`'s delta of the next injection goes: delta_bytes() long.

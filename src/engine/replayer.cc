@@ -1,11 +1,14 @@
-// Inject replay of one batch: every step runs on the reference's cache.
+// Replay of one batch: the prompt is prefilled, then each step runs on the
+// reference's cache or the device's own, with the recorded tokens or its own.
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 
 #include "engine/batch_run.h"
 #include "engine/logit_stats.h"
+#include "engine/reference_check.h"
 #include "engine/reference_stage.h"
 #include "engine/sink_pump.h"
 #include "engine/stopwatch.h"
@@ -14,37 +17,6 @@
 
 namespace kvtool::engine {
 namespace {
-
-void check_reference(const ModelInfo& model, const format::RecordingHeader& reference) {
-  if (reference.model_sha256 != model.weights_sha256) {
-    throw_incompatible("the recording is of other weights (SHA-256 " +
-                       format::to_hex(reference.model_sha256) + ") than " + model.path + " (" +
-                       format::to_hex(model.weights_sha256) + ")");
-  }
-  if (reference.vocab_size != model.vocab_size) {
-    throw_incompatible("the recording has a vocabulary of " + std::to_string(reference.vocab_size) +
-                       ", " + model.path + " one of " + std::to_string(model.vocab_size));
-  }
-  const std::string difference = describe_difference(reference.geometry, model.geometry);
-  if (!difference.empty()) {
-    throw_incompatible("the recording's K/V does not fit " + model.path + ": " + difference);
-  }
-}
-
-// Statistics are recorded with the reference's top-k, which rows of one run share.
-std::uint32_t common_top_k(const TorchModel& model, const ReplayBatch& batch) {
-  if (batch.rows.empty()) throw_usage("a replay needs at least one recording");
-  const std::uint32_t top_k = batch.rows.front().reference->header().top_k;
-  for (const ReplayRow& row : batch.rows) {
-    check_reference(model.info, row.reference->header());
-    if (row.reference->header().top_k != top_k) {
-      throw_incompatible("recordings of one batch must hold the same number of top logits, found " +
-                         std::to_string(top_k) + " and " +
-                         std::to_string(row.reference->header().top_k));
-    }
-  }
-  return std::clamp(top_k, 1U, model.info.vocab_size);
-}
 
 // The most steps of any row.
 std::int64_t longest(const ReplayBatch& batch) {
@@ -63,20 +35,34 @@ BatchShape make_shape(const TorchModel& model, const ReplayBatch& batch) {
                     std::max(static_cast<std::int64_t>(batch.cache_capacity), length + steps));
 }
 
-class InjectReplay {
+std::vector<format::RowSink*> all_sinks(std::span<format::RowSink* const> sinks, std::size_t rows) {
+  std::vector<format::RowSink*> all(sinks.begin(), sinks.end());
+  all.resize(rows, nullptr);
+  return all;
+}
+
+class Replay {
  public:
-  InjectReplay(TorchModel& model, const ReplayBatch& batch, std::span<format::RowSink* const> sinks)
-      : model_(model),
-        batch_(batch),
-        stats_(model.info.vocab_size, common_top_k(model, batch), model.device),
+  Replay(TorchModel& model, const ReplayBatch& batch, const ReplayOptions& options,
+         std::span<format::RowSink* const> sinks)
+      : batch_(batch),
+        options_(options),
+        references_(check_references(model.info, batch, options.allow_different_weights)),
+        reference_layout_(references_.geometry),
+        stats_(model.info.vocab_size, references_.top_k, model.device),
         run_(*model.module, model.layout, make_shape(model, batch), model.device),
-        tap_(model.layout),
-        stage_(model.layout, run_.shape().rows(), model.device),
+        fed_(batch.rows.size()),
+        recorded_(batch.rows.size()),
+        active_(batch.rows.size()),
+        steps_(longest(batch)),
         pump_(all_sinks(sinks, batch.rows.size()), model.layout, run_.shape(), run_.cache(), stats_,
-              model.device),
-        tokens_(batch.rows.size()),
-        next_tokens_(batch.rows.size()),
-        steps_(longest(batch)) {}
+              model.device) {
+    if (injects()) stage_.emplace(reference_layout_, run_.shape().rows(), model.device);
+    if (options.fault) {
+      check_fault(*options.fault, model.info, batch);
+      run_.put_in(*options.fault);
+    }
+  }
 
   ReplayResult execute(const Progress& progress) {
     ReplayResult result;
@@ -95,84 +81,104 @@ class InjectReplay {
     result.timing.decode_seconds = static_cast<double>(decode_ns) * 1e-9;
     result.timing.decode_steps = static_cast<std::uint64_t>(steps_);
     for (const ReplayRow& row : batch_.rows) {
-      result.own_step_kv.push_back(!row.reference->has_step_kv());
+      result.own_step_kv.push_back(!injects() || !row.reference->has_step_kv());
     }
     finish(result.timing);
     return result;
   }
 
  private:
-  static std::vector<format::RowSink*> all_sinks(std::span<format::RowSink* const> sinks,
-                                                 std::size_t rows) {
-    std::vector<format::RowSink*> all(sinks.begin(), sinks.end());
-    all.resize(rows, nullptr);
-    return all;
-  }
+  [[nodiscard]] bool injects() const { return options_.mode == format::ReplayMode::kInject; }
+  [[nodiscard]] bool feeds_own_tokens() const { return options_.mode == format::ReplayMode::kFree; }
 
-  // The device's own prompt K/V and token 0 go to the sinks before the
-  // reference's K/V takes their place.
   double prefill() {
     const at::Tensor logits = run_.prefill();
     StepSlot* slot = pump_.acquire();
     const at::Tensor packed = stats_.pack(logits);
-    synchronize(packed);
+    const at::Tensor host = packed.cpu();  // waits for the device
     slot->step = -1;
     slot->elapsed_ns = watch_.lap();
     const double seconds = static_cast<double>(slot->elapsed_ns) * 1e-9;
     pump_.push(slot, packed);
-    pump_.drain();
     for (std::size_t index = 0; index < batch_.rows.size(); ++index) {
-      const format::RowSource& reference = *batch_.rows[index].reference;
-      tokens_[index] = std::max(reference.prefill_stats().token, 0);
-      const auto row = static_cast<std::int64_t>(index);
-      if (reference.has_prefill_kv()) {
-        inject_prefill(reference, model_.layout, run_.cache(), row, run_.shape().padding(row));
-      }
+      recorded_[index] = batch_.rows[index].reference->prefill_stats().token;
+      fed_[index] = next_token(index, host);
     }
+    if (injects()) inject_prompts();
     return seconds;
   }
 
-  std::int64_t decode(std::int64_t step) {
-    std::vector<bool> active(batch_.rows.size());
-    std::vector<std::int64_t> injected;
+  // The device's own prompt K/V reaches the sinks before the reference's takes
+  // its place.
+  void inject_prompts() {
+    pump_.drain();
     for (std::size_t index = 0; index < batch_.rows.size(); ++index) {
-      active[index] = read_reference(index, step, injected);
+      const format::RowSource& reference = *batch_.rows[index].reference;
+      if (!reference.has_prefill_kv()) continue;
+      const auto row = static_cast<std::int64_t>(index);
+      inject_prefill(reference, reference_layout_, run_.cache(), row, run_.shape().padding(row));
     }
-    const std::vector<std::int32_t> inputs = tokens_;
-    const at::Tensor logits = run_.decode(step, inputs, pump_.wants_step_kv() ? &tap_ : nullptr);
+  }
+
+  // Returns the nanoseconds since the last call.
+  std::int64_t decode(std::int64_t step) {
+    const std::vector<std::int64_t> injected = read_references(step);
+    const at::Tensor logits = run_.decode(step, fed_);
     StepSlot* slot = pump_.acquire();
-    if (pump_.wants_step_kv()) tap_.gather(slot->device_rows());
+    if (pump_.wants_step_kv()) run_.cache().gather(slot->device_rows(), run_.slot_of(step));
     const at::Tensor packed = stats_.pack(logits);
+    // Own tokens wait for the device; recorded ones are known beforehand.
+    const at::Tensor host = feeds_own_tokens() ? packed.cpu() : at::Tensor();
     slot->step = step;
     slot->elapsed_ns = watch_.lap();
-    slot->input_tokens = inputs;
-    slot->active = std::move(active);
+    slot->input_tokens = fed_;
+    slot->active = active_;
     const std::int64_t elapsed = slot->elapsed_ns;
     pump_.push(slot, packed);
     if (!injected.empty()) {
       const bool whole_batch = injected.size() == batch_.rows.size();
-      stage_.inject(run_.cache(), run_.shape().padded_length() + step,
-                    whole_batch ? std::vector<std::int64_t>() : injected);
+      stage_->inject(run_.cache(), run_.slot_of(step),
+                     whole_batch ? std::vector<std::int64_t>() : injected);
     }
-    tokens_ = next_tokens_;
+    for (std::size_t index = 0; index < fed_.size(); ++index) {
+      if (active_[index]) fed_[index] = next_token(index, host);
+    }
     return elapsed;
   }
 
-  // Reads the row's token and K/V of `step`; false when the row has ended, which
-  // then keeps feeding its last token as the recorded run did.
-  bool read_reference(std::size_t index, std::int64_t step, std::vector<std::int64_t>& injected) {
-    const format::RowSource& reference = *batch_.rows[index].reference;
-    next_tokens_[index] = tokens_[index];
-    if (static_cast<std::uint64_t>(step) >= reference.num_steps()) return false;
-    const auto row = static_cast<std::int64_t>(index);
-    const bool has_kv = reference.has_step_kv();
-    const format::StepStats stats = reference.read_step(
-        static_cast<std::uint64_t>(step), has_kv ? stage_.host_row(row) : std::span<std::byte>());
-    if (has_kv) injected.push_back(row);
-    tokens_[index] = stats.input_token;
-    // A recorded device under test may have had no finite choice.
-    next_tokens_[index] = stats.token >= 0 ? stats.token : stats.input_token;
-    return true;
+  // Reads each row's tokens of `step` and, to be injected, its K/V; returns the
+  // rows with K/V. A row that has ended keeps feeding its last token as the
+  // recorded run did.
+  std::vector<std::int64_t> read_references(std::int64_t step) {
+    std::vector<std::int64_t> injected;
+    for (std::size_t index = 0; index < batch_.rows.size(); ++index) {
+      const format::RowSource& reference = *batch_.rows[index].reference;
+      active_[index] = static_cast<std::uint64_t>(step) < reference.num_steps();
+      if (!active_[index]) continue;
+      const auto row = static_cast<std::int64_t>(index);
+      const bool with_kv = injects() && reference.has_step_kv();
+      if (with_kv) injected.push_back(row);
+      const format::StepStats stats =
+          reference.read_step(static_cast<std::uint64_t>(step),
+                              with_kv ? stage_->host_row(row) : std::span<std::byte>());
+      if (!feeds_own_tokens()) fed_[index] = stats.input_token;
+      recorded_[index] = stats.token;
+    }
+    return injected;
+  }
+
+  // What a row feeds after a pass whose packed statistics are `host`. Where the
+  // device has no finite choice of its own, the recorded token; where the
+  // recorded device had none either, the last token again.
+  [[nodiscard]] std::int32_t next_token(std::size_t index, const at::Tensor& host) const {
+    if (feeds_own_tokens()) {
+      const std::int64_t width = stats_.packed_width();
+      const std::int64_t* row =
+          host.const_data_ptr<std::int64_t>() + static_cast<std::int64_t>(index) * width;
+      const std::int32_t own = stats_.choice({row, static_cast<std::size_t>(width)});
+      if (own >= 0) return own;
+    }
+    return recorded_[index] >= 0 ? recorded_[index] : fed_[index];
   }
 
   void finish(const BatchTiming& timing) {
@@ -186,29 +192,27 @@ class InjectReplay {
     pump_.finish(steps, ends);
   }
 
-  static void synchronize(const at::Tensor& tensor) {
-    if (!tensor.is_cpu()) tensor.select(1, 0).contiguous().cpu();
-  }
-
-  TorchModel& model_;
   const ReplayBatch& batch_;
+  const ReplayOptions& options_;
+  ReferenceFormat references_;
+  RowLayout reference_layout_;
   LogitStats stats_;
   BatchRun run_;
-  StepTap tap_;
-  ReferenceStage stage_;
+  std::optional<ReferenceStage> stage_;  // in inject mode
   Stopwatch watch_;
-  SinkPump pump_;                     // its thread reads the members above
-  std::vector<std::int32_t> tokens_;  // fed at the current step, per row
-  std::vector<std::int32_t> next_tokens_;
+  std::vector<std::int32_t> fed_;       // by the current step, per row
+  std::vector<std::int32_t> recorded_;  // the reference's choice after it; -1: none
+  std::vector<bool> active_;            // rows that the current step belongs to
   std::int64_t steps_;
+  SinkPump pump_;  // last: its thread reads the members above
 };
 
 }  // namespace
 
-ReplayResult replay(TorchModel& model, const ReplayBatch& batch,
+ReplayResult replay(TorchModel& model, const ReplayBatch& batch, const ReplayOptions& options,
                     std::span<format::RowSink* const> sinks, const Progress& progress) {
   const c10::InferenceMode guard;
-  InjectReplay run(model, batch, sinks);
+  Replay run(model, batch, options, sinks);
   return run.execute(progress);
 }
 

@@ -1,5 +1,6 @@
 #include "engine/row_layout.h"
 
+#include <algorithm>
 #include <string>
 
 #include "kvtool/base/checked.h"
@@ -50,6 +51,14 @@ void RowLayout::add_entry(DType dtype, std::int64_t heads, std::int64_t dim, std
   }
   groups_.push_back({type, heads, dim, start, 0, 1});
   entries_.push_back({type, heads, dim, start, groups_.size() - 1, 0});
+}
+
+bool RowLayout::groups_match(const RowLayout& other) const {
+  return std::equal(entries_.begin(), entries_.end(), other.entries_.begin(), other.entries_.end(),
+                    [](const Entry& a, const Entry& b) {
+                      return a.heads == b.heads && a.dim == b.dim && a.group == b.group &&
+                             a.index_in_group == b.index_in_group;
+                    });
 }
 
 at::Tensor RowLayout::entry_view(const at::Tensor& deltas, const Entry& entry) const {

@@ -50,6 +50,9 @@ class RowLayout {
     return entries_[static_cast<std::size_t>(2 * layer + 1)];
   }
   [[nodiscard]] const std::vector<Group>& groups() const { return groups_; }
+  // Both name the same entries by the same group and index, so that groups can be
+  // copied whole from one to the other. dtypes may differ.
+  [[nodiscard]] bool groups_match(const RowLayout& other) const;
   // Bytes from one row of a step to the next: the delta, padded to 64.
   [[nodiscard]] std::int64_t row_stride_bytes() const { return row_stride_bytes_; }
 

@@ -69,6 +69,8 @@ void SinkPump::drain() {
 
 void SinkPump::finish(const std::vector<std::int64_t>& steps,
                       const std::vector<format::RowEnd>& ends) {
+  // A replay injects behind the last push; the final state is read after that.
+  if (side_.exists()) side_.wait_for_compute();
   enqueue([this, steps, ends] {
     for (std::size_t row = 0; row < sinks_.size(); ++row) {
       format::RowSink* sink = sinks_[row];

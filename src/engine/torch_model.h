@@ -24,7 +24,7 @@ struct TorchModel {
 GenerateResult generate(TorchModel& model, std::span<const Input> inputs,
                         const GenerateOptions& options, std::span<format::RowSink* const> sinks,
                         const Progress& progress);
-ReplayResult replay(TorchModel& model, const ReplayBatch& batch,
+ReplayResult replay(TorchModel& model, const ReplayBatch& batch, const ReplayOptions& options,
                     std::span<format::RowSink* const> sinks, const Progress& progress);
 
 }  // namespace kvtool::engine

@@ -175,6 +175,31 @@ std::string_view stop_reason_name(StopReason reason) {
   return "unknown";
 }
 
+void feed_row(const RowSource& source, RowSink& sink, const RowEnd& end) {
+  const RowSink::Needs needs = sink.needs();
+  if (needs.final_kv)
+    throw_usage("a recorded row cannot be handed to a sink that needs its end state");
+  const RecordingHeader& header = source.header();
+  if (needs.prefill_kv && source.has_prefill_kv()) {
+    std::vector<std::byte> key;
+    std::vector<std::byte> value;
+    for (std::uint32_t layer = 0; layer < header.geometry.num_layers(); ++layer) {
+      key.resize(header.geometry.layer(layer).key_bytes() * header.prompt_length);
+      value.resize(header.geometry.layer(layer).value_bytes() * header.prompt_length);
+      source.read_prefill_layer(layer, key, value);
+      sink.on_prefill_layer(layer, key, value);
+    }
+  }
+  sink.on_prefill_end(source.prefill_stats());
+  std::vector<std::byte> delta(needs.step_kv && source.has_step_kv() ? header.geometry.delta_bytes()
+                                                                     : 0);
+  for (std::uint64_t step = 0; step < source.num_steps(); ++step) {
+    const StepStats stats = source.read_step(step, delta);
+    sink.on_step(step, stats, delta);
+  }
+  sink.on_end(end);
+}
+
 std::unique_ptr<RowSource> make_row_source(const Recording& recording) {
   return std::make_unique<RecordingRowSource>(recording);
 }

@@ -28,6 +28,12 @@ class ReporterList : public Reporter {
   void exported(const DumpResult& dump) override {
     for (const auto& reporter : reporters_) reporter->exported(dump);
   }
+  void selftest(const SelftestResult& result) override {
+    for (const auto& reporter : reporters_) reporter->selftest(result);
+  }
+  void calibration(const CalibrationResult& result) override {
+    for (const auto& reporter : reporters_) reporter->calibration(result);
+  }
   void finish(const Summary& summary) override {
     for (const auto& reporter : reporters_) reporter->finish(summary);
   }

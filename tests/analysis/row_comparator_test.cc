@@ -1,12 +1,13 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <string>
 #include <vector>
 
-#include "kvtool/analysis/comparison.h"
-#include "kvtool/base/error.h"
+#include "kvtool/analysis/row_comparison.h"
+#include "support/error_of.h"
 
 namespace kvtool::analysis {
 namespace {
@@ -60,6 +61,7 @@ class MemoryRow final : public format::RowSource {
     }
     for (std::uint64_t i = 0; i <= steps; ++i) {
       stats.push_back(stats_for(static_cast<std::int32_t>(10 * i)));
+      if (i > 0) stats.back().input_token = stats[i - 1].token;
     }
     for (std::uint64_t step = 0; step < steps; ++step) deltas.push_back(delta_of_ones());
   }
@@ -151,10 +153,10 @@ TEST(RowComparator, EqualRowsAreBitwiseEqual) {
   EXPECT_FALSE(result.first_bit_difference.has_value());
   EXPECT_TRUE(result.bitwise_equal());
   // Per position: 3 + 3 + 2 + 2 elements, all 1.
-  EXPECT_EQ(result.prefill_kv.elements, 10U * kPromptLength);
-  EXPECT_EQ(result.prefill_kv.sum_squared_reference, 10.0 * kPromptLength);
-  EXPECT_EQ(result.step_kv.elements, 20U);
-  EXPECT_EQ(result.step_kv.sum_squared_reference, 20.0);
+  EXPECT_EQ(result.prefill_kv.total().elements, 10U * kPromptLength);
+  EXPECT_EQ(result.prefill_kv.total().sum_squared_reference, 10.0 * kPromptLength);
+  EXPECT_EQ(result.step_kv.total().elements, 20U);
+  EXPECT_EQ(result.step_kv.total().sum_squared_reference, 20.0);
   EXPECT_EQ(comparator.end().stop_reason, format::StopReason::kEndOfSequence);
   EXPECT_EQ(comparator.end().decode_seconds, 1.5);
 }
@@ -165,7 +167,7 @@ TEST(RowComparator, ZeroStepsCompareTheFirstTokenAndThePrompt) {
   row.feed(comparator);
   EXPECT_EQ(comparator.result().tokens.size(), 1U);
   EXPECT_EQ(comparator.result().matches(), 1U);
-  EXPECT_EQ(comparator.result().step_kv.elements, 0U);
+  EXPECT_EQ(comparator.result().step_kv.total().elements, 0U);
   EXPECT_TRUE(comparator.result().bitwise_equal());
 }
 
@@ -189,18 +191,20 @@ TEST(RowComparator, ReferenceWithoutStepKvComparesNoneEvenIfItIsHandedOver) {
   RowComparator comparator(reference);
   comparator.on_prefill_end(live.stats[0]);
   comparator.on_step(0, live.stats[1], live.deltas[0]);
-  EXPECT_EQ(comparator.result().step_kv.elements, 0U);
+  EXPECT_EQ(comparator.result().step_kv.total().elements, 0U);
   EXPECT_EQ(comparator.result().tokens.size(), 2U);
   EXPECT_TRUE(comparator.result().bitwise_equal());
 }
 
-TEST(RowComparator, LiveRowMayEndEarly) {
+TEST(RowComparator, StepsThatTheLiveRowNeverTookAreUncompared) {
   const MemoryRow reference(mixed_geometry(), 5);
   const MemoryRow live(mixed_geometry(), 2);
   RowComparator comparator(reference);
   live.feed(comparator);
   EXPECT_EQ(comparator.result().tokens.size(), 3U);
-  EXPECT_TRUE(comparator.result().bitwise_equal());
+  EXPECT_EQ(comparator.result().uncompared_steps, 3U);
+  EXPECT_TRUE(comparator.result().logits_equal());
+  EXPECT_FALSE(comparator.result().bitwise_equal());
 }
 
 TEST(RowComparator, StepsBeyondTheReferenceAreIgnored) {
@@ -209,7 +213,9 @@ TEST(RowComparator, StepsBeyondTheReferenceAreIgnored) {
   RowComparator comparator(reference);
   live.feed(comparator);
   EXPECT_EQ(comparator.result().tokens.size(), 3U);
-  EXPECT_EQ(comparator.result().step_kv.elements, 20U);
+  EXPECT_EQ(comparator.result().step_kv.total().elements, 20U);
+  EXPECT_EQ(comparator.result().uncompared_steps, 0U);
+  EXPECT_EQ(comparator.result().live_tokens.size(), 6U);
 }
 
 TEST(RowComparator, PromptDifferenceIsMeasuredInItsOwnType) {
@@ -222,9 +228,9 @@ TEST(RowComparator, PromptDifferenceIsMeasuredInItsOwnType) {
   live.feed(comparator);
 
   const RowComparison& result = comparator.result();
-  EXPECT_EQ(result.prefill_kv.differing, 3U);
-  EXPECT_EQ(result.prefill_kv.sum_squared_error, 4.0 + 1.0 + 0.25);
-  EXPECT_EQ(result.prefill_kv.max_abs, 2.0);
+  EXPECT_EQ(result.prefill_kv.total().differing, 3U);
+  EXPECT_EQ(result.prefill_kv.total().sum_squared_error, 4.0 + 1.0 + 0.25);
+  EXPECT_EQ(result.prefill_kv.total().max_abs, 2.0);
   EXPECT_EQ(result.first_bit_difference, 0U);
   EXPECT_FALSE(result.first_divergence().has_value());
   EXPECT_FALSE(result.bitwise_equal());
@@ -241,9 +247,9 @@ TEST(RowComparator, StepDifferenceIsMeasuredPerLayerInItsOwnType) {
   live.feed(comparator);
 
   const RowComparison& result = comparator.result();
-  EXPECT_EQ(result.step_kv.elements, 30U);
-  EXPECT_EQ(result.step_kv.differing, 3U);
-  EXPECT_EQ(result.step_kv.sum_squared_error, 4.0 + 1.0 + 0.25);
+  EXPECT_EQ(result.step_kv.total().elements, 30U);
+  EXPECT_EQ(result.step_kv.total().differing, 3U);
+  EXPECT_EQ(result.step_kv.total().sum_squared_error, 4.0 + 1.0 + 0.25);
   EXPECT_EQ(result.first_bit_difference, 2U);
 }
 
@@ -265,15 +271,15 @@ TEST(RowComparator, RowsWithoutGapsCompareEveryElementOnce) {
   set_element(DType::kBFloat16, live.deltas[0], 30, 2.0F);
   RowComparator comparator(reference);
   live.feed(comparator);
-  EXPECT_EQ(comparator.result().step_kv.elements, 16U);
-  EXPECT_EQ(comparator.result().step_kv.differing, 1U);
+  EXPECT_EQ(comparator.result().step_kv.total().elements, 16U);
+  EXPECT_EQ(comparator.result().step_kv.total().differing, 1U);
 }
 
 TEST(RowComparator, CountsVerdictsAndFindsTheFirstDivergence) {
   const MemoryRow reference(dense_geometry(), 3);  // margins are 1 ulp
   MemoryRow live(dense_geometry(), 3);
   live.stats[1].logits_digest += 1;
-  live.stats[2].token = 7;
+  live.stats[2].token = 21;  // the recorded runner-up
   live.stats[3].token = -1;
   RowComparator comparator(reference);
   live.feed(comparator);
@@ -294,20 +300,151 @@ TEST(RowComparator, NonFiniteKvIsCountedEvenWhenBothSidesAgree) {
   RowComparator comparator(row);
   row.feed(comparator);
   EXPECT_TRUE(comparator.result().bitwise_equal());
-  EXPECT_EQ(comparator.result().step_kv.nonfinite, 1U);
+  EXPECT_EQ(comparator.result().step_kv.total().nonfinite, 1U);
+}
+
+// Inject and forced: the recorded token is fed whatever was predicted.
+TEST(RowComparator, MismatchAloneDoesNotPartTheContexts) {
+  const MemoryRow reference(dense_geometry(), 3);
+  MemoryRow live(dense_geometry(), 3);
+  live.stats[1].token = 7;
+  RowComparator comparator(reference);
+  live.feed(comparator);
+  EXPECT_EQ(comparator.result().tokens.size(), 4U);
+  EXPECT_EQ(comparator.result().uncompared_steps, 0U);
+  EXPECT_EQ(comparator.result().live_tokens, (std::vector<std::int32_t>{0, 7, 20, 30}));
+}
+
+// Free: step 1 is fed the 7 that step 0 predicted; later steps happen to be fed
+// the recorded tokens again, on another history.
+TEST(RowComparator, StepsAfterTheContextsPartedAreNotCompared) {
+  const MemoryRow reference(dense_geometry(), 4);
+  MemoryRow live(dense_geometry(), 4);
+  live.stats[1].token = 7;
+  live.stats[2].input_token = 7;
+  live.stats[2].token = 55;
+  set_element(DType::kBFloat16, live.deltas[1], 0, 100.0F);
+  RowComparator comparator(reference);
+  live.feed(comparator);
+
+  const RowComparison& result = comparator.result();
+  ASSERT_EQ(result.tokens.size(), 2U);
+  EXPECT_EQ(result.tokens[1].predicted, 7);
+  EXPECT_EQ(result.uncompared_steps, 3U);
+  EXPECT_EQ(result.step_kv.num_positions(), 1U);
+  EXPECT_EQ(result.step_kv.total().differing, 0U);
+  EXPECT_EQ(result.live_tokens, (std::vector<std::int32_t>{0, 7, 55, 30, 40}));
+  EXPECT_FALSE(result.bitwise_equal());
+}
+
+TEST(RowComparator, ErrorsAreSortedIntoLayersHeadsAndBlocks) {
+  // K rows of one layer with 2 heads of 4.
+  const Geometry geometry({LayerGeometry{DType::kBFloat16, DType::kBFloat16, 2, 4, 4}});
+  const MemoryRow reference(geometry, 3);
+  MemoryRow live(geometry, 3);
+  // Prompt K is [2 heads, 3 positions, 4]: head 1, position 2.
+  set_element(DType::kBFloat16, live.prefill[0].key, 2 * (4 * (1 * 3 + 2)), 3.0F);
+  // Step 1, V of head 1.
+  set_element(DType::kBFloat16, live.deltas[1], geometry.row_offset(0).value + 2 * 5, 2.0F);
+  RowComparator comparator(reference, {.block_positions = 2});
+  live.feed(comparator);
+
+  const KvProfile& prompt = comparator.result().prefill_kv;
+  EXPECT_EQ(prompt.num_blocks(), 2U);
+  EXPECT_EQ(prompt.cell(KvKind::kKey, 0, 1, 1).sum_squared_error, 4.0);
+  EXPECT_EQ(prompt.total().sum_squared_error, 4.0);
+  EXPECT_EQ(prompt.cell(KvKind::kKey, 0, 0, 0).elements, 8U);
+  EXPECT_EQ(prompt.cell(KvKind::kKey, 0, 0, 1).elements, 4U);
+  // 8 elements of 1 in the row of both heads, one of them off by 2.
+  EXPECT_FLOAT_EQ(prompt.row_error(KvKind::kKey, 0, 2), std::sqrt(4.0F / 8.0F));
+  EXPECT_EQ(prompt.row_error(KvKind::kKey, 0, 1), 0.0F);
+  EXPECT_EQ(prompt.row_error(KvKind::kValue, 0, 2), 0.0F);
+
+  const KvProfile& steps = comparator.result().step_kv;
+  EXPECT_EQ(steps.num_positions(), 3U);
+  EXPECT_EQ(steps.cell(KvKind::kValue, 0, 1, 0).sum_squared_error, 1.0);
+  EXPECT_EQ(steps.total().sum_squared_error, 1.0);
+  EXPECT_FLOAT_EQ(steps.row_error(KvKind::kValue, 0, 1), std::sqrt(1.0F / 8.0F));
+  EXPECT_EQ(steps.row_error(KvKind::kValue, 0, 2), 0.0F);
+}
+
+TEST(RowComparator, RowWithNanHasNoErrorAndIsNamed) {
+  const MemoryRow reference(mixed_geometry(), 3);
+  MemoryRow live(mixed_geometry(), 3);
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  set_element(DType::kBFloat16, live.prefill[0].value, 6, nan);  // position 1
+  set_element(DType::kFloat32, live.deltas[2], live.header().geometry.row_offset(1).key, nan);
+  RowComparator comparator(reference);
+  live.feed(comparator);
+
+  const RowComparison& result = comparator.result();
+  EXPECT_TRUE(result.nonfinite());
+  EXPECT_TRUE(std::isnan(result.prefill_kv.row_error(KvKind::kValue, 0, 1)));
+  EXPECT_EQ(result.prefill_kv.row_error(KvKind::kValue, 0, 0), 0.0F);
+  ASSERT_TRUE(result.prefill_departure().has_value());
+  EXPECT_EQ(result.prefill_departure()->figure, "nonfinite");
+  EXPECT_EQ(result.prefill_departure()->position, 1U);
+  ASSERT_TRUE(result.step_departure().has_value());
+  EXPECT_EQ(result.step_departure()->layer, 1U);
+  EXPECT_EQ(result.step_departure()->position, 2U);
+}
+
+TEST(RowComparator, NanOnBothSidesIsNonFiniteThoughBitwiseEqual) {
+  MemoryRow row(dense_geometry(), 1);
+  set_element(DType::kBFloat16, row.prefill[0].key, 16, std::numeric_limits<float>::quiet_NaN());
+  RowComparator comparator(row);
+  row.feed(comparator);
+  EXPECT_TRUE(comparator.result().bitwise_equal());
+  EXPECT_TRUE(comparator.result().nonfinite());
+  EXPECT_TRUE(std::isnan(comparator.result().prefill_kv.row_error(KvKind::kKey, 0, 1)));
+}
+
+TEST(RowComparator, NonFiniteStatisticsMakeTheRowNonFinite) {
+  const MemoryRow reference(dense_geometry(), 1);
+  MemoryRow live(dense_geometry(), 1);
+  live.stats[1].logsumexp = std::numeric_limits<double>::infinity();
+  RowComparator comparator(reference);
+  live.feed(comparator);
+  EXPECT_TRUE(comparator.result().nonfinite());
+}
+
+// Float32 on the live side against the reference's bf16 and fp8.
+TEST(RowComparator, LiveSideMayHaveOtherTypes) {
+  const MemoryRow reference(mixed_geometry(), 2);
+  const Geometry wide({LayerGeometry{DType::kFloat32, DType::kFloat32, 1, 3, 3},
+                       LayerGeometry{DType::kFloat32, DType::kFloat32, 2, 1, 1}});
+  MemoryRow live(wide, 2);
+  set_element(DType::kFloat32, live.deltas[1], wide.row_offset(1).value + 4, 1.5F);
+  RowComparator comparator(reference,
+                           {.live_geometry = wide, .live_logits_dtype = DType::kFloat32});
+  live.feed(comparator);
+
+  const RowComparison& result = comparator.result();
+  EXPECT_TRUE(result.prefill_kv.total().bitwise_equal());
+  EXPECT_EQ(result.prefill_kv.total().elements, 10U * kPromptLength);
+  EXPECT_EQ(result.step_kv.total().differing, 1U);
+  EXPECT_EQ(result.step_kv.cell(KvKind::kValue, 1, 1, 0).sum_squared_error, 0.25);
+  EXPECT_EQ(result.tokens[0].ulp, 0.125) << "the coarser head counts";
+}
+
+TEST(RowComparator, RejectsAnotherShape) {
+  const MemoryRow reference(dense_geometry(), 1);
+  for (const Geometry& other :
+       {Geometry({LayerGeometry{DType::kBFloat16, DType::kBFloat16, 2, 8, 8}}),
+        Geometry({LayerGeometry{DType::kBFloat16, DType::kBFloat16, 1, 8, 4}}), mixed_geometry()}) {
+    const Error error =
+        error_of([&] { const RowComparator comparator(reference, {.live_geometry = other}); });
+    EXPECT_EQ(error.code(), ErrorCode::kIncompatible) << error.what();
+  }
 }
 
 TEST(RowComparator, RejectsKvOfAnotherShape) {
   const MemoryRow reference(dense_geometry(), 1);
   const MemoryRow live(mixed_geometry(), 1);
   RowComparator comparator(reference);
-  try {
-    live.feed(comparator);
-    FAIL() << "no error";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kIncompatible);
-    EXPECT_NE(std::string(error.what()).find("layer 0"), std::string::npos) << error.what();
-  }
+  const Error error = error_of([&] { live.feed(comparator); });
+  EXPECT_EQ(error.code(), ErrorCode::kIncompatible);
+  EXPECT_NE(std::string(error.what()).find("layer 0"), std::string::npos) << error.what();
 }
 
 }  // namespace

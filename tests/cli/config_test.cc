@@ -90,7 +90,35 @@ TEST(Config, KeysMayNotStandTwice) {
             "dir/c.json: key 'cpu' stands twice in one object");
 }
 
+TEST(Config, ReplayModesAreOneOrSeveral) {
+  const auto modes = [](std::string_view text) {
+    return parse_config(text, "dir/c.json").kv_cache.replay_modes;
+  };
+  EXPECT_THAT(modes(R"({"kv_cache": {"replay_modes": "forced"}})"),
+              testing::ElementsAre(format::ReplayMode::kForced));
+  EXPECT_THAT(modes(R"({"kv_cache": {"replay_modes": ["inject", "free"]}})"),
+              testing::ElementsAre(format::ReplayMode::kInject, format::ReplayMode::kFree));
+  EXPECT_EQ(error_of(R"({"kv_cache": {"replay_modes": ["inject", "fre"]}})"),
+            "dir/c.json: kv_cache.replay_modes[1]: expected \"inject\", \"forced\" or \"free\", "
+            "found \"fre\"");
+}
+
+TEST(Config, AGateIsANameOrAnObject) {
+  EXPECT_EQ(parse_config(R"({"gate": "16bit-cross"})", "dir/c.json").gate->name(), "16bit-cross");
+  EXPECT_EQ(parse_config(R"({"gate": {"name": "own", "base": "fp8"}})", "c.json").gate->name(),
+            "own");
+  EXPECT_THAT(error_of(R"({"gate": 3})"), HasSubstr("dir/c.json: gate: expected"));
+  EXPECT_THAT(error_of(R"({"gate": {"rules": {"inject.kl.p98": {"max": 1}}}})"),
+              HasSubstr("inject.kl.p99"));
+}
+
 class ConfigFiles : public FolderTest {};
+
+TEST_F(ConfigFiles, AGateFileIsRelativeToTheConfiguration) {
+  write("sub/gate.json", R"({"name": "beside", "base": "same-device"})");
+  write("sub/c.json", R"({"gate": "gate.json"})");
+  EXPECT_EQ(load_config("sub/c.json").gate->name(), "beside");
+}
 
 TEST_F(ConfigFiles, APromptsFileIsRelativeToTheConfiguration) {
   write("sub/p.jsonl", "{\"text\": \"a\"}\n\n{\"token_ids\": [5]}\n");

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <filesystem>
 #include <numeric>
+#include <span>
+#include <string>
 
 #include "kvtool/base/error.h"
 #include "kvtool/cli/paths.h"
@@ -112,6 +114,78 @@ void feed_step(format::RowSink& sink, std::uint64_t step, const format::StepStat
   sink.on_step(step, stats, sink.needs().step_kv ? delta(stats.input_token) : Bytes());
 }
 
+// One layer's row in a delta.
+struct LayerRow {
+  std::span<float> key;    // [2, 3]
+  std::span<float> value;  // [2, 2]
+};
+
+LayerRow layer_row(Bytes& bytes, std::uint32_t layer) {
+  const format::Geometry shape = geometry();
+  const auto floats = [&](std::uint64_t offset, std::uint64_t size) {
+    return std::span(reinterpret_cast<float*>(bytes.data() + offset), size / sizeof(float));
+  };
+  return {floats(shape.row_offset(layer).key, shape.layer(layer).key_bytes()),
+          floats(shape.row_offset(layer).value, shape.layer(layer).value_bytes())};
+}
+
+void blend(std::span<float> right, std::span<const float> wrong, double strength) {
+  for (std::size_t i = 0; i < right.size(); ++i) {
+    right[i] += static_cast<float>(strength) * (wrong[i] - right[i]);
+  }
+}
+
+std::vector<float> with_heads_swapped(std::span<const float> row) {
+  std::vector<float> swapped(row.begin(), row.end());
+  std::rotate(swapped.begin(), swapped.begin() + static_cast<std::ptrdiff_t>(row.size() / 2),
+              swapped.end());
+  return swapped;
+}
+
+std::vector<float> as_unscaled_int8(std::span<const float> row) {
+  float maximum = 0.0F;
+  for (const float x : row) maximum = std::max(maximum, std::abs(x));
+  std::vector<float> integers;
+  for (const float x : row) integers.push_back(std::round(x / (maximum / 127.0F)));
+  return integers;
+}
+
+// Puts the fault into the row of `step`. There are no positions here, so the
+// keys of the next one are the row's own, turned by one element.
+void put_in(const engine::Fault& fault, std::uint64_t step, std::int32_t token_before,
+            std::size_t batch_row, Bytes& bytes) {
+  const LayerRow row = layer_row(bytes, fault.layer);
+  switch (fault.kind) {
+    case engine::FaultKind::kScaledValues:
+      for (float& x : row.value) x += static_cast<float>(fault.strength) * x;
+      return;
+    case engine::FaultKind::kRotatedKeys: {
+      std::vector<float> turned(row.key.begin(), row.key.end());
+      std::rotate(turned.begin(), turned.begin() + 1, turned.end());
+      blend(row.key, turned, fault.strength);
+      return;
+    }
+    case engine::FaultKind::kSwappedHeads:
+      blend(row.key, with_heads_swapped(row.key), fault.strength);
+      blend(row.value, with_heads_swapped(row.value), fault.strength);
+      return;
+    case engine::FaultKind::kStaleRow: {
+      if (step != fault.step) return;
+      Bytes before = delta(token_before);
+      const LayerRow stale = layer_row(before, fault.layer);
+      blend(row.key, stale.key, fault.strength);
+      blend(row.value, stale.value, fault.strength);
+      return;
+    }
+    case engine::FaultKind::kUnscaledInt8Keys:
+      blend(row.key, as_unscaled_int8(row.key), fault.strength);
+      return;
+    case engine::FaultKind::kNonfinite:
+      if (step == fault.step && batch_row == 0) row.value[0] = std::nanf("");
+      return;
+  }
+}
+
 void feed_end(format::RowSink& sink, const Tokens& cached, format::StopReason reason) {
   for (std::uint32_t layer = 0; sink.needs().final_kv && layer < geometry().num_layers(); ++layer) {
     sink.on_final_layer(layer, block(layer, false, cached), block(layer, true, cached));
@@ -183,16 +257,27 @@ class FakeModel : public engine::Model {
   }
 
   engine::ReplayResult replay(const engine::ReplayBatch& batch,
+                              const engine::ReplayOptions& options,
                               std::span<format::RowSink* const> sinks,
                               const engine::Progress& progress) override {
     state_.replayed_batches.push_back(batch);
+    state_.replay_options.push_back(options);
+    if (options.fault && options.fault->layer >= geometry().num_layers()) {
+      throw_usage("a fault in layer " + std::to_string(options.fault->layer) +
+                  ": the model has 2 layers, counted from 0");
+    }
     engine::ReplayResult result;
     result.timing = {0.5, 2.0, 0};
     for (std::size_t row = 0; row < batch.rows.size(); ++row) {
       const format::RowSource& reference = *batch.rows[row].reference;
-      result.own_step_kv.push_back(!reference.has_step_kv());
+      if (!options.allow_different_weights &&
+          reference.header().model_sha256 != info_.weights_sha256) {
+        throw_incompatible("the recording is of other weights than " + info_.path);
+      }
+      result.own_step_kv.push_back(options.mode != format::ReplayMode::kInject ||
+                                   !reference.has_step_kv());
       result.timing.decode_steps = std::max(result.timing.decode_steps, reference.num_steps());
-      if (sinks[row] != nullptr) replay_row(reference, *sinks[row]);
+      if (sinks[row] != nullptr) replay_row(reference, options, row, *sinks[row]);
     }
     for (std::uint64_t step = 0; step <= result.timing.decode_steps; ++step) {
       progress(step, result.timing.decode_steps);
@@ -207,21 +292,43 @@ class FakeModel : public engine::Model {
     if (state_.on_step) state_.on_step(batch_, step);
   }
 
-  void replay_row(const format::RowSource& reference, format::RowSink& sink) {
+  void replay_row(const format::RowSource& reference, const engine::ReplayOptions& options,
+                  std::size_t row, format::RowSink& sink) {
+    const bool own_tokens = options.mode == format::ReplayMode::kFree;
     const std::uint32_t top_k = reference.header().top_k;
     Tokens context(reference.prompt().begin(), reference.prompt().end());
     format::StepStats stats = stats_of(context, info_.vocab_size, top_k, true);
     if (state_.perturb) state_.perturb(0, stats);
     feed_prefill(sink, context, stats);
-    std::int32_t token = reference.prefill_stats().token;
+    std::int32_t token = next_token(own_tokens, stats, reference.prefill_stats());
     for (std::uint64_t step = 0; step < reference.num_steps(); ++step) {
       context.push_back(token);
       stats = stats_of(context, info_.vocab_size, top_k, false);
       if (state_.perturb) state_.perturb(step + 1, stats);
-      feed_step(sink, step, stats);
-      token = reference.read_step(step, {}).token;
+      sink.on_step(step, stats,
+                   sink.needs().step_kv ? replayed_delta(options, step, context, row) : Bytes());
+      token = next_token(own_tokens, stats, reference.read_step(step, {}));
     }
     feed_end(sink, context, format::StopReason::kRecordingEnd);
+  }
+
+  // The row of the last token of `context` as a replay's cache holds it.
+  [[nodiscard]] Bytes replayed_delta(const engine::ReplayOptions& options, std::uint64_t step,
+                                     const Tokens& context, std::size_t row) const {
+    Bytes bytes = delta(context.back());
+    if (options.fault) put_in(*options.fault, step, context[context.size() - 2], row, bytes);
+    for (std::uint32_t layer = 0; state_.perturb_delta && layer < geometry().num_layers();
+         ++layer) {
+      const LayerRow kv = layer_row(bytes, layer);
+      state_.perturb_delta(step, layer, kv.key, kv.value);
+    }
+    return bytes;
+  }
+
+  // Falls back to the recorded token where there is no finite choice.
+  static std::int32_t next_token(bool own_tokens, const format::StepStats& own,
+                                 const format::StepStats& recorded) {
+    return own_tokens && own.token >= 0 ? own.token : recorded.token;
   }
 
   FakeEngineState& state_;

@@ -1,10 +1,13 @@
 // An engine without torch: tokens, logits and K/V follow from the token ids by
-// a formula, so that save, files and replay can be tested whole.
+// a formula, so that save, files and replay can be tested whole. Its K/V depends
+// on nothing but the fed token, so forced replay is the same as inject; faults
+// change delta rows alone.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,14 +21,20 @@ struct FakeEngineState {
   std::uint8_t weights = 1;  // first byte of the SHA-256
   std::uint64_t max_positions = 256;
   std::uint32_t vocab_size = 64;
-  // May change what a replay computes at token `index` (0: prefill).
+  // May change what a replay computes at token `index` (0: prefill). In free mode
+  // the token that it leaves is fed next.
   std::function<void(std::uint64_t index, format::StepStats& stats)> perturb;
+  // May change one layer's row of a replay's step: key [2, 3], value [2, 2].
+  std::function<void(std::uint64_t step, std::uint32_t layer, std::span<float> key,
+                     std::span<float> value)>
+      perturb_delta;
   // Called after every step of any batch.
   std::function<void(std::uint64_t batch, std::uint64_t step)> on_step;
 
   std::vector<std::string> loaded_models;
   std::vector<std::size_t> generated_batches;  // rows of each
   std::vector<engine::ReplayBatch> replayed_batches;
+  std::vector<engine::ReplayOptions> replay_options;  // of each
 };
 
 inline constexpr std::int32_t kFakeEos = 2;

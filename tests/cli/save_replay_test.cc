@@ -30,6 +30,13 @@ class SaveReplay : public CommandTest {
     EXPECT_EQ(result.status, status) << result.err;
     return json::parse(result.out);
   }
+  static std::uint64_t bitwise_equal_inputs(const json& report) {
+    std::uint64_t count = 0;
+    for (const json& result : report["results"]) {
+      count += result["replay"]["modes"][0]["bitwise_equal"].get<bool>() ? 1 : 0;
+    }
+    return count;
+  }
 };
 
 TEST_F(SaveReplay, NamesFilesByTimeDeviceModelBatchAndInput) {
@@ -75,7 +82,8 @@ TEST_F(SaveReplay, ReplayNeedsNothingButTheLabel) {
   EXPECT_THAT(result.out, HasSubstr("\nSteps: 5, Match: 5/5 (100.0%), TPS: 2.50\n"));
   EXPECT_THAT(result.out, HasSubstr("Prefill: token 0 matches, K/V bitwise equal\n"));
   EXPECT_THAT(result.out, HasSubstr("Inputs: 3, fully matching: 3\n"));
-  EXPECT_THAT(result.out, HasSubstr("logits and K/V: in 3/3\n"));
+  EXPECT_THAT(result.out,
+              HasSubstr("inject: 5/5 steps match (100.0%), logits and K/V bitwise equal\n"));
   EXPECT_EQ(engine_.loaded_models.back(), "models/tiny.pt");
 }
 
@@ -101,11 +109,11 @@ TEST_F(SaveReplay, EverySaveModeReplays) {
   for (const std::string mode : {"delta", "prefill_only", "final_only"}) {
     save(2, "--batch-size 2 --save-mode " + mode + " --out " + mode);
     const json result = replay_json("--from " + mode + "/CPU");
-    EXPECT_EQ(result["summary"]["replay"]["inputs_bitwise_equal"], 2) << mode;
-    EXPECT_EQ(result["results"][0]["replay"]["own_step_kv"], mode == "prefill_only") << mode;
+    EXPECT_EQ(bitwise_equal_inputs(result), 2) << mode;
+    EXPECT_EQ(result["results"][0]["replay"]["modes"][0]["own_step_kv"], mode == "prefill_only")
+        << mode;
   }
-  EXPECT_THAT(run("replay --from prefill_only/CPU").out,
-              HasSubstr("The steps ran on this device's own K/V"));
+  EXPECT_THAT(run("replay --from prefill_only/CPU").out, HasSubstr("on this device's own K/V"));
 }
 
 TEST_F(SaveReplay, AStandInTakesThePlaceOfAMissingRow) {
@@ -138,7 +146,7 @@ TEST_F(SaveReplay, AMismatchIsShownInPlaceAndAHardFlipFails) {
   EXPECT_EQ(result.status, 1);
   EXPECT_THAT(result.out, HasSubstr("≠ t"));
   EXPECT_THAT(result.out, HasSubstr("Steps: 5, Match: 4/5 (80.0%)"));
-  EXPECT_THAT(result.out, HasSubstr("First divergence: step 1, hard flip"));
+  EXPECT_THAT(result.out, HasSubstr("first divergence: step 1, hard flip"));
 }
 
 TEST_F(SaveReplay, NonFiniteLogitsFail) {
@@ -171,7 +179,7 @@ TEST_F(SaveReplay, OtherWeightsAreRefusedWithBothDigests) {
   const CommandResult result = run("replay --from CPU");
   EXPECT_EQ(result.status, 3);
   EXPECT_THAT(result.err, HasSubstr("recorded: 0100"));
-  EXPECT_THAT(result.err, HasSubstr("model:    ab00"));
+  EXPECT_THAT(result.err, HasSubstr("here:     ab00"));
 }
 
 TEST_F(SaveReplay, ReplaySaveRecordsThisDevice) {
@@ -184,7 +192,97 @@ TEST_F(SaveReplay, ReplaySaveRecordsThisDevice) {
   EXPECT_EQ(recording.meta()["device"]["label"], "OTHER");
   EXPECT_EQ(recording.meta()["run"]["padded_length"], 3);
   const json again = replay_json("--from OTHER");
-  EXPECT_EQ(again["summary"]["replay"]["inputs_bitwise_equal"], 2);
+  EXPECT_EQ(bitwise_equal_inputs(again), 2);
+}
+
+TEST_F(SaveReplay, SeveralModesAreReportedSideBySide) {
+  save(2, "--batch-size 2 --out ref_cache");
+  const json result = replay_json("--from CPU --mode forced,inject,forced");
+  const json& modes = result["results"][0]["replay"]["modes"];
+  ASSERT_EQ(modes.size(), 2U);
+  EXPECT_EQ(modes[0]["mode"], "forced");
+  EXPECT_EQ(modes[1]["mode"], "inject");
+  EXPECT_EQ(result["verdicts"][0]["modes"].size(), 2U);
+  EXPECT_EQ(result["summary"]["steps"], 2 * 2 * 5);
+}
+
+TEST_F(SaveReplay, AnUnknownModeIsAUsageError) {
+  const CommandResult result = run("replay --from CPU --mode teacher");
+  EXPECT_EQ(result.status, 2);
+  EXPECT_THAT(result.err, HasSubstr("teacher"));
+}
+
+TEST_F(SaveReplay, TheGateDecidesAndShowsMeasuredAgainstAllowed) {
+  save(1, "--out ref_cache");
+  write("strict.json", R"({"name": "strict", "rules": {"inject.tokens.compared": {"min": 1000}}})");
+  EXPECT_EQ(run("replay --from CPU --gate same-device").status, 0);
+  const CommandResult result = run("replay --from CPU --gate strict.json");
+  EXPECT_EQ(result.status, 1);
+  EXPECT_THAT(result.out, HasSubstr("inject.tokens.compared"));
+  EXPECT_THAT(result.out, HasSubstr("1000"));
+}
+
+TEST_F(SaveReplay, ARuleWhoseModeDidNotRunFails) {
+  save(1, "--out ref_cache");
+  write("forced.json", R"({"name": "f", "rules": {"forced.kl.p99": {"max": 1}}})");
+  EXPECT_EQ(run("replay --from CPU --gate forced.json").status, 1);
+  EXPECT_EQ(run("replay --from CPU --gate forced.json --mode inject,forced").status, 0);
+}
+
+TEST_F(SaveReplay, TheConfigurationMayHoldTheGate) {
+  save(1, "--out ref_cache");
+  write("hyperparameter.json",
+        R"({"gate": {"name": "own", "rules": {"inject.tokens.compared": {"min": 1000}}}})");
+  EXPECT_EQ(run("replay --from CPU").status, 1);
+  EXPECT_EQ(run("replay --from CPU --gate same-device").status, 0) << "the command line wins";
+}
+
+TEST_F(SaveReplay, AnUnknownGateListsTheBuiltInOnes) {
+  save(1, "--out ref_cache");
+  const CommandResult result = run("replay --from CPU --gate 16bit-corss");
+  EXPECT_EQ(result.status, 2);
+  EXPECT_THAT(result.err, HasSubstr("16bit-cross"));
+}
+
+TEST_F(SaveReplay, DifferentWeightsAreComparedOnRequestAndSaidEverywhere) {
+  save(1, "--out ref_cache");
+  engine_.weights = 0xAB;
+  const CommandResult text = run("replay --from CPU --allow-different-weights");
+  EXPECT_EQ(text.status, 0) << text.err;
+  EXPECT_THAT(text.out, HasSubstr("weights"));
+  EXPECT_THAT(text.err, HasSubstr("other weights"));
+  const json result = replay_json("--from CPU --allow-different-weights");
+  EXPECT_EQ(result["results"][0]["replay"]["different_weights"], true);
+  EXPECT_EQ(result["verdicts"][0]["different_weights"], true);
+}
+
+TEST_F(SaveReplay, WarnsOnceAboutAnotherDevice) {
+  save(3, "--out ref_cache");
+  engine_.device.name = "Another CPU";
+  engine_.device.provenance_json = R"({"torch_version": "9.10", "threads": 1})";
+  const CommandResult result = run("replay --from CPU");
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("9.10"));
+  EXPECT_EQ(result.err.find("9.10"), result.err.rfind("9.10"));
+}
+
+TEST_F(SaveReplay, WritesEveryKindOfReport) {
+  save(2, "--batch-size 2 --out ref_cache");
+  const CommandResult result =
+      run("replay --from CPU --json r.json --junit r.xml --markdown r.md --html r.html");
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("PASS"));
+  EXPECT_EQ(json::parse(read("r.json"))["schema_version"], 2);
+  EXPECT_THAT(read("r.xml"), HasSubstr("<testsuites"));
+  EXPECT_THAT(read("r.md"), HasSubstr("PASS"));
+  EXPECT_THAT(read("r.html"), HasSubstr("<html"));
+}
+
+TEST_F(SaveReplay, TwoReportsCannotShareATarget) {
+  save(1, "--out ref_cache");
+  EXPECT_EQ(run("replay --from CPU --json - --junit -").status, 2);
+  EXPECT_EQ(run("replay --from CPU --html r --markdown r").status, 2);
+  EXPECT_EQ(run("replay --from CPU --html missing/r.html").status, 2);
 }
 
 TEST_F(SaveReplay, NeverOverwritesWhatItReplays) {

@@ -54,6 +54,21 @@ class Kvtool:
         assert done.returncode == expect, f"{arguments}\n{done.stdout}\n{done.stderr}"
         return json.loads(path.read_text())
 
+    @staticmethod
+    def mode(result: dict, name="inject") -> dict:
+        """One mode of one input of a replay's or a diff's report."""
+        return next(mode for mode in result["replay"]["modes"] if mode["mode"] == name)
+
+    @classmethod
+    def bitwise_equal_inputs(cls, report: dict, name="inject") -> int:
+        return sum(cls.mode(result, name)["bitwise_equal"] for result in report["results"])
+
+    @staticmethod
+    def figures(report: dict) -> dict:
+        """Of a report about one model."""
+        (verdict,) = report["verdicts"]
+        return verdict["figures"]
+
     def prompts(self, entries, name="prompts.jsonl") -> Path:
         path = self.directory / name
         path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
@@ -65,7 +80,7 @@ def kvtool(binary, tmp_path) -> Kvtool:
     return Kvtool(binary, tmp_path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def kvtool_in(binary):
     """directory -> Kvtool"""
     return lambda directory: Kvtool(binary, directory)

@@ -1,9 +1,11 @@
 #include "engine/contiguous_cache.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "engine/batch_run.h"
 #include "kvtool/base/error.h"
+#include "support/error_of.h"
 
 namespace kvtool::engine {
 namespace {
@@ -11,10 +13,10 @@ namespace {
 constexpr std::int64_t kHeads = 2;
 constexpr std::int64_t kDim = 8;
 
-format::Geometry geometry() {
+format::Geometry geometry(DType key = DType::kFloat32, DType value = DType::kFloat32) {
   return format::Geometry(std::vector<format::LayerGeometry>(
-      2, {DType::kFloat32, DType::kFloat32, static_cast<std::uint32_t>(kHeads),
-          static_cast<std::uint32_t>(kDim), static_cast<std::uint32_t>(kDim)}));
+      2, {key, value, static_cast<std::uint32_t>(kHeads), static_cast<std::uint32_t>(kDim),
+          static_cast<std::uint32_t>(kDim)}));
 }
 
 struct Projections {
@@ -66,32 +68,119 @@ TEST(ContiguousCache, PaddedBatchEqualsItsRowsAlone) {
   }
 }
 
-TEST(ContiguousCache, InjectedDeltaReplacesTheRowOfEveryLayer) {
-  const RowLayout layout(geometry());
-  const std::vector<std::int32_t> prompt{1, 2};
-  const BatchShape shape({prompt, prompt}, 2, 4);
-  ContiguousCache cache(layout, shape, at::kCPU);
-  cache.begin(2, 1);
-  StepTap tap(layout);
-  for (std::int64_t layer = 0; layer < 2; ++layer) {
-    const Projections p = random_projections(2, 1);
-    tap.on_kv(layer, p.k, p.v);
-    attend(cache, random_projections(2, 1), layer);
+class FilledCache : public testing::Test {
+ protected:
+  static constexpr std::int64_t kSlot = 2;
+
+  FilledCache() : layout_(geometry()), shape_({prompt_, prompt_}, 2, 4), cache_(make_cache()) {}
+
+  ContiguousCache make_cache() const { return {layout_, shape_, at::kCPU}; }
+
+  // Random bytes would hold NaN, which equals nothing.
+  static at::Tensor random_deltas(const RowLayout& layout) {
+    at::Tensor deltas = at::zeros({2, layout.row_stride_bytes()}, at::kByte);
+    for (std::int64_t layer = 0; layer < layout.num_layers(); ++layer) {
+      for (const auto& entry : {layout.key(layer), layout.value(layer)}) {
+        const at::Tensor view = layout.entry_view(deltas, entry);
+        view.copy_(at::randn(view.sizes()));
+      }
+    }
+    return deltas;
   }
-  at::Tensor deltas = at::zeros({2, layout.row_stride_bytes()}, at::kByte);
-  tap.gather(deltas);
-  const at::Tensor kept = cache.key_rows(1, 0, 2, 1).clone();
-  cache.inject(deltas, 2, {1});
-  EXPECT_TRUE(cache.key_rows(1, 0, 2, 1).equal(kept));
-  for (std::int64_t layer = 0; layer < 2; ++layer) {
-    EXPECT_TRUE(cache.key_rows(layer, 1, 2, 1)
-                    .equal(layout.entry_view(deltas, layout.key(layer)).select(0, 1)));
+
+  at::Tensor gathered() const {
+    at::Tensor deltas = at::zeros({2, layout_.row_stride_bytes()}, at::kByte);
+    cache_.gather(deltas, kSlot);
+    return deltas;
   }
-  cache.inject(deltas, 2, {});
-  for (std::int64_t layer = 0; layer < 2; ++layer) {
-    EXPECT_TRUE(cache.value_rows(layer, 0, 2, 1)
-                    .equal(layout.entry_view(deltas, layout.value(layer)).select(0, 0)));
+
+  // Every row holds `deltas`, of `layout`, converted to the cache's dtype.
+  void expect_holds(const at::Tensor& deltas, const RowLayout& layout) const {
+    for (std::int64_t layer = 0; layer < layout_.num_layers(); ++layer) {
+      EXPECT_TRUE(cache_.key_slot(layer, kSlot)
+                      .equal(layout.entry_view(deltas, layout.key(layer)).to(at::kFloat)));
+      EXPECT_TRUE(cache_.value_slot(layer, kSlot)
+                      .equal(layout.entry_view(deltas, layout.value(layer)).to(at::kFloat)));
+    }
   }
+
+  RowLayout layout_;
+  std::vector<std::int32_t> prompt_{1, 2};
+  BatchShape shape_;
+  ContiguousCache cache_;
+};
+
+TEST_F(FilledCache, GathersTheRowThatEveryLayerWrote) {
+  cache_.begin(kSlot, 1);
+  std::vector<Projections> layers;
+  for (std::int64_t layer = 0; layer < 2; ++layer) {
+    layers.push_back(random_projections(2, 1));
+    attend(cache_, layers.back(), layer);
+  }
+  const at::Tensor deltas = gathered();
+  for (std::int64_t layer = 0; layer < 2; ++layer) {
+    const Projections& p = layers[static_cast<std::size_t>(layer)];
+    EXPECT_TRUE(layout_.entry_view(deltas, layout_.key(layer)).equal(p.k));
+    EXPECT_TRUE(layout_.entry_view(deltas, layout_.value(layer)).equal(p.v));
+  }
+}
+
+TEST_F(FilledCache, GatherSeesWhatTheCacheHoldsAndNotWhatTheModelMade) {
+  cache_.begin(kSlot, 1);
+  for (std::int64_t layer = 0; layer < 2; ++layer) attend(cache_, random_projections(2, 1), layer);
+  cache_.value_slot(1, kSlot).select(0, 1).fill_(42);
+  const at::Tensor value = layout_.entry_view(gathered(), layout_.value(1));
+  EXPECT_TRUE(value.select(0, 1).eq(42).all().item<bool>());
+  EXPECT_FALSE(value.select(0, 0).eq(42).any().item<bool>());
+}
+
+TEST_F(FilledCache, GatherIsTheInverseOfInject) {
+  const at::Tensor deltas = random_deltas(layout_);
+  cache_.inject(deltas, layout_, kSlot, {});
+  expect_holds(deltas, layout_);
+  EXPECT_TRUE(gathered().equal(deltas));
+}
+
+TEST_F(FilledCache, InjectTouchesTheNamedRowsAlone) {
+  const at::Tensor before = random_deltas(layout_);
+  const at::Tensor after = random_deltas(layout_);
+  cache_.inject(before, layout_, kSlot, {});
+  cache_.inject(after, layout_, kSlot, {1});
+  EXPECT_TRUE(gathered().select(0, 0).equal(before.select(0, 0)));
+  EXPECT_TRUE(gathered().select(0, 1).equal(after.select(0, 1)));
+}
+
+TEST_F(FilledCache, InjectConvertsOtherDtypes) {
+  const RowLayout half(geometry(DType::kBFloat16, DType::kBFloat16));
+  ASSERT_TRUE(half.groups_match(layout_));
+  const at::Tensor deltas = random_deltas(half);
+  cache_.inject(deltas, half, kSlot, {});
+  expect_holds(deltas, half);
+}
+
+TEST_F(FilledCache, InjectConvertsDtypesThatGroupInAnotherWay) {
+  const RowLayout mixed(geometry(DType::kFloat8E4M3, DType::kFloat16));
+  ASSERT_FALSE(mixed.groups_match(layout_));
+  const at::Tensor first = random_deltas(mixed);
+  cache_.inject(first, mixed, kSlot, {});
+  expect_holds(first, mixed);
+  const at::Tensor second = random_deltas(mixed);
+  cache_.inject(second, mixed, kSlot, {1});
+  for (std::int64_t row = 0; row < 2; ++row) {
+    const at::Tensor value = mixed.entry_view(row == 0 ? first : second, mixed.value(1));
+    EXPECT_TRUE(
+        cache_.value_slot(1, kSlot).select(0, row).equal(value.select(0, row).to(at::kFloat)));
+  }
+}
+
+TEST_F(FilledCache, NamesALayerThatTheModelSkipped) {
+  cache_.begin(kSlot, 1);
+  attend(cache_, random_projections(2, 1), 0);
+  EXPECT_THAT(error_of([&] { cache_.end(); }).what(), testing::HasSubstr("layer 1"));
+  attend(cache_, random_projections(2, 1), 1);
+  EXPECT_NO_THROW(cache_.end());
+  cache_.begin(kSlot + 1, 1);
+  EXPECT_THROW(cache_.end(), Error);
 }
 
 TEST(ContiguousCache, RefusesMoreThanItsCapacity) {
@@ -120,15 +209,6 @@ TEST(BatchShape, PadsOnTheLeft) {
       shape.position_ids(at::kCPU).equal(at::tensor({0, 1, 2, 0, 0, 0}, at::kLong).view({2, 3})));
   EXPECT_TRUE(
       shape.first_step_positions(at::kCPU).equal(at::tensor({3, 1}, at::kLong).view({2, 1})));
-}
-
-TEST(StepTap, NamesALayerThatTheModelSkipped) {
-  const RowLayout layout(geometry());
-  StepTap tap(layout);
-  const Projections p = random_projections(1, 1);
-  tap.on_kv(0, p.k, p.v);
-  at::Tensor deltas = at::zeros({1, layout.row_stride_bytes()}, at::kByte);
-  EXPECT_THROW(tap.gather(deltas), Error);
 }
 
 TEST(CheckPositions, CountsPromptAndNewTokens) {

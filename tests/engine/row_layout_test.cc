@@ -46,6 +46,18 @@ TEST(RowLayout, GroupAndEntryViewsAgree) {
   }
 }
 
+TEST(RowLayout, GroupsMatchWhenEntriesFallAlike) {
+  const auto layout = [](DType key, DType value) {
+    return RowLayout(
+        format::Geometry(std::vector<format::LayerGeometry>(3, {key, value, 2, 8, 8})));
+  };
+  const RowLayout half = layout(DType::kBFloat16, DType::kBFloat16);
+  EXPECT_TRUE(half.groups_match(layout(DType::kFloat32, DType::kFloat32)));
+  EXPECT_FALSE(half.groups_match(layout(DType::kFloat8E4M3, DType::kBFloat16)));
+  EXPECT_FALSE(half.groups_match(
+      RowLayout(format::Geometry(std::vector(3, layer(DType::kBFloat16, 4, 8, 8))))));
+}
+
 TEST(RowLayout, RefusesTypesARecordingCannotHold) {
   EXPECT_THROW((void)to_dtype(at::kDouble), Error);
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kvtool/base/error.h"
+#include "kvtool/format/replay_mode.h"
 
 namespace kvtool::format {
 namespace {
@@ -301,6 +302,46 @@ class NotingSink final : public RowSink {
  private:
   Needs needs_;
 };
+
+TEST_F(Row, FeedingASourceToARecorderReproducesTheRow) {
+  feed(*make_recording_sink(options(SaveMode::kDelta)), geometry());
+  const Recording recording = Recording::open(path());
+  RecordingSinkOptions copy = options(SaveMode::kDelta);
+  copy.path = directory_ / "copy.kvc";
+  feed_row(*make_row_source(recording), *make_recording_sink(copy), {});
+  const Recording copied = Recording::open(copy.path);
+  const auto source = make_row_source(copied);
+  expect_statistics(*source);
+  expect_prompt_kv(*source);
+  expect_step_kv(*source);
+}
+
+TEST_F(Row, FeedingASourceWithoutStepKvHandsOverEmptyDeltas) {
+  feed(*make_recording_sink(options(SaveMode::kPrefillOnly)), geometry());
+  const Recording recording = Recording::open(path());
+  RecordingSinkOptions copy = options(SaveMode::kPrefillOnly);
+  copy.path = directory_ / "copy.kvc";
+  feed_row(*make_row_source(recording), *make_recording_sink(copy), {});
+  const Recording copied = Recording::open(copy.path);
+  expect_statistics(*make_row_source(copied));
+  expect_prompt_kv(*make_row_source(copied));
+}
+
+TEST_F(Row, FeedingRefusesASinkThatNeedsTheFinalState) {
+  feed(*make_recording_sink(options(SaveMode::kDelta)), geometry());
+  const Recording recording = Recording::open(path());
+  RecordingSinkOptions copy = options(SaveMode::kFinalOnly);
+  copy.path = directory_ / "copy.kvc";
+  const auto sink = make_recording_sink(copy);
+  EXPECT_THROW(feed_row(*make_row_source(recording), *sink, {}), Error);
+}
+
+TEST(ReplayModeNames, RoundTrip) {
+  for (const ReplayMode mode : {ReplayMode::kInject, ReplayMode::kForced, ReplayMode::kFree}) {
+    EXPECT_EQ(parse_replay_mode(replay_mode_name(mode)), mode);
+  }
+  EXPECT_FALSE(parse_replay_mode("teacher").has_value());
+}
 
 TEST_F(Row, TeeHandsEachSinkWhatItNeeds) {
   NotingSink kv({.prefill_kv = true, .step_kv = true, .final_kv = false});

@@ -1,3 +1,4 @@
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <limits>
@@ -10,18 +11,37 @@ namespace {
 
 using nlohmann::json;
 
-json document(const InputResult& input) {
+std::string written_by(const std::function<void(Reporter&)>& calls) {
   std::string written;
   const auto reporter = make_json_reporter([&](const std::string& text) { written = text; });
-  report_all(*reporter, input);
-  return json::parse(written);
+  calls(*reporter);
+  return written;
+}
+
+json document(const InputResult& input) {
+  return json::parse(written_by([&](Reporter& reporter) { report_all(reporter, input); }));
+}
+
+// A run of three modes with a chosen gate.
+json whole_document() {
+  const std::vector<InputResult> inputs = {replayed_input(), three_mode_input()};
+  Summary summary = summary_of(inputs);
+  summary.verdicts = {verdict_of(inputs, sample_gate(), true)};
+  summary.verdicts[0].provenance = {sample_difference()};
+  return json::parse(
+      written_by([&](Reporter& reporter) { report_run(reporter, inputs, summary); }));
+}
+
+std::vector<std::string> keys(const json& object) {
+  std::vector<std::string> result;
+  for (const auto& [key, value] : object.items()) result.push_back(key);
+  return result;
 }
 
 TEST(JsonReporter, StartsWithTheSchemaVersion) {
-  std::string written;
-  const auto reporter = make_json_reporter([&](const std::string& text) { written = text; });
-  report_all(*reporter, generated_input());
-  EXPECT_TRUE(written.starts_with("{\n  \"schema_version\": 1,\n  \"command\": \"replay\","))
+  const std::string written =
+      written_by([](Reporter& reporter) { report_all(reporter, generated_input()); });
+  EXPECT_TRUE(written.starts_with("{\n  \"schema_version\": 2,\n  \"command\": \"replay\","))
       << written;
 }
 
@@ -33,46 +53,159 @@ TEST(JsonReporter, HoldsGeneratedTokens) {
   EXPECT_EQ(result["prompt"]["text"], "Hello\nworld");
 }
 
-TEST(JsonReporter, HoldsTheComparison) {
-  const json whole = document(replayed_input());
-  const json replay = whole["results"].at(0)["replay"];
-  EXPECT_EQ(replay["steps"], 4);
-  EXPECT_EQ(replay["matches"], 3);
-  EXPECT_EQ(replay["first_divergence"], 2);
-  EXPECT_EQ(replay["predicted_tokens"], json({10, 11, 40, 13, 14}));
-  EXPECT_EQ(replay["mismatches"].at(0)["class"],
-            analysis::verdict_name(analysis::TokenVerdict::kTie));
-  EXPECT_TRUE(replay["prefill_kv"]["bitwise_equal"]);
-  EXPECT_DOUBLE_EQ(replay["step_kv"]["relative_l2"], 0.01);
-  EXPECT_EQ(whole["summary"]["replay"]["ties"], 1);
-  EXPECT_EQ(whole["summary"]["replay"]["failed"], false);
-  EXPECT_EQ(whole["device"]["provenance"]["threads"], 2);
+// The schema of docs/reports.md: a member that is renamed or dropped needs a new
+// schema version.
+TEST(JsonReporter, HasTheMembersOfTheSchema) {
+  using ::testing::UnorderedElementsAre;
+  const json whole = whole_document();
+  EXPECT_THAT(keys(whole),
+              UnorderedElementsAre("schema_version", "command", "kvtool_version", "created_utc",
+                                   "device", "models", "results", "verdicts", "summary"));
+  const json replay = whole["results"].at(1)["replay"];
+  EXPECT_THAT(keys(replay),
+              UnorderedElementsAre("recording", "live", "recorded_device", "save_mode",
+                                   "truncation", "reference_has_prefill_kv", "different_weights",
+                                   "failed", "provenance", "modes"));
+  const json mode = replay["modes"].at(1);
+  EXPECT_THAT(keys(mode),
+              UnorderedElementsAre("mode", "own_step_kv", "prefill_seconds", "decode_seconds",
+                                   "tokens_per_second", "prefill_token_matches", "steps",
+                                   "uncompared_steps", "matches", "ties", "near_ties", "hard_flips",
+                                   "kl_p99", "first_divergence", "first_bit_difference",
+                                   "logits_equal", "bitwise_equal", "nonfinite", "recorded_text",
+                                   "own_text", "tokens", "mismatches", "prefill_kv", "step_kv"));
+  EXPECT_THAT(keys(mode["mismatches"].at(0)),
+              UnorderedElementsAre("index", "recorded", "predicted", "class", "margin", "gap",
+                                   "gap_is_bound", "ulp", "kl", "nonfinite", "recorded_text",
+                                   "predicted_text"));
+  const json verdict = whole["verdicts"].at(0);
+  EXPECT_THAT(keys(verdict),
+              UnorderedElementsAre("model", "reference_device", "device", "different_weights",
+                                   "passed", "finding", "gate", "figures", "amplification",
+                                   "provenance", "prefill", "modes"));
+  EXPECT_THAT(keys(verdict["modes"].at(0)),
+              UnorderedElementsAre("mode", "tokens", "logits", "kv", "agreed_tokens",
+                                   "first_divergences", "hard_flip_count", "hard_flips"));
+  EXPECT_THAT(keys(verdict["gate"]["rules"].at(0)),
+              UnorderedElementsAre("rule", "min", "max", "figure", "measured", "missing", "matched",
+                                   "failed", "failures", "passed"));
+  EXPECT_THAT(
+      keys(verdict["modes"].at(0)["kv"]["key"]),
+      UnorderedElementsAre("bitwise_equal", "elements", "differing", "nonfinite", "relative_l2",
+                           "relative_max", "max_abs", "cosine", "scale_error", "ulp_p99",
+                           "floor_ratio", "worst_row", "layers", "layer_blocks", "heads", "cells"));
+  EXPECT_THAT(
+      keys(verdict["modes"].at(0)["kv"]["key"]["cells"]),
+      UnorderedElementsAre("relative_l2", "relative_max", "cosine", "ulp_p99", "floor_ratio"));
+}
+
+TEST(JsonReporter, HoldsEveryTokenOfAMode) {
+  const json mode = document(replayed_input())["results"].at(0)["replay"]["modes"].at(0);
+  EXPECT_EQ(mode["steps"], 4);
+  EXPECT_EQ(mode["matches"], 3);
+  EXPECT_EQ(mode["first_divergence"], 2);
+  EXPECT_EQ(mode["tokens"]["predicted"], json({10, 11, 40, 13, 14}));
+  EXPECT_EQ(mode["tokens"]["class"], json({"match", "match", "tie", "match", "match"}));
+  EXPECT_EQ(mode["tokens"]["kl"], json({0.0, 0.001, 0.25, 0.003, 0.004}));
+  EXPECT_EQ(mode["tokens"]["margin"], json({2.0, 2.0, 0.0625, 2.0, 2.0}));
+  EXPECT_EQ(mode["mismatches"].at(0)["class"], "tie");
+  EXPECT_EQ(mode["mismatches"].at(0)["predicted_text"], "\n");
+  EXPECT_EQ(mode["recorded_text"], "A€ Paris is.");
+}
+
+TEST(JsonReporter, HoldsKvErrorsByLayerAndBlock) {
+  const json modes = whole_document()["results"].at(1)["replay"]["modes"];
+  EXPECT_TRUE(modes.at(0)["prefill_kv"]["bitwise_equal"]);
+  const json step_kv = modes.at(1)["step_kv"];
+  EXPECT_EQ(step_kv["first_position"], 2);
+  EXPECT_EQ(step_kv["positions"], 8);
+  EXPECT_NEAR(step_kv["value"]["relative_l2"], 0.005, 1e-12);
+  EXPECT_EQ(step_kv["key"]["layers"]["relative_l2"].size(), 6U);
+  EXPECT_EQ(step_kv["key"]["layer_blocks"]["relative_l2"].at(0), json({0.005, 0.005}));
+  // One of four rows of layer 3's second block has error 0.9: sqrt(0.81 / 4 + …).
+  EXPECT_NEAR(step_kv["key"]["layer_blocks"]["relative_l2"].at(3).at(1), 0.450021, 1e-9);
+  EXPECT_EQ(step_kv["key"]["worst_row"]["layer"], 3);
+  EXPECT_EQ(step_kv["key"]["worst_row"]["position"], 7);
+  EXPECT_EQ(step_kv["departure"]["kind"], "key");
+  EXPECT_EQ(step_kv["departure"]["layer"], 3);
+  EXPECT_EQ(step_kv["departure"]["position"], 7);
+}
+
+TEST(JsonReporter, HoldsTheVerdict) {
+  const json verdict = whole_document()["verdicts"].at(0);
+  EXPECT_EQ(verdict["passed"], false);
+  EXPECT_EQ(verdict["gate"]["name"], "sample");
+  EXPECT_EQ(verdict["gate"]["rules"].at(2)["rule"], "*.tokens.hard_flips");
+  EXPECT_EQ(verdict["gate"]["rules"].at(2)["measured"], 1.0);
+  EXPECT_EQ(verdict["gate"]["rules"].at(2)["failed"], 2);
+  EXPECT_EQ(verdict["finding"]["name"], "compute");
+  EXPECT_EQ(verdict["figures"]["forced.tokens.hard_flips"], 1.0);
+  EXPECT_EQ(verdict["provenance"].at(0)["live"], "2.14.1");
+  const json forced = verdict["modes"].at(1);
+  EXPECT_EQ(forced["hard_flips"].at(0)["name"], "batch4_input6");
+  EXPECT_EQ(forced["hard_flips"].at(0)["predicted_text"], " wrong");
+  EXPECT_EQ(forced["first_divergences"].at(0)["token"]["index"], 6);
+  EXPECT_EQ(forced["kv"]["departure"]["input"], "batch4_input6");
+  EXPECT_EQ(forced["kv"]["departure"]["position"], 7);
+  EXPECT_TRUE(forced["kv"]["first_position"].is_null());
+  EXPECT_EQ(forced["kv"]["key"]["worst_row"]["position"], 5);
+  EXPECT_EQ(forced["kv"]["key"]["heads"]["cosine"].at(5).size(), 2U);
+  EXPECT_NEAR(forced["kv"]["key"]["cells"]["relative_l2"].at(3).at(1).at(1), 0.450021, 1e-9);
 }
 
 TEST(JsonReporter, NonFiniteNumbersAreNull) {
   InputResult input = replayed_input();
-  input.replay->comparison.tokens[2].margin = std::numeric_limits<double>::quiet_NaN();
-  input.replay->comparison.step_kv.sum_squared_reference = 0.0;
+  analysis::RowComparison& row = input.replay->modes[0].comparison;
+  row.tokens[2].margin = std::numeric_limits<double>::quiet_NaN();
+  row.tokens[2].kl = std::numeric_limits<double>::infinity();
+  row.tokens[2].predicted = -1;
+  analysis::KvError error;
+  error.elements = 1;
+  error.max_abs = std::numeric_limits<double>::infinity();
+  error.sum_squared_error = 1.0;  // of a reference that is 0
+  row.step_kv = analysis::KvProfile({1}, 16);
+  row.step_kv.add(analysis::KvKind::kKey, 0, 0, 0, error);
   input.timing.decode_seconds = 0.0;
   const json whole = document(input);
-  EXPECT_TRUE(whole["results"].at(0)["replay"]["mismatches"].at(0)["margin"].is_null());
-  EXPECT_TRUE(whole["results"].at(0)["replay"]["step_kv"]["relative_l2"].is_null());
+  const json mode = whole["results"].at(0)["replay"]["modes"].at(0);
+  EXPECT_TRUE(mode["mismatches"].at(0)["margin"].is_null());
+  EXPECT_TRUE(mode["tokens"]["kl"].at(2).is_null());
+  EXPECT_TRUE(mode["tokens"]["predicted"].at(2).is_null());
+  EXPECT_TRUE(mode["step_kv"]["key"]["relative_l2"].is_null());
+  EXPECT_TRUE(mode["step_kv"]["key"]["layer_blocks"]["relative_l2"].at(0).at(0).is_null());
   EXPECT_TRUE(whole["results"].at(0)["tokens_per_second"].is_null());
 }
 
-TEST(JsonReporter, ReplacesInvalidUtf8) {
-  InputResult input = generated_input();
-  input.generation->text = "a\xFF";
-  EXPECT_EQ(document(input)["results"].at(0)["generated"]["text"], "a\xEF\xBF\xBD");
+TEST(JsonReporter, WhatWasNotMeasuredIsNull) {
+  InputResult input = replayed_input();
+  input.replay->modes[0].comparison.step_kv = {};
+  const json mode = document(input)["results"].at(0)["replay"]["modes"].at(0);
+  EXPECT_TRUE(mode["step_kv"].is_null());
+}
+
+TEST(JsonReporter, HostileTextIsTextOnly) {
+  const json whole = document(hostile_input());
+  const std::string prompt = whole["results"].at(0)["prompt"]["text"];
+  EXPECT_NE(prompt.find("<script>"), std::string::npos);
+  EXPECT_NE(prompt.find('\0'), std::string::npos);
+  // Bytes that are no UTF-8 are replaced, nothing else is.
+  EXPECT_NE(prompt.find("\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"), std::string::npos);
+}
+
+TEST(JsonReporter, WritesControlCharactersEscaped) {
+  const std::string written =
+      written_by([](Reporter& reporter) { report_all(reporter, hostile_input()); });
+  EXPECT_EQ(written.find('\x1b'), std::string::npos);
+  EXPECT_EQ(written.find('\0'), std::string::npos);
+  EXPECT_NE(written.find("\\u001b[31m"), std::string::npos);
 }
 
 TEST(JsonReporter, AFailureKeepsTheResultsSoFar) {
-  std::string written;
-  const auto reporter = make_json_reporter([&](const std::string& text) { written = text; });
-  reporter->begin({"save", "0.1.0", "2026-01-02T03:04:05Z"});
-  reporter->input(generated_input());
-  reporter->fail(5, "disk full");
-  const json whole = json::parse(written);
+  const json whole = json::parse(written_by([](Reporter& reporter) {
+    reporter.begin({"save", "0.1.0", "2026-01-02T03:04:05Z"});
+    reporter.input(generated_input());
+    reporter.fail(5, "disk full");
+  }));
   EXPECT_EQ(whole["error"]["exit_status"], 5);
   EXPECT_EQ(whole["results"].size(), 1U);
 }
@@ -81,15 +214,33 @@ TEST(JsonReporter, ListsRecordings) {
   RecordingInfo damaged;
   damaged.path = "c.kvc";
   damaged.error = "not a recording";
-  std::string written;
-  const auto reporter = make_json_reporter([&](const std::string& text) { written = text; });
-  reporter->begin({"info", "0.1.0", "2026-01-02T03:04:05Z"});
-  reporter->info({true, {recording_info(), damaged}});
-  reporter->finish({});
-  const json whole = json::parse(written);
+  const json whole = json::parse(written_by([&](Reporter& reporter) {
+    reporter.begin({"info", "0.1.0", "2026-01-02T03:04:05Z"});
+    reporter.info({true, {recording_info(), damaged}});
+    reporter.finish({});
+  }));
   EXPECT_EQ(whole["totals"]["unreadable"], 1);
   EXPECT_EQ(whole["recordings"].at(0)["model"]["id"], "Org/Tiny");
+  EXPECT_EQ(whole["recordings"].at(0)["provenance"]["cpu isa"], "AVX512");
   EXPECT_EQ(whole["recordings"].at(1)["error"], "not a recording");
+}
+
+TEST(JsonReporter, HoldsSelftestAndCalibration) {
+  const json whole = json::parse(written_by([](Reporter& reporter) {
+    reporter.begin({"selftest", "0.1.0", "2026-01-02T03:04:05Z"});
+    reporter.selftest(selftest_result());
+    reporter.calibration(calibration_result());
+    reporter.finish({});
+  }));
+  const json selftest = whole["selftests"].at(0);
+  EXPECT_EQ(selftest["passed"], false);
+  EXPECT_EQ(selftest["faults"].at(0)["failed_rules"].at(0)["figure"],
+            "inject.kv.value.scale_error");
+  EXPECT_EQ(selftest["faults"].at(0)["smallest_caught"], 0.002);
+  EXPECT_TRUE(selftest["faults"].at(2)["caught"].is_null());
+  const json calibration = whole["calibrations"].at(0);
+  EXPECT_EQ(calibration["rules"].at(0)["max"], 0.008);
+  EXPECT_EQ(calibration["runs"].at(0)["figures"]["inject.kl.p99"], 0.002);
 }
 
 }  // namespace

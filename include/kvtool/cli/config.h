@@ -9,8 +9,10 @@
 #include <string_view>
 #include <vector>
 
+#include "kvtool/analysis/gate.h"
 #include "kvtool/cli/prompts.h"
 #include "kvtool/format/recording.h"
+#include "kvtool/format/replay_mode.h"
 
 namespace kvtool::cli {
 
@@ -23,6 +25,7 @@ struct KvCacheConfig {
   std::optional<std::string> load_from_device;
   std::optional<std::uint64_t> load_from_batch_size;
   std::optional<std::string> load_base_dir;
+  std::vector<format::ReplayMode> replay_modes;
   std::optional<std::string> base_dir;  // may hold {timestamp}
 };
 
@@ -35,11 +38,12 @@ struct Config {
   std::optional<bool> force_cpu;  // "cpu": "Enable"
   std::vector<Prompt> prompts;
   KvCacheConfig kv_cache;
+  std::optional<analysis::GateSpec> gate;  // "gate": a name, a gate file or a gate object
 };
 
 // Error kUsage: syntax with line and column, unknown keys with the nearest
-// known one, wrong types and values with the key's path. A "prompts" file is
-// read relative to `path`'s folder.
+// known one, wrong types and values with the key's path. A "prompts" file
+// and a gate file are read relative to `path`'s folder.
 [[nodiscard]] Config parse_config(std::string_view text, const std::filesystem::path& path);
 [[nodiscard]] Config load_config(const std::filesystem::path& path);
 

@@ -12,6 +12,15 @@ class App;
 
 namespace kvtool::cli {
 
+// Where results go besides the text on stdout. Empty: nowhere; "-": to stdout
+// in place of the text, which one of them may do.
+struct ReportTargets {
+  std::string json = {};
+  std::string junit = {};
+  std::string markdown = {};
+  std::string html = {};
+};
+
 struct RunOptions {
   std::optional<std::string> config;
   std::vector<std::string> models;
@@ -25,7 +34,7 @@ struct RunOptions {
   std::optional<std::string> device_label;
   std::string cpu_isa = "auto";
   int threads = 0;
-  std::optional<std::string> json;
+  ReportTargets reports;
   bool quiet = false;
   bool verbose = false;
 
@@ -40,12 +49,24 @@ struct RunOptions {
   std::optional<std::string> ref_dir;
   std::optional<std::uint64_t> from_batch_size;
   std::string batch = "recorded";
+  std::vector<std::string> modes;
+  std::optional<std::string> gate;
+  bool allow_different_weights = false;
   bool save = false;
 };
 
-// Declare options on a subcommand; `options` must outlive the parsing.
+// Declare options on a subcommand; the structs must outlive the parsing.
+// Model, prompts, generation, device, --json, -q and -v.
 void add_common_options(CLI::App& app, RunOptions& options);
 void add_save_options(CLI::App& app, RunOptions& options);
 void add_replay_options(CLI::App& app, RunOptions& options);
+// --gate and --allow-different-weights.
+void add_gate_options(CLI::App& app, std::optional<std::string>& gate,
+                      bool& allow_different_weights);
+void add_json_option(CLI::App& app, ReportTargets& targets);
+// --junit, --markdown and --html.
+void add_report_options(CLI::App& app, ReportTargets& targets);
+// -q and -v.
+void add_verbosity_options(CLI::App& app, bool& quiet, bool& verbose);
 
 }  // namespace kvtool::cli

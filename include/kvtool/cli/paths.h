@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace kvtool::cli {
 
@@ -41,6 +42,10 @@ struct RecordingName {
 
 // Ends in .kvc or .kvc.partial.
 [[nodiscard]] bool is_recording_path(const std::filesystem::path& path);
+// All recordings in `folder` and below, unfinished ones included, sorted. Error
+// kEnvironment when the folder itself cannot be read.
+[[nodiscard]] std::vector<std::filesystem::path> recordings_below(
+    const std::filesystem::path& folder);
 [[nodiscard]] bool is_partial_path(const std::filesystem::path& path);
 
 // For a command line that a user may paste: quoted for the shell where needed.

@@ -47,6 +47,7 @@ struct ReferenceEntry {
   std::optional<RunMeta> run;
   std::string model_id;
   std::string model_slug;
+  std::string device_label;
   nlohmann::json prompt_meta;  // META.prompt, or null
   std::vector<std::int32_t> prompt_ids;
   bool selected = true;  // false: present only because others ran in its batch

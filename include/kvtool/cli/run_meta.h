@@ -43,8 +43,7 @@ struct MetaParts {
   const engine::DeviceInfo* device = nullptr;
   std::string device_label;
   RunMeta run;
-  nlohmann::json prompt;     // {"text": ..., "messages": ...}
-  nlohmann::json replay_of;  // null unless the row was recorded by a replay
+  nlohmann::json prompt;  // {"text": ..., "messages": ...}
 };
 [[nodiscard]] nlohmann::json make_meta(const MetaParts& parts);
 

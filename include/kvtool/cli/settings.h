@@ -7,11 +7,13 @@
 #include <string>
 #include <vector>
 
+#include "kvtool/analysis/gate.h"
 #include "kvtool/cli/config.h"
 #include "kvtool/cli/options.h"
 #include "kvtool/cli/prompts.h"
 #include "kvtool/cli/reference.h"
 #include "kvtool/format/recording.h"
+#include "kvtool/format/replay_mode.h"
 
 namespace kvtool::cli {
 
@@ -43,8 +45,11 @@ struct Settings {
   std::string ref_dir = "ref_cache";
   std::optional<std::uint64_t> from_batch_size;
   BatchShape batch_shape = BatchShape::kRecorded;
+  std::vector<format::ReplayMode> replay_modes = {format::ReplayMode::kInject};
+  std::optional<analysis::GateSpec> gate;  // nothing: the default gate
+  bool allow_different_weights = false;
 
-  std::string json_target;  // empty: none, "-": stdout
+  ReportTargets reports;
   bool quiet = false;
   bool verbose = false;
 };

@@ -16,12 +16,13 @@
 #include <vector>
 
 #include "kvtool/format/recording.h"
+#include "kvtool/format/replay_mode.h"
 #include "kvtool/format/row.h"
 
 namespace kvtool::engine {
 
 // Raised with every incompatible change of this header; checked by the loader.
-inline constexpr int kEngineAbi = 1;
+inline constexpr int kEngineAbi = 2;
 
 struct EngineOptions {
   std::string device = "auto";  // "auto" (CUDA when there is one), "cpu", "cuda", "cuda:N"
@@ -98,10 +99,36 @@ struct ReplayBatch {
   std::uint64_t cache_capacity = 0;
 };
 
+// Faults that `kvtool selftest` puts into a replay: each makes a wrong row out
+// of the right one, and the cache stores right + strength * (wrong - right).
+enum class FaultKind : std::uint8_t {
+  kScaledValues,      // wrong: V * 2, so strength 0.01 stores V * 1.01
+  kRotatedKeys,       // wrong: the keys of the next position (RoPE one position off)
+  kSwappedHeads,      // wrong: K and V of KV heads 0 and 1 swapped; needs two KV heads
+  kStaleRow,          // wrong: K and V of the slot before, at `step` only
+  kUnscaledInt8Keys,  // wrong: K as 8-bit integers whose scale was lost
+  kNonfinite,         // one NaN in V, at `step` only; strength is ignored
+};
+
+struct Fault {
+  FaultKind kind = FaultKind::kScaledValues;
+  std::uint32_t layer = 0;
+  std::uint64_t step = 0;
+  double strength = 1.0;  // above 0, at most 1
+};
+
+struct ReplayOptions {
+  format::ReplayMode mode = format::ReplayMode::kInject;
+  // Accepts recordings of other weights, K/V dtypes and logits dtypes; layers,
+  // heads, dims and vocabulary must agree always.
+  bool allow_different_weights = false;
+  std::optional<Fault> fault = std::nullopt;
+};
+
 struct ReplayResult {
   BatchTiming timing;
-  // Rows whose steps ran on the device's own K/V after the prompt, because the
-  // reference holds none for its steps.
+  // Rows whose steps ran on the device's own K/V after the prompt: all of them
+  // in forced and free mode, in inject mode those whose reference holds none.
   std::vector<bool> own_step_kv;
 };
 
@@ -122,11 +149,14 @@ class Model {
                                   std::span<format::RowSink* const> sinks,
                                   const Progress& progress) = 0;
 
-  // Inject: the prompt is prefilled on this device and handed to the sinks,
-  // then replaced by the reference's K/V; each step feeds the recorded token on
-  // the reference's cache, predicts, hands its own row to the sinks and
-  // replaces it by the reference's.
-  virtual ReplayResult replay(const ReplayBatch& batch, std::span<format::RowSink* const> sinks,
+  // The prompt is prefilled on this device; its K/V and every step's row go to
+  // the sinks as the cache holds them, in this model's geometry.
+  // inject: the reference's K/V then take their place, so that each step feeds
+  // the recorded token on the reference's cache. forced: the recorded tokens on
+  // the device's own cache. free: its own tokens as well, for as many steps as
+  // the reference has.
+  virtual ReplayResult replay(const ReplayBatch& batch, const ReplayOptions& options,
+                              std::span<format::RowSink* const> sinks,
                               const Progress& progress) = 0;
 };
 

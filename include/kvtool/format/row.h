@@ -81,6 +81,11 @@ class RowSource {
 // A source that reads `recording`, which must outlive it.
 [[nodiscard]] std::unique_ptr<RowSource> make_row_source(const Recording& recording);
 
+// Hands the whole of `source` to `sink`, K/V where both sides have a use for it:
+// what a run would do that produced this row again. `end` closes the row.
+// Error kUsage when the sink needs a final state.
+void feed_row(const RowSource& source, RowSink& sink, const RowEnd& end);
+
 // A sink that writes a recording. `token_text` turns a token id into its bytes
 // for the summary's text and may be empty. finish() happens in on_end().
 struct RecordingSinkOptions {

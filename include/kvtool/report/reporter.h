@@ -2,7 +2,8 @@
 // kind of output; a command never formats anything itself.
 //
 // Order of calls: begin, then device, model and input as a run goes on, then
-// finish or fail; info and export stand for themselves between begin and finish.
+// finish or fail; info, exported, selftest and calibration stand for themselves
+// between begin and finish.
 #pragma once
 
 #include <functional>
@@ -25,6 +26,8 @@ class Reporter {
   virtual void input(const InputResult& input) = 0;
   virtual void info(const InfoResult& info) = 0;
   virtual void exported(const DumpResult& dump) = 0;
+  virtual void selftest(const SelftestResult& result) = 0;
+  virtual void calibration(const CalibrationResult& result) = 0;
   virtual void finish(const Summary& summary) = 0;
   // The command ended with an error; what was reported so far stays valid.
   virtual void fail(int exit_status, const std::string& message) = 0;
@@ -44,6 +47,19 @@ struct ConsoleOptions {
 // One JSON document (docs: schema_version), handed whole to `write` by finish()
 // or fail(). Never holds NaN or Inf: those are null.
 [[nodiscard]] std::unique_ptr<Reporter> make_json_reporter(
+    std::function<void(const std::string& document)> write);
+
+// One JUnit XML document: a test suite of inputs and one of gate rules for each
+// model (or of faults, for a selftest), as CI systems read it.
+[[nodiscard]] std::unique_ptr<Reporter> make_junit_reporter(
+    std::function<void(const std::string& document)> write);
+
+// GitHub-flavoured Markdown that fits a CI job summary (below 1 MiB for any run).
+[[nodiscard]] std::unique_ptr<Reporter> make_markdown_reporter(
+    std::function<void(const std::string& document)> write);
+
+// One self-contained HTML file: no request leaves it.
+[[nodiscard]] std::unique_ptr<Reporter> make_html_reporter(
     std::function<void(const std::string& document)> write);
 
 // Hands every call to each of `reporters` in turn.

@@ -4,17 +4,22 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "kvtool/analysis/comparison.h"
+#include "kvtool/analysis/gate.h"
+#include "kvtool/analysis/provenance.h"
+#include "kvtool/analysis/row_comparison.h"
+#include "kvtool/analysis/summary.h"
 #include "kvtool/format/recording.h"
+#include "kvtool/format/replay_mode.h"
 
 namespace kvtool::report {
 
 // Raised with every incompatible change of the JSON document.
-inline constexpr int kSchemaVersion = 1;
+inline constexpr int kSchemaVersion = 2;
 
 struct RunDescription {
   std::string command;  // "replay"
@@ -67,18 +72,28 @@ struct TokenText {
   std::string predicted;
 };
 
-struct Replay {
-  std::string recording;  // path
-  std::string recorded_device;
-  std::string save_mode;
-  std::string truncation;  // empty when the recording is complete
-  bool reference_has_prefill_kv = true;
-  bool own_step_kv = false;  // the reference holds no K/V for its steps
+// One input in one replay mode.
+struct ModeReplay {
+  format::ReplayMode mode = format::ReplayMode::kInject;
   analysis::RowComparison comparison;
   std::vector<TokenText> texts;  // one per comparison.tokens
+  RowTiming timing;
+  bool own_step_kv = false;  // inject without K/V in the reference for its steps
+  // What the device wrote after its context parted from the reference's (free).
+  std::string own_text;
 };
-// A hard flip, or NaN or Inf anywhere.
-[[nodiscard]] bool comparison_failed(const analysis::RowComparison& comparison);
+
+struct Replay {
+  std::string recording;  // path of the reference
+  std::string live;       // path of the recording compared with it (diff); empty: this device
+  std::string recorded_device;
+  std::string save_mode;   // of the reference
+  std::string truncation;  // empty when the reference is complete
+  bool reference_has_prefill_kv = true;
+  bool different_weights = false;
+  std::vector<ModeReplay> modes;  // at least one, in the order they ran
+  std::vector<analysis::ProvenanceDifference> provenance;
+};
 
 // One input of one model and batch size.
 struct InputResult {
@@ -89,62 +104,53 @@ struct InputResult {
   std::uint64_t input_index = 0;
   std::string prompt_text;
   std::uint64_t prompt_length = 0;
-  RowTiming timing;
+  RowTiming timing;  // of the first mode when there are several
   std::optional<Generation> generation;
   std::optional<Replay> replay;
   std::optional<SavedRecording> saved;
+
+  [[nodiscard]] analysis::InputName name() const { return {batch_size, input_index}; }
 };
 
-// Over all inputs of a run. Steps and matches count what steps predicted;
-// token 0, which the prefill predicts, is counted apart.
+// All inputs of one model against one reference device.
+struct Verdict {
+  std::string model_slug;
+  std::string model_id;
+  std::string dtype;             // of the model under test
+  std::string reference_device;  // label
+  std::string device;            // label
+  bool different_weights = false;
+  analysis::RunSummary run;
+  analysis::Figures figures;
+  analysis::GateResult gate;
+  std::string gate_description;
+  double near_tie_ulps = analysis::kDefaultToleranceUlps;
+  bool gate_chosen = false;  // false: the default gate, nobody asked for one
+  analysis::Finding finding = analysis::Finding::kReproducible;
+  std::string finding_text;
+  // Differences over all inputs, each once.
+  std::vector<analysis::ProvenanceDifference> provenance;
+};
+
+// Over all inputs of a run.
 struct Summary {
   std::uint64_t inputs = 0;
-  std::uint64_t steps = 0;
+  std::uint64_t steps = 0;  // decode steps that ran, over modes
   double prefill_seconds = 0.0;
-  double decode_seconds = 0.0;  // sum over batches
-  double wall_seconds = 0.0;    // 0: not measured
-
-  struct Replayed {
-    std::uint64_t matches = 0;
-    std::uint64_t prefill_matches = 0;
-    std::uint64_t inputs_matching = 0;
-    std::uint64_t ties = 0;
-    std::uint64_t near_ties = 0;
-    std::uint64_t hard_flips = 0;
-    std::uint64_t nonfinite_inputs = 0;
-    std::uint64_t inputs_bitwise_equal = 0;
-    std::uint64_t inputs_logits_equal = 0;
-    analysis::KvDifference prefill_kv;
-    analysis::KvDifference step_kv;
-    struct Divergence {
-      std::string model_slug;
-      std::uint64_t batch_size = 0;
-      std::uint64_t input_index = 0;
-      std::uint64_t token_index = 0;
-      analysis::TokenVerdict verdict = analysis::TokenVerdict::kMatch;
-    };
-    std::vector<Divergence> first_divergences;
-    bool failed = false;
-  };
-  std::optional<Replayed> replayed;
+  double decode_seconds = 0.0;    // sum over batches and modes
+  double wall_seconds = 0.0;      // 0: not measured
+  std::vector<Verdict> verdicts;  // empty unless something was compared
+  // Recordings of the reference that had no partner (diff): not compared is not passed.
+  std::vector<std::string> missing;
+  std::uint64_t compared_bytes = 0;  // K/V of both sides; diff only
 
   std::uint64_t saved_recordings = 0;
   std::uint64_t saved_bytes = 0;
   std::string saved_directory;
   std::string next_command;  // worth trying after this one; may be empty
-};
 
-// Adds inputs up as they arrive.
-class SummaryBuilder {
- public:
-  void add_input(const InputResult& input);
-  // Once per batch that ran.
-  void add_batch_seconds(double prefill_seconds, double decode_seconds);
-  [[nodiscard]] Summary& summary() { return summary_; }
-  [[nodiscard]] const Summary& summary() const { return summary_; }
-
- private:
-  Summary summary_;
+  // Some gate failed, or something was not compared at all.
+  [[nodiscard]] bool failed() const;
 };
 
 // One recording as `kvtool info` shows it.
@@ -180,7 +186,10 @@ struct RecordingInfo {
   std::string created_utc;
   std::string kvtool_version;
   std::string torch_version;
-  std::string replay_of;  // path of the reference when this is a replay
+  std::string replay_of;    // path of the reference when this is a replay
+  std::string replay_mode;  // "inject", ...; empty unless it is a replay
+  // What else META says of where it comes from, ready to show: name, value.
+  std::vector<std::pair<std::string, std::string>> provenance;
   std::string prompt_text;
   std::optional<std::string> generated_text;
   std::string stop_reason;
@@ -197,6 +206,63 @@ struct DumpResult {
   std::uint64_t positions = 0;
   std::string target;
   std::uint64_t bytes = 0;
+};
+
+// One fault of a selftest.
+struct FaultResult {
+  std::string name;         // "scaled-values"
+  std::string description;  // "V x 1.01 in layer 15"
+  std::string skipped;      // not empty: why this model cannot have this fault
+  bool caught = false;
+  std::vector<analysis::RuleResult> failed_rules;  // what caught it, worst excess first
+  std::string departure;  // where the comparison says the error begins; may be empty
+  bool located = false;   // the departure names the fault's layer
+  // Smallest strength still caught / largest that passed, for scalable faults.
+  std::optional<double> smallest_caught;
+  std::optional<double> largest_missed;
+  double strength = 1.0;      // of the run that `caught` speaks of
+  std::string strength_unit;  // how to read a strength: "V x (1 + s)"
+};
+
+struct SelftestResult {
+  std::string model_slug;
+  std::string gate;
+  std::string reference;  // where the reference came from, in words
+  std::uint64_t inputs = 0;
+  std::uint64_t steps = 0;
+  bool control_passed = false;  // the replay without a fault passes the gate
+  std::vector<analysis::RuleResult> control_failures;
+  std::vector<FaultResult> faults;
+  double seconds = 0.0;
+
+  // The control passes and every fault that could be injected is caught.
+  [[nodiscard]] bool passed() const;
+};
+
+struct CalibrationRun {
+  std::string name;  // "avx2, 1 thread, recorded batches"
+  std::string cpu_isa;
+  int threads = 0;  // 0: torch's default
+  std::string batch;
+  double seconds = 0.0;
+  analysis::Figures figures;
+};
+
+struct CalibratedRule {
+  analysis::GateRule rule;
+  double noise = 0.0;  // the worst of all runs
+  std::string run;     // in which it was seen
+};
+
+struct CalibrationResult {
+  std::string model_slug;
+  std::string model_id;
+  std::string reference;
+  std::string target;  // the gate file
+  double safety_factor = 0.0;
+  std::vector<CalibrationRun> runs;
+  std::vector<CalibratedRule> rules;
+  std::vector<std::string> notes;  // what was not varied, and why
 };
 
 }  // namespace kvtool::report

@@ -1,5 +1,6 @@
-// Text that may safely go to a terminal. Tokens are bytes: one token need not
-// be whole UTF-8, and a model may emit any control character.
+// Text that may safely go to a terminal, a Markdown page or an XML file. Tokens
+// are bytes: one token need not be whole UTF-8, and a model may emit any control
+// character and any markup.
 #pragma once
 
 #include <cstddef>
@@ -23,10 +24,29 @@ enum class Newlines { kKeep, kEscape };
 // At most `max_characters` code points of valid UTF-8, the end replaced by "…".
 [[nodiscard]] std::string shortened(std::string_view text, std::size_t max_characters);
 
+// `bytes` as one line of GitHub-flavoured Markdown that shows them literally,
+// also in a table cell or a <code> element (never in an attribute): printable(), with every
+// character that could start markup as a numeric character reference, and a zero-width space in
+// what GitHub would link after rendering (@user, #1, URLs).
+[[nodiscard]] std::string escape_markdown(std::string_view bytes);
+
+// printable() without the characters that XML 1.0 forbids (section 2.2), as text
+// or attribute value; escaping markup is the writer's task.
+[[nodiscard]] std::string xml_text(std::string_view bytes);
+
+// Columns that `text` takes on a terminal: two for East Asian wide characters
+// and emoji, none for combining characters and colour codes (ESC [ ... m).
+[[nodiscard]] std::size_t display_columns(std::string_view text);
+
+// Breaks lines of valid UTF-8 that are longer than `columns`, at a space where
+// there is one; lines that a break begins start with `hanging` spaces.
+[[nodiscard]] std::string wrapped(std::string_view text, std::size_t columns,
+                                  std::size_t hanging = 0);
+
 // Every line of `text` behind `spaces` spaces.
 [[nodiscard]] std::string indented(std::string_view text, std::size_t spaces);
 
-// "1 input", "3 inputs".
+// "1 input", "3 inputs", "2 near-ties".
 [[nodiscard]] std::string counted(std::size_t count, std::string_view noun);
 
 }  // namespace kvtool::report

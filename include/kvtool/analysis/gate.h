@@ -1,0 +1,129 @@
+// Gates: which figures are good enough. A gate is a list of rules, judged over
+// the figures of one model's run. docs/gates.md has the file format.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kvtool/analysis/summary.h"
+
+namespace kvtool::analysis {
+
+// Bounds are inclusive; at least one is set.
+struct GateRule {
+  // Name of a figure, '*' stands for any characters. Every figure that matches
+  // must keep the bounds, except those with a rule of their own name: such a
+  // rule alone judges its figure.
+  std::string figure;
+  std::optional<double> min;
+  std::optional<double> max;
+};
+
+struct Gate {
+  std::string name;
+  std::string description;
+  double near_tie_ulps = kDefaultToleranceUlps;
+  std::vector<GateRule> rules;
+};
+
+// What overrides are chosen by; patterns with '*' and '?', without regard to case.
+struct GateContext {
+  std::string model;  // id or slug: either may match
+  std::string model_slug;
+  std::string dtype;             // of the model under test
+  std::string reference_device;  // label
+  std::string device;            // label
+  // The mode that built-in gates demand: inject in a replay; in a diff the one
+  // that the recordings come from.
+  format::ReplayMode demanded_mode = format::ReplayMode::kInject;
+};
+
+// A gate file or the `gate` object of a configuration, checked, not yet resolved.
+class GateSpec {
+ public:
+  GateSpec() = default;
+
+  // Error kUsage: names `subject` and the key; unknown keys and figures that no
+  // run can have are errors with the nearest known name.
+  static GateSpec parse(const nlohmann::json& document, const std::string& subject);
+  // Error kUsage listing the built-in names.
+  static GateSpec builtin(std::string_view name);
+
+  [[nodiscard]] const std::string& name() const { return name_; }
+
+  // The base's rules, then the file's, then those of every matching override in
+  // order; a later rule replaces an earlier one of the same name. Unless a rule
+  // says otherwise, hard flips are limited to 0, NaN and Inf to 0, and ties with
+  // near-ties to 2 % of the tokens, in every stretch that ran.
+  [[nodiscard]] Gate resolve(const GateContext& context) const;
+
+ private:
+  struct Override {
+    std::string model, dtype, reference_device, device;  // empty: any
+    std::optional<double> near_tie_ulps;
+    std::vector<GateRule> rules;
+  };
+  void check_dropped_rules(const std::string& subject) const;
+
+  std::string name_;
+  std::string description_;
+  std::string base_;  // built-in to start from; empty: none
+  std::optional<double> near_tie_ulps_;
+  std::vector<GateRule> rules_;  // here and in overrides, a rule without bounds drops another
+  std::vector<Override> overrides_;
+};
+
+// "same-device", "fp32-cross", "16bit-cross", "fp8".
+[[nodiscard]] std::span<const std::string_view> builtin_gate_names();
+
+// Applied without --gate: no hard flip, no NaN or Inf in any mode that ran.
+[[nodiscard]] Gate default_gate();
+
+struct RuleResult {
+  // With the bounds that held for `figure`: a budget of ties is widened to whole
+  // tokens (docs/gates.md).
+  GateRule rule;
+  std::string figure;              // the worst of those that match; the rule's own when none does
+  std::optional<double> measured;  // nothing: missing, which fails
+  std::size_t matched = 0;         // figures that the rule judged
+  std::size_t failed = 0;          // of those
+  bool passed = false;
+  std::vector<std::string> failures;  // names of the figures that failed, worst first
+};
+// "inject.kl.p99: measured 0.0021, allowed at most 0.002" - without colour, one line.
+[[nodiscard]] std::string describe(const RuleResult& result);
+
+struct GateResult {
+  std::string gate;
+  bool passed = false;
+  std::vector<RuleResult> rules;
+
+  // No rule failed for a figure of this stretch ("prefill", "inject", "forced",
+  // "free"). Rules with a missing figure count for the stretch they name.
+  [[nodiscard]] bool stretch_passed(std::string_view stretch) const;
+};
+// The worst figure of each rule: that which exceeds its bound most, or comes
+// closest to it. NaN fails every bound. A rule whose figures all have rules of
+// their own is left out.
+[[nodiscard]] GateResult evaluate(const Gate& gate, const Figures& figures);
+
+// What the pattern of passed and failed modes means.
+enum class Finding {
+  kReproducible,  // everything that ran passes
+  kPrefill,       // the prefill fails: prompt processing differs
+  kCompute,       // inject fails: a step computes something else from the same inputs
+  kCache,         // inject passes, forced fails: writing, scaling or accumulation of K/V
+  kFeedback,      // inject and forced pass, free fails: small differences grow through the tokens
+  kUndetermined,  // something fails, and inject did not run
+};
+[[nodiscard]] Finding find_cause(const RunSummary& run, const GateResult& gate);
+// "reproducible", "prefill", "compute", "cache", "feedback", "undetermined".
+[[nodiscard]] std::string_view finding_name(Finding finding);
+// One or two sentences for a person, with what to look at next.
+[[nodiscard]] std::string describe(Finding finding, const RunSummary& run);
+
+}  // namespace kvtool::analysis

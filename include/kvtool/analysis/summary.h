@@ -1,0 +1,148 @@
+// Comparisons of many inputs of one model, summed up, and the flat list of
+// figures that gates judge.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kvtool/analysis/row_comparison.h"
+#include "kvtool/format/replay_mode.h"
+
+namespace kvtool::analysis {
+
+struct InputName {
+  std::uint64_t batch_size = 0;
+  std::uint64_t input_index = 0;
+};
+// "batch4_input2".
+[[nodiscard]] std::string to_string(const InputName& input);
+
+struct TokenSummary {
+  std::uint64_t inputs = 0;
+  std::uint64_t inputs_matching = 0;  // every compared token matches, none was left uncompared
+  std::uint64_t compared = 0;
+  std::uint64_t uncompared = 0;  // after the contexts parted
+  std::uint64_t matches = 0;
+  std::uint64_t ties = 0;
+  std::uint64_t near_ties = 0;
+  std::uint64_t hard_flips = 0;
+  std::uint64_t nonfinite = 0;  // tokens whose live statistics hold NaN or Inf
+
+  // matches / compared and its one-sided 95 % Clopper-Pearson lower bound.
+  [[nodiscard]] std::optional<double> match_rate() const;
+  [[nodiscard]] std::optional<double> match_rate_lower95() const;
+  // (ties + near-ties) / compared.
+  [[nodiscard]] std::optional<double> tie_rate() const;
+  // (matches + ties + near-ties) / compared, its lower bound.
+  [[nodiscard]] std::optional<double> explained_rate_lower95() const;
+};
+
+struct Place {
+  InputName input;
+  std::uint64_t token_index = 0;
+};
+
+struct LogitSummary {
+  std::uint64_t compared = 0;
+  std::uint64_t bitwise_equal = 0;
+  std::uint64_t kl_measured = 0;
+  // Lower bounds in nats; empty when none was measured.
+  std::optional<double> kl_mean, kl_median, kl_p99, kl_max;
+  std::optional<Place> worst;  // of kl_max, when that is above 0
+  std::optional<double> top1_agreement, top5_agreement;
+};
+
+struct KvSummary {
+  KvProfile profile;  // pooled
+  // Of single inputs, before pooling: the first input (in order) whose error
+  // leaves the profile of the others.
+  std::optional<Departure> departure;
+  InputName departure_input;
+  std::uint64_t departure_first_position = 0;  // sequence position of the profile's position 0
+};
+
+// One stretch of the comparison: the prefill (token 0, prompt K/V) or the steps.
+struct StretchSummary {
+  TokenSummary tokens;
+  LogitSummary logits;
+  KvSummary kv;
+};
+
+struct FirstDivergence {
+  InputName input;
+  std::uint64_t compared = 0;            // tokens with the prefill's
+  std::optional<TokenComparison> token;  // nothing: all match
+};
+
+struct HardFlip {
+  InputName input;
+  TokenComparison token;
+};
+
+struct ModeSummary {
+  format::ReplayMode mode = format::ReplayMode::kInject;
+  StretchSummary steps;
+  std::vector<FirstDivergence> first_divergences;  // one per input, token 0 included
+  std::vector<HardFlip> hard_flips;                // token 0 included; at most kMaxListedFlips
+  // Tokens before the first divergence, over inputs: least and lower median.
+  std::optional<double> agreed_tokens_min, agreed_tokens_median;
+  // Recorded tokens that come before a row's first divergence / recorded tokens.
+  std::optional<double> agreed_fraction;
+};
+inline constexpr std::size_t kMaxListedFlips = 1000;
+
+struct RunSummary {
+  StretchSummary prefill;  // of the first mode that an input ran in
+  std::vector<ModeSummary> modes;
+  // Median KL forced / median KL inject; empty unless both ran and the inject
+  // median is above 0.
+  std::optional<double> amplification;
+
+  [[nodiscard]] const ModeSummary* mode(format::ReplayMode mode) const;
+};
+
+class RunSummaryBuilder {
+ public:
+  // with_prefill: the input's first mode, whose prefill stands for all.
+  void add(const InputName& input, std::uint64_t prompt_length, format::ReplayMode mode,
+           const RowComparison& comparison, bool with_prefill);
+  // Quantiles are computed here.
+  [[nodiscard]] RunSummary build() const;
+
+ private:
+  struct Stretch {
+    StretchSummary summary;
+    std::vector<double> kl;
+    double top1 = 0.0;
+    double top5 = 0.0;
+    void add_tokens(const InputName& input, std::span<const TokenComparison> tokens,
+                    std::uint64_t uncompared);
+    void add_profile(const InputName& input, const KvProfile& profile,
+                     std::uint64_t first_position);
+    [[nodiscard]] StretchSummary finished() const;
+  };
+  struct Mode {
+    ModeSummary summary;
+    Stretch steps;
+    void add_divergences(const InputName& input, std::span<const TokenComparison> tokens);
+    [[nodiscard]] ModeSummary finished() const;
+  };
+  Mode& mode(format::ReplayMode mode);
+
+  Stretch prefill_;
+  std::vector<Mode> modes_;
+};
+
+// Name -> value, e.g. "inject.kl.p99". What was not measured is not there;
+// infinite values are. docs/metrics.md lists all names.
+using Figures = std::map<std::string, double>;
+[[nodiscard]] Figures figures_of(const RunSummary& run);
+
+// Every name that figures_of() can give, sorted.
+[[nodiscard]] const std::vector<std::string>& known_figures();
+
+}  // namespace kvtool::analysis

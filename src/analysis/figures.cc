@@ -1,0 +1,202 @@
+// The flat list of figures. Every figure is one line of a table, so that the
+// names that a run gives and the names that are known cannot part.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <string_view>
+
+#include "kvtool/analysis/summary.h"
+
+namespace kvtool::analysis {
+namespace {
+
+using Value = std::optional<double>;
+
+template <typename Source>
+struct Figure {
+  std::string_view name;
+  Value (*value)(const Source&);
+};
+
+Value number(std::uint64_t count) { return static_cast<double>(count); }
+
+// --- One stretch ----------------------------------------------------------------
+
+constexpr std::array kTokenFigures = {
+    Figure<TokenSummary>{"compared", [](const TokenSummary& t) { return number(t.compared); }},
+    Figure<TokenSummary>{"uncompared", [](const TokenSummary& t) { return number(t.uncompared); }},
+    Figure<TokenSummary>{"matches", [](const TokenSummary& t) { return number(t.matches); }},
+    Figure<TokenSummary>{"ties", [](const TokenSummary& t) { return number(t.ties); }},
+    Figure<TokenSummary>{"near_ties", [](const TokenSummary& t) { return number(t.near_ties); }},
+    Figure<TokenSummary>{"hard_flips", [](const TokenSummary& t) { return number(t.hard_flips); }},
+    Figure<TokenSummary>{"nonfinite", [](const TokenSummary& t) { return number(t.nonfinite); }},
+    Figure<TokenSummary>{"match_rate", [](const TokenSummary& t) { return t.match_rate(); }},
+    Figure<TokenSummary>{"match_rate_lower95",
+                         [](const TokenSummary& t) { return t.match_rate_lower95(); }},
+    Figure<TokenSummary>{"tie_rate", [](const TokenSummary& t) { return t.tie_rate(); }},
+    Figure<TokenSummary>{"explained_rate_lower95",
+                         [](const TokenSummary& t) { return t.explained_rate_lower95(); }},
+};
+
+Value bitwise_rate(const LogitSummary& logits) {
+  if (logits.compared == 0) return std::nullopt;
+  return static_cast<double>(logits.bitwise_equal) / static_cast<double>(logits.compared);
+}
+
+constexpr std::array kLogitFigures = {
+    Figure<LogitSummary>{"logits.bitwise_rate", bitwise_rate},
+    Figure<LogitSummary>{"logits.top1_agreement",
+                         [](const LogitSummary& l) { return l.top1_agreement; }},
+    Figure<LogitSummary>{"logits.top5_agreement",
+                         [](const LogitSummary& l) { return l.top5_agreement; }},
+    Figure<LogitSummary>{"kl.mean", [](const LogitSummary& l) { return l.kl_mean; }},
+    Figure<LogitSummary>{"kl.median", [](const LogitSummary& l) { return l.kl_median; }},
+    Figure<LogitSummary>{"kl.p99", [](const LogitSummary& l) { return l.kl_p99; }},
+    Figure<LogitSummary>{"kl.max", [](const LogitSummary& l) { return l.kl_max; }},
+};
+
+// K or V of one stretch, pooled in the ways that figures need.
+struct KvView {
+  KvError total;
+  std::vector<KvError> layers;
+  std::vector<KvError> heads;
+  Value largest_row;
+
+  KvView(const KvProfile& profile, KvKind kind) : total(profile.total(kind)) {
+    for (std::size_t layer = 0; layer < profile.num_layers(); ++layer) {
+      layers.push_back(profile.layer(kind, layer));
+      for (std::uint32_t head = 0; head < profile.num_heads(layer); ++head) {
+        heads.push_back(profile.head(kind, layer, head));
+      }
+      for (std::uint64_t position = 0; position < profile.num_positions(); ++position) {
+        const double row = profile.row_error(kind, layer, position);
+        if (!std::isnan(row)) largest_row = std::max(row, largest_row.value_or(0.0));
+      }
+    }
+  }
+};
+
+double scale_of(const KvError& error) { return std::abs(error.scale_error()); }
+double l2_of(const KvError& error) { return error.relative_l2(); }
+double floors_of(const KvError& error) { return error.floor_ratio(); }
+
+Value largest(const std::vector<KvError>& errors, double (*figure)(const KvError&)) {
+  Value result;
+  for (const KvError& error : errors) {
+    if (error.elements > 0) result = std::max(figure(error), result.value_or(0.0));
+  }
+  return result;
+}
+
+constexpr std::array kKvFigures = {
+    Figure<KvView>{"relative_l2", [](const KvView& v) { return Value(v.total.relative_l2()); }},
+    Figure<KvView>{"relative_max", [](const KvView& v) { return Value(v.total.relative_max()); }},
+    Figure<KvView>{"cosine", [](const KvView& v) { return Value(v.total.cosine()); }},
+    Figure<KvView>{"scale_error", [](const KvView& v) { return Value(scale_of(v.total)); }},
+    Figure<KvView>{"ulp_p99", [](const KvView& v) { return Value(v.total.ulp_p99()); }},
+    Figure<KvView>{"floor_ratio", [](const KvView& v) { return Value(v.total.floor_ratio()); }},
+    Figure<KvView>{"differing_rate",
+                   [](const KvView& v) {
+                     return Value(static_cast<double>(v.total.differing) /
+                                  static_cast<double>(v.total.elements));
+                   }},
+    Figure<KvView>{"nonfinite", [](const KvView& v) { return number(v.total.nonfinite); }},
+    Figure<KvView>{"layer_max.relative_l2",
+                   [](const KvView& v) { return largest(v.layers, l2_of); }},
+    Figure<KvView>{"layer_max.scale_error",
+                   [](const KvView& v) { return largest(v.layers, scale_of); }},
+    Figure<KvView>{"layer_max.floor_ratio",
+                   [](const KvView& v) { return largest(v.layers, floors_of); }},
+    Figure<KvView>{"head_max.relative_l2", [](const KvView& v) { return largest(v.heads, l2_of); }},
+    Figure<KvView>{"head_max.scale_error",
+                   [](const KvView& v) { return largest(v.heads, scale_of); }},
+    Figure<KvView>{"row_max.relative_l2", [](const KvView& v) { return v.largest_row; }},
+};
+
+// --- One mode -------------------------------------------------------------------
+
+constexpr std::array kModeFigures = {
+    Figure<ModeSummary>{"tokens.agreed_min",
+                        [](const ModeSummary& m) { return m.agreed_tokens_min; }},
+    Figure<ModeSummary>{"tokens.agreed_median",
+                        [](const ModeSummary& m) { return m.agreed_tokens_median; }},
+    Figure<ModeSummary>{"tokens.agreed_fraction",
+                        [](const ModeSummary& m) { return m.agreed_fraction; }},
+};
+
+constexpr std::string_view kPrefill = "prefill";
+constexpr std::string_view kAmplification = "forced.amplification";
+constexpr std::array kModes = {format::ReplayMode::kInject, format::ReplayMode::kForced,
+                               format::ReplayMode::kFree};
+
+std::string kv_prefix(const std::string& stretch, KvKind kind) {
+  return stretch + "kv." + std::string(kv_kind_name(kind)) + ".";
+}
+
+template <typename Table, typename Source>
+void add_all(const std::string& prefix, const Table& table, const Source& source,
+             Figures& figures) {
+  for (const auto& figure : table) {
+    if (const Value value = figure.value(source)) {
+      figures.emplace(prefix + std::string(figure.name), *value);
+    }
+  }
+}
+
+// prefix: "inject."
+void add_stretch(const std::string& prefix, const StretchSummary& stretch, Figures& figures) {
+  if (stretch.tokens.inputs == 0) return;
+  add_all(prefix + "tokens.", kTokenFigures, stretch.tokens, figures);
+  add_all(prefix, kLogitFigures, stretch.logits, figures);
+  for (const KvKind kind : kKvKinds) {
+    const KvView view(stretch.kv.profile, kind);
+    if (view.total.elements > 0) add_all(kv_prefix(prefix, kind), kKvFigures, view, figures);
+  }
+}
+
+template <typename Table>
+void list_all(const std::string& prefix, const Table& table, std::vector<std::string>& names) {
+  for (const auto& figure : table) names.push_back(prefix + std::string(figure.name));
+}
+
+void list_stretch(const std::string& prefix, std::vector<std::string>& names) {
+  list_all(prefix + "tokens.", kTokenFigures, names);
+  list_all(prefix, kLogitFigures, names);
+  for (const KvKind kind : kKvKinds) list_all(kv_prefix(prefix, kind), kKvFigures, names);
+}
+
+std::string mode_prefix(format::ReplayMode mode) {
+  return std::string(format::replay_mode_name(mode)) + ".";
+}
+
+std::vector<std::string> list_names() {
+  std::vector<std::string> names;
+  list_stretch(std::string(kPrefill) + ".", names);
+  for (const format::ReplayMode mode : kModes) {
+    list_stretch(mode_prefix(mode), names);
+    list_all(mode_prefix(mode), kModeFigures, names);
+  }
+  names.emplace_back(kAmplification);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+}  // namespace
+
+Figures figures_of(const RunSummary& run) {
+  Figures figures;
+  add_stretch(std::string(kPrefill) + ".", run.prefill, figures);
+  for (const ModeSummary& mode : run.modes) {
+    add_stretch(mode_prefix(mode.mode), mode.steps, figures);
+    add_all(mode_prefix(mode.mode), kModeFigures, mode, figures);
+  }
+  if (run.amplification) figures.emplace(kAmplification, *run.amplification);
+  return figures;
+}
+
+const std::vector<std::string>& known_figures() {
+  static const std::vector<std::string> names = list_names();
+  return names;
+}
+
+}  // namespace kvtool::analysis

@@ -1,0 +1,35 @@
+// The built-in gates. docs/gates.md justifies every threshold.
+#pragma once
+
+#include <string_view>
+#include <vector>
+
+#include "kvtool/analysis/gate.h"
+
+namespace kvtool::analysis {
+
+struct GateProfile {
+  std::string_view name;
+  std::string_view description;
+  // On top of inherited_rules(). A rule without bounds drops an inherited one.
+  std::vector<GateRule> rules;
+};
+
+[[nodiscard]] const std::vector<GateProfile>& gate_profiles();
+// Null when there is none of this name.
+[[nodiscard]] const GateProfile* find_gate_profile(std::string_view name);
+
+// What every gate holds unless it says otherwise.
+[[nodiscard]] std::vector<GateRule> inherited_rules();
+
+// A profile's rules with another mode than inject in its place: each rule of
+// inject becomes one of `mode` with the bounds that the profile's pattern has for
+// it, and is left out where the pattern has none.
+[[nodiscard]] std::vector<GateRule> demanding(format::ReplayMode mode,
+                                              const std::vector<GateRule>& rules);
+
+// Puts `rules` over `target`: a rule replaces the one of the same name where it
+// stands, or follows the others; one without bounds removes it.
+void put_rules(const std::vector<GateRule>& rules, std::vector<GateRule>& target);
+
+}  // namespace kvtool::analysis

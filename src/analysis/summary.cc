@@ -1,0 +1,171 @@
+#include "kvtool/analysis/summary.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "kvtool/analysis/statistics.h"
+
+namespace kvtool::analysis {
+namespace {
+
+std::optional<double> rate(std::uint64_t part, std::uint64_t whole) {
+  if (whole == 0) return std::nullopt;
+  return static_cast<double>(part) / static_cast<double>(whole);
+}
+
+std::uint64_t agreed_tokens(const FirstDivergence& row) {
+  return row.token ? row.token->index : row.compared;
+}
+
+}  // namespace
+
+std::string to_string(const InputName& input) {
+  return "batch" + std::to_string(input.batch_size) + "_input" + std::to_string(input.input_index);
+}
+
+std::optional<double> TokenSummary::match_rate() const { return rate(matches, compared); }
+std::optional<double> TokenSummary::match_rate_lower95() const {
+  return clopper_pearson_lower(matches, compared);
+}
+std::optional<double> TokenSummary::tie_rate() const { return rate(ties + near_ties, compared); }
+std::optional<double> TokenSummary::explained_rate_lower95() const {
+  return clopper_pearson_lower(matches + ties + near_ties, compared);
+}
+
+const ModeSummary* RunSummary::mode(format::ReplayMode mode) const {
+  const auto found = std::find_if(modes.begin(), modes.end(),
+                                  [mode](const ModeSummary& entry) { return entry.mode == mode; });
+  return found == modes.end() ? nullptr : &*found;
+}
+
+void RunSummaryBuilder::Stretch::add_tokens(const InputName& input,
+                                            std::span<const TokenComparison> tokens,
+                                            std::uint64_t uncompared) {
+  TokenSummary& counts = summary.tokens;
+  LogitSummary& logits = summary.logits;
+  bool all_match = uncompared == 0;
+  for (const TokenComparison& token : tokens) {
+    all_match &= token.verdict == TokenVerdict::kMatch;
+    counts.matches += token.verdict == TokenVerdict::kMatch ? 1 : 0;
+    counts.ties += token.verdict == TokenVerdict::kTie ? 1 : 0;
+    counts.near_ties += token.verdict == TokenVerdict::kNearTie ? 1 : 0;
+    counts.hard_flips += token.verdict == TokenVerdict::kHardFlip ? 1 : 0;
+    counts.nonfinite += token.nonfinite ? 1 : 0;
+    logits.bitwise_equal += token.logits_equal ? 1 : 0;
+    top1 += token.top1_agrees ? 1.0 : 0.0;
+    top5 += token.top5_overlap;
+    if (std::isnan(token.kl)) continue;
+    kl.push_back(token.kl);
+    if (token.kl > logits.kl_max.value_or(0.0)) {
+      logits.kl_max = token.kl;
+      logits.worst = Place{.input = input, .token_index = token.index};
+    }
+  }
+  counts.inputs += 1;
+  counts.inputs_matching += all_match ? 1 : 0;
+  counts.compared += tokens.size();
+  counts.uncompared += uncompared;
+  logits.compared += tokens.size();
+}
+
+void RunSummaryBuilder::Stretch::add_profile(const InputName& input, const KvProfile& profile,
+                                             std::uint64_t first_position) {
+  KvSummary& kv = summary.kv;
+  kv.profile.add(profile);
+  if (kv.departure) return;
+  kv.departure = find_departure(profile);
+  if (!kv.departure) return;
+  kv.departure_input = input;
+  kv.departure_first_position = first_position;
+}
+
+StretchSummary RunSummaryBuilder::Stretch::finished() const {
+  StretchSummary result = summary;
+  LogitSummary& logits = result.logits;
+  logits.kl_measured = kl.size();
+  if (!kl.empty()) {
+    std::vector<double> values = kl;
+    logits.kl_mean =
+        std::accumulate(kl.begin(), kl.end(), 0.0) / static_cast<double>(values.size());
+    logits.kl_median = quantile(values, 0.5);
+    logits.kl_p99 = quantile(values, 0.99);
+    logits.kl_max = quantile(values, 1.0);
+  }
+  if (logits.compared > 0) {
+    logits.top1_agreement = top1 / static_cast<double>(logits.compared);
+    logits.top5_agreement = top5 / static_cast<double>(logits.compared);
+  }
+  return result;
+}
+
+void RunSummaryBuilder::Mode::add_divergences(const InputName& input,
+                                              std::span<const TokenComparison> tokens) {
+  FirstDivergence& divergence = summary.first_divergences.emplace_back(
+      FirstDivergence{.input = input, .compared = tokens.size(), .token = std::nullopt});
+  for (const TokenComparison& token : tokens) {
+    if (token.verdict == TokenVerdict::kMatch) continue;
+    if (!divergence.token) divergence.token = token;
+    if (token.verdict == TokenVerdict::kHardFlip && summary.hard_flips.size() < kMaxListedFlips) {
+      summary.hard_flips.push_back({.input = input, .token = token});
+    }
+  }
+}
+
+ModeSummary RunSummaryBuilder::Mode::finished() const {
+  ModeSummary result = summary;
+  result.steps = steps.finished();
+  std::vector<double> agreed;
+  double recorded = static_cast<double>(result.steps.tokens.uncompared);
+  for (const FirstDivergence& row : summary.first_divergences) {
+    agreed.push_back(static_cast<double>(agreed_tokens(row)));
+    recorded += static_cast<double>(row.compared);
+  }
+  if (recorded > 0.0) {
+    result.agreed_fraction = std::accumulate(agreed.begin(), agreed.end(), 0.0) / recorded;
+  }
+  result.agreed_tokens_min = quantile(agreed, 0.0);
+  result.agreed_tokens_median = quantile(agreed, 0.5);
+  return result;
+}
+
+RunSummaryBuilder::Mode& RunSummaryBuilder::mode(format::ReplayMode mode) {
+  const auto found = std::find_if(modes_.begin(), modes_.end(),
+                                  [mode](const Mode& entry) { return entry.summary.mode == mode; });
+  if (found != modes_.end()) return *found;
+  Mode& added = modes_.emplace_back();
+  added.summary.mode = mode;
+  return added;
+}
+
+void RunSummaryBuilder::add(const InputName& input, std::uint64_t prompt_length,
+                            format::ReplayMode replay_mode, const RowComparison& comparison,
+                            bool with_prefill) {
+  const std::span<const TokenComparison> tokens = comparison.tokens;
+  const std::size_t prefill_tokens = std::min<std::size_t>(tokens.size(), 1);
+  if (with_prefill) {
+    prefill_.add_tokens(input, tokens.first(prefill_tokens), 0);
+    prefill_.add_profile(input, comparison.prefill_kv, 0);
+  }
+  Mode& entry = mode(replay_mode);
+  entry.add_divergences(input, tokens);
+  entry.steps.add_tokens(input, tokens.subspan(prefill_tokens), comparison.uncompared_steps);
+  entry.steps.add_profile(input, comparison.step_kv, prompt_length);
+}
+
+RunSummary RunSummaryBuilder::build() const {
+  RunSummary run;
+  run.prefill = prefill_.finished();
+  for (const Mode& entry : modes_) run.modes.push_back(entry.finished());
+
+  const ModeSummary* inject = run.mode(format::ReplayMode::kInject);
+  const ModeSummary* forced = run.mode(format::ReplayMode::kForced);
+  if (inject != nullptr && forced != nullptr) {
+    const double base = inject->steps.logits.kl_median.value_or(0.0);
+    const std::optional<double>& grown = forced->steps.logits.kl_median;
+    if (base > 0.0 && grown) run.amplification = *grown / base;
+  }
+  return run;
+}
+
+}  // namespace kvtool::analysis

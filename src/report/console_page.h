@@ -1,0 +1,60 @@
+// The console report's page: one line after the other, 80 columns wide. The
+// parts of the report are in console_*.cc, one file for each subject.
+#pragma once
+
+#include <spdlog/fmt/fmt.h>
+
+#include <ostream>
+#include <string>
+#include <utility>
+
+#include "flip_texts.h"
+#include "kvtool/report/reporter.h"
+#include "kvtool/report/text.h"
+
+namespace kvtool::report {
+
+inline constexpr std::size_t kConsoleColumns = 80;
+
+enum class Paint { kBold, kGood, kBad };
+
+class ConsolePage {
+ public:
+  ConsolePage(std::ostream& out, ConsoleOptions options) : out_(out), options_(options) {}
+
+  [[nodiscard]] const ConsoleOptions& options() const { return options_; }
+
+  // As it stands: for paths, and for what is known to be short.
+  template <typename... Args>
+  void line(fmt::format_string<Args...> format, Args&&... args) {
+    out_ << fmt::format(format, std::forward<Args>(args)...) << '\n';
+  }
+  // Broken at spaces; further lines start with `hanging` spaces.
+  void wrapped_line(const std::string& text, std::size_t hanging) {
+    out_ << wrapped(text, kConsoleColumns, hanging) << '\n';
+  }
+  // A block of text behind four spaces.
+  void block(const std::string& text) {
+    out_ << indented(wrapped(text, kConsoleColumns - 4), 4) << '\n';
+  }
+  void flush() { out_.flush(); }
+
+  [[nodiscard]] std::string painted(Paint paint, const std::string& text) const;
+
+ private:
+  std::ostream& out_;
+  ConsoleOptions options_;
+};
+
+void show_input(ConsolePage& page, const InputResult& input);
+// `command`: "diff" compares with a recording instead of this device.
+void show_summary(ConsolePage& page, const Summary& summary, const FlipTexts& texts,
+                  const std::string& command);
+void show_verdict(ConsolePage& page, const Verdict& verdict, const FlipTexts& texts,
+                  const std::string& command);
+void show_gate(ConsolePage& page, const Verdict& verdict);
+void show_info(ConsolePage& page, const InfoResult& info);
+void show_selftest(ConsolePage& page, const SelftestResult& result);
+void show_calibration(ConsolePage& page, const CalibrationResult& result);
+
+}  // namespace kvtool::report

@@ -1,0 +1,32 @@
+// What the page's scripts draw, as compact JSON. docs: the readers are
+// inputs.js and heatmap.js, the packing is in packed_floats.h.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+
+#include "kvtool/report/result.h"
+
+namespace kvtool::report::html {
+
+// The page's address of an input, behind '#'.
+[[nodiscard]] std::string input_anchor(const std::string& model_slug,
+                                       const analysis::InputName& input);
+
+// The parts of an input that its line in the list of inputs needs.
+struct InputEntry {
+  std::string model_slug;
+  std::string recorded_device;
+  nlohmann::json line;
+};
+[[nodiscard]] InputEntry input_entry(const InputResult& input);
+
+// One input with all tokens and profiles.
+[[nodiscard]] nlohmann::json input_data(const InputResult& input);
+
+// The verdicts' pooled profiles and the list of inputs.
+[[nodiscard]] nlohmann::json overview_data(const Summary& summary,
+                                           std::span<const InputEntry> inputs);
+
+}  // namespace kvtool::report::html

@@ -1,0 +1,187 @@
+#include <spdlog/fmt/fmt.h>
+
+#include "html/escape.h"
+#include "html/figures.h"
+#include "html/modes_table.h"
+#include "html/page_data.h"
+#include "html/sections.h"
+#include "kvtool/report/text.h"
+#include "wording.h"
+
+namespace kvtool::report::html {
+namespace {
+
+constexpr std::size_t kShownFlips = 200;
+
+std::string stretch_name(const analysis::ModeSummary& mode) {
+  return std::string(format::replay_mode_name(mode.mode));
+}
+
+std::string mode_list(const analysis::RunSummary& run) {
+  std::string names;
+  for (const analysis::ModeSummary& mode : run.modes) {
+    names += (names.empty() ? "" : ", ") + stretch_name(mode);
+  }
+  return names.empty() ? "prefill only" : names;
+}
+
+// Every token and every K/V element of every stretch that was compared.
+bool bitwise_equal(const analysis::Figures& figures) {
+  bool judged = false;
+  for (const auto& [name, value] : figures) {
+    const bool logits = name.ends_with(".bitwise_rate");
+    const bool kv = name.ends_with(".differing_rate");
+    if ((logits && value < 1.0) || (kv && value > 0.0)) return false;
+    if (name.ends_with(".tokens.uncompared") && value > 0.0) return false;
+    judged = judged || logits;
+  }
+  return judged;
+}
+
+std::string heading(const Verdict& verdict) {
+  const std::string weights =
+      verdict.different_weights
+          ? "<p class=\"notice\">⚠ The weights differ from the reference's; this was allowed on "
+            "request.</p>\n"
+          : "";
+  return fmt::format(
+      "<header class=\"verdict\"><div class=\"badge-line\">{}<div><h2>{}</h2>"
+      "<p class=\"pair\"><span>{}</span><span class=\"arrow\" aria-label=\"against\"> → "
+      "</span><span>{}</span> <span class=\"quiet\">· {} · modes: {}</span></p></div></div>\n"
+      "<p class=\"finding\">{}</p>\n{}</header>\n",
+      badge(verdict.gate.passed ? Outcome::kPass : Outcome::kFail), text(verdict.model_id),
+      text(verdict.reference_device), text(verdict.device), text(verdict.dtype),
+      mode_list(verdict.run), text(verdict.finding_text), weights);
+}
+
+std::string match_tile(const Verdict& verdict, const std::string& stretch) {
+  const auto value = [&](const char* name) { return figure(verdict.figures, stretch + name); };
+  return tile("Tokens match", shown_rate(value(".tokens.match_rate")),
+              fmt::format("≥ {} with 95 % confidence; {} compared ({})",
+                          shown_rate(value(".tokens.match_rate_lower95")),
+                          shown(value(".tokens.compared")), stretch));
+}
+
+std::string mismatch_tile(const analysis::TokenSummary& tokens, const std::string& stretch) {
+  return tile("Mismatches",
+              fmt::format("{}/{}/{}", tokens.ties, tokens.near_ties, tokens.hard_flips),
+              fmt::format("ties / near-ties / hard flips{} ({})",
+                          tokens.nonfinite > 0 ? fmt::format("; {} NaN or Inf", tokens.nonfinite)
+                                               : std::string(),
+                          stretch));
+}
+
+std::string kv_tile(const char* heading_text, const Verdict& verdict, const std::string& prefix) {
+  const auto error = figure(verdict.figures, prefix + ".relative_l2");
+  if (!error) return tile(heading_text, "–", "no K/V to compare");
+  const auto differing = figure(verdict.figures, prefix + ".differing_rate");
+  if (differing && *differing == 0.0) return tile(heading_text, "0", "bitwise equal");
+  return tile(heading_text, shown(error),
+              fmt::format("relative L2; {} × the rounding floor",
+                          shown(figure(verdict.figures, prefix + ".floor_ratio"))));
+}
+
+std::string tiles(const Verdict& verdict) {
+  const analysis::RunSummary& run = verdict.run;
+  // A row of one token has no step: all that there is to say is the prefill's.
+  const bool has_mode = !run.modes.empty() && run.modes.front().steps.tokens.compared > 0;
+  const std::string stretch = has_mode ? stretch_name(run.modes.front()) : "prefill";
+  const analysis::StretchSummary& summary = has_mode ? run.modes.front().steps : run.prefill;
+  std::string result = "<div class=\"tiles\">\n" + match_tile(verdict, stretch) +
+                       mismatch_tile(summary.tokens, stretch);
+  result += tile(
+      "Bitwise equal", bitwise_equal(verdict.figures) ? "yes" : "no",
+      fmt::format("logits: {} of tokens ({})",
+                  shown_rate(figure(verdict.figures, stretch + ".logits.bitwise_rate")), stretch));
+  result += tile("KL p99", shown(figure(verdict.figures, stretch + ".kl.p99")),
+                 fmt::format("nats, lower bound ({})", stretch));
+  result += kv_tile("K error", verdict, stretch + ".kv.key");
+  result += kv_tile("V error", verdict, stretch + ".kv.value");
+  if (run.amplification) {
+    result += tile("Amplification", shown(run.amplification) + "×", "median KL, forced / inject");
+  }
+  return result + "</div>\n";
+}
+
+std::string flip_row(const Verdict& verdict, const analysis::HardFlip& flip,
+                     format::ReplayMode mode, const FlipTexts& texts) {
+  const analysis::TokenComparison& token = flip.token;
+  const TokenText& bytes = texts.find(verdict.model_slug, flip.input, mode, token.index);
+  return fmt::format(
+      "<tr><td>{}</td><th scope=\"row\"><a href=\"#{}\">{}</a></th><td class=\"number\">{}</td>"
+      "<td class=\"token\">{} <span class=\"quiet\">{}</span></td>"
+      "<td class=\"token\">{} <span class=\"quiet\">{}</span></td>"
+      "<td class=\"number\">{}</td><td class=\"number\">{}</td><td class=\"number\">{}{}</td>"
+      "<td class=\"number\">{}</td></tr>\n",
+      format::replay_mode_name(mode), text(input_anchor(verdict.model_slug, flip.input)),
+      text(analysis::to_string(flip.input)), token.index,
+      text(token_quote(token.recorded, bytes.recorded)), token.recorded,
+      text(token_quote(token.predicted, bytes.predicted)), token.predicted, shown(token.margin),
+      shown(token.ulp), token.gap_is_bound ? "≥ " : "", shown(token.gap), shown(token.kl));
+}
+
+std::string hard_flips(const Verdict& verdict, const FlipTexts& texts) {
+  const analysis::RunSummary& run = verdict.run;
+  std::size_t listed = 0;
+  std::uint64_t counted_flips = run.prefill.tokens.hard_flips;
+  std::string rows;
+  for (const analysis::ModeSummary& mode : run.modes) {
+    counted_flips += mode.steps.tokens.hard_flips;
+    for (const analysis::HardFlip& flip : mode.hard_flips) {
+      if (listed++ < kShownFlips) rows += flip_row(verdict, flip, mode.mode, texts);
+    }
+  }
+  if (rows.empty()) return counted_flips == 0 ? "<p class=\"quiet\">No hard flip.</p>\n" : "";
+  std::string table =
+      "<div class=\"scroll list\"><table class=\"flips\"><thead><tr><th>Mode</th><th>Input</th>"
+      "<th class=\"number\">Token</th><th>Recorded</th><th>Predicted</th>"
+      "<th class=\"number\">Margin</th><th class=\"number\">ulp</th><th class=\"number\">Gap</th>"
+      "<th class=\"number\">KL ≥</th></tr></thead><tbody>\n" +
+      rows + "</tbody></table></div>\n";
+  if (listed > kShownFlips) {
+    table += fmt::format("<p class=\"quiet\">… and {} more.</p>\n", listed - kShownFlips);
+  }
+  return table;
+}
+
+std::string provenance_table(const Verdict& verdict) {
+  if (verdict.provenance.empty()) {
+    return "<p class=\"quiet\">No difference that could explain a mismatch.</p>\n";
+  }
+  std::string table =
+      "<div class=\"scroll\"><table class=\"provenance\"><thead><tr><th>What</th><th>Reference</th>"
+      "<th>Under test</th><th>What it can change</th></tr></thead><tbody>\n";
+  for (const analysis::ProvenanceDifference& difference : verdict.provenance) {
+    table += fmt::format(
+        "<tr><th scope=\"row\" title=\"{}\">{}</th><td><del>{}</del></td><td><ins>{}</ins></td>"
+        "<td>{}</td></tr>\n",
+        text(difference.key), text(difference.label), text(difference.recorded),
+        text(difference.live), text(difference.why));
+  }
+  return table + "</tbody></table></div>\n";
+}
+
+std::string gate_heading(const Verdict& verdict) {
+  std::string result =
+      fmt::format("<h3>Gate <code>{}</code> <span class=\"quiet\">{} of {} passed</span></h3>\n",
+                  text(verdict.gate.gate), verdict.gate.rules.size() - failed_rules(verdict.gate),
+                  counted(verdict.gate.rules.size(), "rule"));
+  if (!verdict.gate_description.empty()) {
+    result += "<p class=\"quiet\">" + text(verdict.gate_description) + "</p>\n";
+  }
+  if (!verdict.gate_chosen) {
+    result += "<p class=\"quiet\">The default gate: no other was asked for with --gate.</p>\n";
+  }
+  return result;
+}
+
+}  // namespace
+
+std::string verdict_section(const Verdict& verdict, const FlipTexts& flips) {
+  return "<section class=\"card\">\n" + heading(verdict) + tiles(verdict) + gate_heading(verdict) +
+         gate_table(verdict.gate.rules) + "<h3>Modes side by side</h3>\n" + modes_table(verdict) +
+         "<h3>Hard flips</h3>\n" + hard_flips(verdict, flips) +
+         "<h3>Provenance: what differs</h3>\n" + provenance_table(verdict) + "</section>\n";
+}
+
+}  // namespace kvtool::report::html

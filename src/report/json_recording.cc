@@ -1,0 +1,57 @@
+// A recording in the JSON report, as `kvtool info` shows it.
+#include "json_values.h"
+#include "kvtool/report/text.h"
+
+namespace kvtool::report {
+
+Json json_recording(const RecordingInfo& info) {
+  Json object = {{"path", json_text(info.path)}, {"bytes", info.bytes}};
+  if (!info.error.empty()) {
+    object["error"] = json_text(info.error);
+    return object;
+  }
+  Json provenance = Json::object();
+  for (const auto& [name, value] : info.provenance) {
+    provenance[valid_utf8(name)] = json_text(value);
+  }
+  object.update(
+      {{"unfinished_name", info.partial_name},
+       {"complete", info.complete},
+       {"truncation", json_known(info.truncation)},
+       {"uuid", json_known(info.uuid)},
+       {"model",
+        {{"id", json_known(info.model_id)},
+         {"slug", json_known(info.model_slug)},
+         {"dtype", json_known(info.model_dtype)},
+         {"weights_sha256", json_known(info.model_sha256)}}},
+       {"device",
+        {{"label", json_known(info.device_label)}, {"name", json_known(info.device_name)}}},
+       {"save_mode", info.save_mode},
+       {"kv",
+        {{"dtype", info.kv_dtype},
+         {"layers", info.num_layers},
+         {"heads", info.kv_heads},
+         {"key_dim", info.key_dim},
+         {"value_dim", info.value_dim}}},
+       {"batch_size", json_known(info.batch_size)},
+       {"input", json_known(info.input_index)},
+       {"row", json_known(info.row)},
+       {"rows", json_known(info.rows)},
+       {"prompt_tokens", info.prompt_length},
+       {"generated_tokens", info.num_tokens},
+       {"steps", info.num_steps},
+       {"stop_reason", json_known(info.stop_reason)},
+       {"top_k", info.top_k},
+       {"vocab_size", info.vocab_size},
+       {"created_utc", json_known(info.created_utc)},
+       {"kvtool_version", json_known(info.kvtool_version)},
+       {"torch_version", json_known(info.torch_version)},
+       {"replay_of", json_known(info.replay_of)},
+       {"replay_mode", json_known(info.replay_mode)},
+       {"provenance", std::move(provenance)},
+       {"prompt_text", json_text(info.prompt_text)},
+       {"generated_text", info.generated_text ? json_text(*info.generated_text) : Json(nullptr)}});
+  return object;
+}
+
+}  // namespace kvtool::report

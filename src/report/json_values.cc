@@ -1,0 +1,152 @@
+#include "json_values.h"
+
+#include <spdlog/fmt/fmt.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+
+#include "kvtool/report/text.h"
+
+namespace kvtool::report {
+namespace {
+
+bool is_plain(const Json& value) { return !value.is_structured() || value.empty(); }
+
+class DocumentWriter {
+ public:
+  std::string write(const Json& document) {
+    value(document, 0);
+    return std::move(out_) + "\n";
+  }
+
+ private:
+  void value(const Json& value, std::size_t depth) {
+    if (is_plain(value)) {
+      plain(value);
+    } else if (value.is_array() && std::all_of(value.begin(), value.end(), is_plain)) {
+      line(value);
+    } else {
+      lines(value, depth);
+    }
+  }
+
+  void plain(const Json& value) {
+    out_ += value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  }
+
+  void line(const Json& array) {
+    const char* separator = "[";
+    for (const Json& element : array) {
+      out_ += separator;
+      plain(element);
+      separator = ", ";
+    }
+    out_ += ']';
+  }
+
+  void lines(const Json& container, std::size_t depth) {
+    const bool object = container.is_object();
+    out_ += object ? '{' : '[';
+    const char* separator = "\n";
+    for (const auto& [key, element] : container.items()) {
+      out_ += separator;
+      out_.append(2 * (depth + 1), ' ');
+      if (object) {
+        plain(Json(key));
+        out_ += ": ";
+      }
+      value(element, depth + 1);
+      separator = ",\n";
+    }
+    out_ += '\n';
+    out_.append(2 * depth, ' ');
+    out_ += object ? '}' : ']';
+  }
+
+  std::string out_;
+};
+
+}  // namespace
+
+Json json_number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+Json json_number(const std::optional<double>& value) {
+  return value ? json_number(*value) : Json(nullptr);
+}
+
+Json json_rounded(double value) {
+  if (!std::isfinite(value)) return nullptr;
+  return std::strtod(fmt::format("{:.6g}", value).c_str(), nullptr);
+}
+
+Json json_text(const std::string& bytes) { return valid_utf8(bytes); }
+
+Json json_known(const std::string& value) {
+  return value.empty() ? Json(nullptr) : json_text(value);
+}
+
+Json json_token(std::int32_t token) { return token < 0 ? Json(nullptr) : Json(token); }
+
+Json json_token_list(const std::vector<std::int32_t>& tokens) {
+  Json list = Json::array();
+  for (const std::int32_t token : tokens) list.push_back(json_token(token));
+  return list;
+}
+
+Json json_place(const analysis::InputName& input) {
+  return {
+      {"name", to_string(input)}, {"batch_size", input.batch_size}, {"input", input.input_index}};
+}
+
+Json json_provenance(const std::vector<analysis::ProvenanceDifference>& differences) {
+  Json list = Json::array();
+  for (const analysis::ProvenanceDifference& difference : differences) {
+    list.push_back({{"key", json_text(difference.key)},
+                    {"label", json_text(difference.label)},
+                    {"recorded", json_text(difference.recorded)},
+                    {"live", json_text(difference.live)},
+                    {"why", json_text(difference.why)}});
+  }
+  return list;
+}
+
+Json json_rules(const std::vector<analysis::RuleResult>& rules) {
+  Json list = Json::array();
+  for (const analysis::RuleResult& rule : rules) {
+    list.push_back({{"rule", json_text(rule.rule.figure)},
+                    {"min", json_number(rule.rule.min)},
+                    {"max", json_number(rule.rule.max)},
+                    {"figure", json_text(rule.figure)},
+                    {"measured", json_number(rule.measured)},
+                    {"missing", !rule.measured.has_value()},
+                    {"matched", rule.matched},
+                    {"failed", rule.failed},
+                    {"failures", rule.failures},
+                    {"passed", rule.passed}});
+  }
+  return list;
+}
+
+Json json_figures(const analysis::Figures& figures) {
+  Json object = Json::object();
+  for (const auto& [name, value] : figures) object[name] = json_number(value);
+  return object;
+}
+
+Json json_comparison(const analysis::TokenComparison& token) {
+  return {{"index", token.index},
+          {"recorded", json_token(token.recorded)},
+          {"predicted", json_token(token.predicted)},
+          {"class", analysis::verdict_name(token.verdict)},
+          {"margin", json_number(token.margin)},
+          {"gap", json_number(token.gap)},
+          {"gap_is_bound", token.gap_is_bound},
+          {"ulp", json_number(token.ulp)},
+          {"kl", json_number(token.kl)},
+          {"nonfinite", token.nonfinite}};
+}
+
+std::string json_document(const Json& document) { return DocumentWriter().write(document); }
+
+}  // namespace kvtool::report

@@ -1,0 +1,63 @@
+// Values of the JSON report; docs/reports.md has the schema. The parts of the
+// document are in json_*.cc, one file for each subject.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "flip_texts.h"
+#include "kvtool/report/result.h"
+
+namespace kvtool::report {
+
+using Json = nlohmann::ordered_json;
+
+// JSON has no NaN and no Inf: null.
+[[nodiscard]] Json json_number(double value);
+[[nodiscard]] Json json_number(const std::optional<double>& value);
+// For long arrays: six significant digits.
+[[nodiscard]] Json json_rounded(double value);
+// Valid UTF-8 with U+FFFD in place of invalid bytes.
+[[nodiscard]] Json json_text(const std::string& bytes);
+// Empty means unknown: null.
+[[nodiscard]] Json json_known(const std::string& value);
+template <typename T>
+[[nodiscard]] Json json_known(const std::optional<T>& value) {
+  return value ? Json(*value) : Json(nullptr);
+}
+// -1, no finite logit, is null.
+[[nodiscard]] Json json_token(std::int32_t token);
+[[nodiscard]] Json json_token_list(const std::vector<std::int32_t>& tokens);
+
+[[nodiscard]] Json json_place(const analysis::InputName& input);
+[[nodiscard]] Json json_provenance(const std::vector<analysis::ProvenanceDifference>& differences);
+[[nodiscard]] Json json_rules(const std::vector<analysis::RuleResult>& rules);
+[[nodiscard]] Json json_figures(const analysis::Figures& figures);
+// Everything about one compared token but its texts.
+[[nodiscard]] Json json_comparison(const analysis::TokenComparison& token);
+
+struct KvDetail {
+  // Of many inputs: figures of every head and every layer x head x block cell.
+  // Their prompts differ in length, so rows count from the profile's first.
+  bool pooled = false;
+  // Sequence position of the profile's position 0, in a pooled one of the
+  // departure's input.
+  std::uint64_t first_position = 0;
+  std::optional<analysis::Departure> departure;
+};
+// null when nothing was measured.
+[[nodiscard]] Json json_kv(const analysis::KvProfile& profile, const KvDetail& detail);
+
+[[nodiscard]] Json json_input(const InputResult& input);
+[[nodiscard]] Json json_verdict(const Verdict& verdict, const FlipTexts& texts);
+[[nodiscard]] Json json_summary(const Summary& summary);
+[[nodiscard]] Json json_recording(const RecordingInfo& info);
+[[nodiscard]] Json json_selftest(const SelftestResult& result);
+[[nodiscard]] Json json_calibration(const CalibrationResult& result);
+
+// Objects and arrays of them indented, an array of plain values on one line.
+[[nodiscard]] std::string json_document(const Json& document);
+
+}  // namespace kvtool::report

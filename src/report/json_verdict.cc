@@ -1,0 +1,150 @@
+// Verdicts and the summary in the JSON report.
+#include "json_values.h"
+#include "wording.h"
+
+namespace kvtool::report {
+namespace {
+
+Json token_summary(const analysis::TokenSummary& tokens) {
+  return {{"inputs", tokens.inputs},
+          {"inputs_matching", tokens.inputs_matching},
+          {"compared", tokens.compared},
+          {"uncompared", tokens.uncompared},
+          {"matches", tokens.matches},
+          {"ties", tokens.ties},
+          {"near_ties", tokens.near_ties},
+          {"hard_flips", tokens.hard_flips},
+          {"nonfinite", tokens.nonfinite},
+          {"match_rate", json_number(tokens.match_rate())},
+          {"match_rate_lower95", json_number(tokens.match_rate_lower95())},
+          {"tie_rate", json_number(tokens.tie_rate())},
+          {"explained_rate_lower95", json_number(tokens.explained_rate_lower95())}};
+}
+
+Json worst_place(const std::optional<analysis::Place>& place) {
+  if (!place) return nullptr;
+  Json object = json_place(place->input);
+  object["index"] = place->token_index;
+  return object;
+}
+
+Json logit_summary(const analysis::LogitSummary& logits) {
+  return {{"compared", logits.compared},
+          {"bitwise_equal", logits.bitwise_equal},
+          {"top1_agreement", json_number(logits.top1_agreement)},
+          {"top5_agreement", json_number(logits.top5_agreement)},
+          {"kl",
+           {{"measured", logits.kl_measured},
+            {"mean", json_number(logits.kl_mean)},
+            {"median", json_number(logits.kl_median)},
+            {"p99", json_number(logits.kl_p99)},
+            {"max", json_number(logits.kl_max)},
+            {"worst", worst_place(logits.worst)}}}};
+}
+
+Json kv_summary(const analysis::KvSummary& kv) {
+  Json object = json_kv(
+      kv.profile,
+      {.pooled = true, .first_position = kv.departure_first_position, .departure = kv.departure});
+  if (!object.is_null() && kv.departure)
+    object["departure"]["input"] = to_string(kv.departure_input);
+  return object;
+}
+
+Json stretch_object(const analysis::StretchSummary& stretch) {
+  return {{"tokens", token_summary(stretch.tokens)},
+          {"logits", logit_summary(stretch.logits)},
+          {"kv", kv_summary(stretch.kv)}};
+}
+
+Json divergence_list(const analysis::ModeSummary& mode) {
+  Json list = Json::array();
+  for (const analysis::FirstDivergence& divergence : mode.first_divergences) {
+    Json object = json_place(divergence.input);
+    object["compared"] = divergence.compared;
+    object["token"] = divergence.token ? json_comparison(*divergence.token) : Json(nullptr);
+    list.push_back(std::move(object));
+  }
+  return list;
+}
+
+Json flip_list(const Verdict& verdict, const analysis::ModeSummary& mode, const FlipTexts& texts) {
+  Json list = Json::array();
+  for (const analysis::HardFlip& flip : mode.hard_flips) {
+    const TokenText& text = texts.find(verdict.model_slug, flip.input, mode.mode, flip.token.index);
+    Json object = json_place(flip.input);
+    object.update(json_comparison(flip.token));
+    object["recorded_text"] = json_text(text.recorded);
+    object["predicted_text"] = json_text(text.predicted);
+    list.push_back(std::move(object));
+  }
+  return list;
+}
+
+Json mode_object(const Verdict& verdict, const analysis::ModeSummary& mode,
+                 const FlipTexts& texts) {
+  Json object = {{"mode", format::replay_mode_name(mode.mode)}};
+  object.update(stretch_object(mode.steps));
+  object["agreed_tokens"] = {{"min", json_number(mode.agreed_tokens_min)},
+                             {"median", json_number(mode.agreed_tokens_median)},
+                             {"fraction", json_number(mode.agreed_fraction)}};
+  object["first_divergences"] = divergence_list(mode);
+  object["hard_flip_count"] = count_hard_flips(mode);
+  object["hard_flips"] = flip_list(verdict, mode, texts);
+  return object;
+}
+
+}  // namespace
+
+Json json_verdict(const Verdict& verdict, const FlipTexts& texts) {
+  Json modes = Json::array();
+  for (const analysis::ModeSummary& mode : verdict.run.modes) {
+    modes.push_back(mode_object(verdict, mode, texts));
+  }
+  return {{"model",
+           {{"slug", json_text(verdict.model_slug)},
+            {"id", json_known(verdict.model_id)},
+            {"dtype", json_known(verdict.dtype)}}},
+          {"reference_device", json_known(verdict.reference_device)},
+          {"device", json_known(verdict.device)},
+          {"different_weights", verdict.different_weights},
+          {"passed", verdict.gate.passed},
+          {"finding",
+           {{"name", analysis::finding_name(verdict.finding)},
+            {"text", json_text(verdict.finding_text)}}},
+          {"gate",
+           {{"name", json_text(verdict.gate.gate)},
+            {"description", json_text(verdict.gate_description)},
+            {"chosen", verdict.gate_chosen},
+            {"near_tie_ulps", json_number(verdict.near_tie_ulps)},
+            {"passed", verdict.gate.passed},
+            {"rules", json_rules(verdict.gate.rules)}}},
+          {"figures", json_figures(verdict.figures)},
+          {"amplification", json_number(verdict.run.amplification)},
+          {"provenance", json_provenance(verdict.provenance)},
+          {"prefill", stretch_object(verdict.run.prefill)},
+          {"modes", std::move(modes)}};
+}
+
+Json json_summary(const Summary& summary) {
+  Json missing = Json::array();
+  for (const std::string& path : summary.missing) missing.push_back(json_text(path));
+  Json object = {
+      {"inputs", summary.inputs},
+      {"steps", summary.steps},
+      {"prefill_seconds", json_number(summary.prefill_seconds)},
+      {"decode_seconds", json_number(summary.decode_seconds)},
+      {"wall_seconds", json_number(summary.wall_seconds)},
+      {"tokens_per_second", json_number(tokens_per_second(summary.steps, summary.decode_seconds))},
+      {"compared_bytes", summary.compared_bytes},
+      {"missing", missing},
+      {"failed", summary.verdicts.empty() ? Json(nullptr) : Json(summary.failed())}};
+  if (summary.saved_recordings > 0) {
+    object["saved"] = {{"recordings", summary.saved_recordings},
+                       {"bytes", summary.saved_bytes},
+                       {"directory", json_text(summary.saved_directory)}};
+  }
+  return object;
+}
+
+}  // namespace kvtool::report

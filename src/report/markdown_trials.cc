@@ -1,0 +1,65 @@
+// Selftest and calibration in Markdown.
+#include <spdlog/fmt/fmt.h>
+
+#include "markdown_page.h"
+#include "wording.h"
+
+namespace kvtool::report {
+namespace {
+
+std::string caught_by(const FaultResult& fault) {
+  if (!fault.skipped.empty()) return markdown_text(fault.skipped);
+  if (fault.failed_rules.empty()) return "-";
+  return markdown_text(describe(fault.failed_rules.front()));
+}
+
+std::string strength_text(const std::optional<double>& strength) {
+  return strength ? fmt::format("{:.3g}", *strength) : "-";
+}
+
+}  // namespace
+
+void add_markdown_selftest(MarkdownPage& page, const SelftestResult& result) {
+  std::string text = fmt::format(
+      "## Selftest of {}: {}\n\nGate {}, reference: {}. The replay without a fault {}.\n\n",
+      markdown_text(result.model_slug), result.passed() ? "PASS" : "FAIL",
+      markdown_text(result.gate), markdown_text(result.reference),
+      result.control_passed ? "passes" : "**fails**");
+  for (const analysis::RuleResult& rule : result.control_failures) {
+    text += "- " + markdown_text(describe(rule)) + "\n";
+  }
+  if (!result.control_failures.empty()) text += "\n";
+  MarkdownTable table({"", "fault", "by", "begins", ">smallest caught", ">largest missed"});
+  for (const FaultResult& fault : result.faults) {
+    table.row({!fault.skipped.empty() ? "skipped"
+               : fault.caught         ? "caught"
+                                      : "**MISSED**",
+               markdown_text(fault.description.empty() ? fault.name : fault.description),
+               caught_by(fault), fault.departure.empty() ? "-" : markdown_text(fault.departure),
+               strength_text(fault.smallest_caught), strength_text(fault.largest_missed)});
+  }
+  page.add(text + table.text());
+}
+
+void add_markdown_calibration(MarkdownPage& page, const CalibrationResult& result) {
+  page.add(
+      fmt::format("## Calibration of {}\n\nReference: {}. Gate file: {}. Safety factor {:.3g}.\n\n",
+                  markdown_text(result.model_id), markdown_text(result.reference),
+                  markdown_code(result.target), result.safety_factor));
+  MarkdownTable rules({"figure", ">noise", "allowed", "worst in"});
+  for (const CalibratedRule& rule : result.rules) {
+    rules.row({markdown_code(rule.rule.figure), fmt::format("{:.4g}", rule.noise),
+               allowed_text(rule.rule), markdown_text(rule.run)});
+  }
+  page.add(rules.text());
+  MarkdownTable runs({"run", ">seconds"});
+  for (const CalibrationRun& run : result.runs) {
+    runs.row({markdown_text(run.name), fmt::format("{:.1f}", run.seconds)});
+  }
+  page.add(runs.text());
+  std::string notes;
+  for (const std::string& note : result.notes) notes += "- " + markdown_text(note) + "\n";
+  if (!notes.empty()) page.add(notes + "\n");
+}
+
+}  // namespace kvtool::report

@@ -1,0 +1,156 @@
+#include "mode_table.h"
+
+#include <spdlog/fmt/fmt.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "wording.h"
+
+namespace kvtool::report {
+namespace {
+
+constexpr const char* kNothing = "-";
+
+std::string show_count(double value) { return fmt::format("{:.0f}", value); }
+std::string show_plain(double value) { return fmt::format("{:g}", value); }
+std::string show_share(double value) { return percentage(value); }
+std::string show_error(double value) {
+  return value == 0.0 ? std::string("0") : fmt::format("{:.1e}", value);
+}
+std::string show_ratio(double value) { return fmt::format("{:.3g}", value); }
+
+// Digits up to the first that is not 9: 0.99998, not 1.00000. Rounded down.
+std::string show_cosine(double value) {
+  if (!std::isfinite(value) || value >= 1.0) return fmt::format("{:g}", value);
+  return fmt::format("{:.6f}", std::floor(value * 1e6) / 1e6);
+}
+
+struct FigureRow {
+  const char* label;
+  const char* figure;  // without its stretch
+  std::string (*show)(double);
+  bool hide_zero = false;  // not worth a row when it is 0 everywhere
+};
+
+constexpr std::array kFigureRows = {
+    FigureRow{"Tokens compared", "tokens.compared", show_count},
+    FigureRow{"  after divergence", "tokens.uncompared", show_count, true},
+    FigureRow{"  matching", "tokens.matches", show_count},
+    FigureRow{"  match rate", "tokens.match_rate", show_share},
+    FigureRow{"  lower bound (95 %)", "tokens.match_rate_lower95", show_share},
+    FigureRow{"  ties", "tokens.ties", show_count},
+    FigureRow{"  near-ties", "tokens.near_ties", show_count},
+    FigureRow{"  hard flips", "tokens.hard_flips", show_count},
+    FigureRow{"  NaN or Inf", "tokens.nonfinite", show_count, true},
+    FigureRow{"Agreed tokens, min", "tokens.agreed_min", show_plain},
+    FigureRow{"Agreed tokens, median", "tokens.agreed_median", show_plain},
+    FigureRow{"Agreed tokens, share", "tokens.agreed_fraction", show_share},
+    FigureRow{"Logits bitwise equal", "logits.bitwise_rate", show_share},
+    FigureRow{"Top-1 agreement", "logits.top1_agreement", show_share},
+    FigureRow{"Top-5 agreement", "logits.top5_agreement", show_share},
+    FigureRow{"KL mean", "kl.mean", show_error},
+    FigureRow{"KL median", "kl.median", show_error},
+    FigureRow{"KL p99", "kl.p99", show_error},
+    FigureRow{"KL max", "kl.max", show_error},
+};
+
+// Shown for K and for V, one below the other.
+constexpr std::array kKvRows = {
+    FigureRow{"relative L2", "relative_l2", show_error},
+    FigureRow{"worst row", "row_max.relative_l2", show_error},
+    FigureRow{"scale error", "scale_error", show_error},
+    FigureRow{"x rounding floor", "floor_ratio", show_ratio},
+    FigureRow{"p99 ulp", "ulp_p99", show_plain},
+    FigureRow{"cosine", "cosine", show_cosine},
+    FigureRow{"NaN or Inf", "nonfinite", show_count, true},
+};
+
+struct Column {
+  std::string name;
+  const analysis::StretchSummary* stretch = nullptr;
+};
+
+std::vector<Column> columns_of(const Verdict& verdict) {
+  std::vector<Column> columns = {{"prefill", &verdict.run.prefill}};
+  for (const analysis::ModeSummary& mode : verdict.run.modes) {
+    columns.push_back({std::string(format::replay_mode_name(mode.mode)), &mode.steps});
+  }
+  return columns;
+}
+
+class TableBuilder {
+ public:
+  explicit TableBuilder(const Verdict& verdict)
+      : figures_(verdict.figures), columns_(columns_of(verdict)) {
+    for (const Column& column : columns_) table_.columns.push_back(column.name);
+  }
+
+  ModeTable build() {
+    for (const FigureRow& row : kFigureRows) add(row, row.label, row.figure);
+    for (const FigureRow& row : kKvRows) {
+      for (const analysis::KvKind kind : analysis::kKvKinds) {
+        add(row, fmt::format("{} {}", kv_letter(kind), row.label),
+            fmt::format("kv.{}.{}", analysis::kv_kind_name(kind), row.figure));
+        // The worst layer belongs below what it is the worst of.
+        if (std::string_view(row.figure) == "relative_l2" && kind == analysis::KvKind::kValue) {
+          add_worst_layers();
+        }
+      }
+    }
+    return std::move(table_);
+  }
+
+ private:
+  void add(const FigureRow& row, const std::string& label, const std::string& figure) {
+    std::vector<std::string> cells;
+    bool all_zero = true;
+    for (const Column& column : columns_) {
+      const auto found = figures_.find(column.name + "." + figure);
+      cells.push_back(found == figures_.end() ? kNothing : row.show(found->second));
+      all_zero = all_zero && (found == figures_.end() || found->second == 0.0);
+    }
+    if (!row.hide_zero || !all_zero) add_cells(label, std::move(cells));
+  }
+
+  void add_cells(const std::string& label, std::vector<std::string> cells) {
+    const bool measured = std::any_of(cells.begin(), cells.end(),
+                                      [](const std::string& cell) { return cell != kNothing; });
+    if (measured) table_.rows.push_back({label, std::move(cells)});
+  }
+
+  void add_worst_layers() {
+    for (const analysis::KvKind kind : analysis::kKvKinds) {
+      std::vector<std::string> cells;
+      for (const Column& column : columns_) {
+        cells.push_back(worst_layer(column.stretch->kv.profile, kind));
+      }
+      add_cells(fmt::format("{} worst layer", kv_letter(kind)), std::move(cells));
+    }
+  }
+
+  // "L12 9.0e-01"; nothing when no layer differs.
+  static std::string worst_layer(const analysis::KvProfile& profile, analysis::KvKind kind) {
+    double worst = 0.0;
+    std::size_t worst_layer = 0;
+    for (std::size_t layer = 0; profile.measured() && layer < profile.num_layers(); ++layer) {
+      const double error = profile.layer(kind, layer).relative_l2();
+      if (error > worst) {
+        worst = error;
+        worst_layer = layer;
+      }
+    }
+    return worst > 0.0 ? fmt::format("L{} {:.1e}", worst_layer, worst) : std::string(kNothing);
+  }
+
+  const analysis::Figures& figures_;
+  std::vector<Column> columns_;
+  ModeTable table_;
+};
+
+}  // namespace
+
+ModeTable mode_table(const Verdict& verdict) { return TableBuilder(verdict).build(); }
+
+}  // namespace kvtool::report

@@ -1,0 +1,210 @@
+#include "wording.h"
+
+#include <spdlog/fmt/fmt.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <vector>
+
+#include "kvtool/analysis/statistics.h"
+#include "kvtool/report/text.h"
+
+namespace kvtool::report {
+namespace {
+
+bool keeps_bounds(double value, const analysis::GateRule& rule) {
+  return (!rule.min || value >= *rule.min) && (!rule.max || value <= *rule.max);
+}
+
+std::string figure_words(std::string_view figure) {
+  if (figure == "relative_l2") return "relative L2";
+  if (figure == "scale_error") return "scale error";
+  return std::string(figure);
+}
+
+}  // namespace
+
+std::string one_line(std::string_view bytes) { return printable(bytes, Newlines::kEscape); }
+
+std::string megabytes(std::uint64_t bytes) {
+  return fmt::format("{:.2f} MB", static_cast<double>(bytes) / 1e6);
+}
+
+std::string rate(double tokens_per_second_value) {
+  return std::isfinite(tokens_per_second_value) ? fmt::format("{:.2f}", tokens_per_second_value)
+                                                : "n/a";
+}
+
+std::string percentage(std::uint64_t part, std::uint64_t whole) {
+  if (whole == 0) return "n/a";
+  if (part >= whole) return "100.0%";
+  return percentage(static_cast<double>(part) / static_cast<double>(whole));
+}
+
+std::string percentage(double fraction) {
+  if (!std::isfinite(fraction)) return "n/a";
+  if (fraction >= 1.0) return "100.0%";
+  // The nudge keeps 0.57 from becoming 56.9 through its binary form.
+  const double tenths = std::min(std::floor(fraction * 1000.0 + 1e-9), 999.0);
+  return fmt::format("{:.1f}%", tenths / 10.0);
+}
+
+std::string place_of(std::uint64_t token_index) {
+  return token_index == 0 ? std::string("prefill") : fmt::format("step {}", token_index - 1);
+}
+
+std::string_view class_text(analysis::TokenVerdict verdict) {
+  switch (verdict) {
+    case analysis::TokenVerdict::kMatch: return "match";
+    case analysis::TokenVerdict::kTie: return "tie";
+    case analysis::TokenVerdict::kNearTie: return "near-tie";
+    case analysis::TokenVerdict::kHardFlip: return "hard flip";
+  }
+  return "unknown";
+}
+
+std::string mismatch_counts(std::uint64_t ties, std::uint64_t near_ties, std::uint64_t hard_flips) {
+  std::string result;
+  const auto append = [&](std::uint64_t count, std::string_view noun) {
+    if (count > 0) result += (result.empty() ? "" : ", ") + counted(count, noun);
+  };
+  append(ties, "tie");
+  append(near_ties, "near-tie");
+  append(hard_flips, "hard flip");
+  return result;
+}
+
+std::string describe_gap(const analysis::TokenComparison& token) {
+  const std::string margin =
+      std::isfinite(token.margin)
+          ? fmt::format("margin {:.4g}", token.margin)
+          : std::string("margin unknown (the recording has no top-2 logits)");
+  if (!std::isfinite(token.gap)) return "gap unknown, " + margin;
+  std::string gap = fmt::format("gap {}{:.4g}", token.gap_is_bound ? "at least " : "", token.gap);
+  if (token.ulp > 0.0)
+    gap += fmt::format(" = {:.3g} ulp (ulp {:.3g})", token.gap / token.ulp, token.ulp);
+  return gap + ", " + margin;
+}
+
+std::string token_quote(std::int32_t token, std::string_view bytes) {
+  if (token < 0) return "no finite logit";
+  if (bytes.empty()) return fmt::format("#{}", token);
+  return '"' + shortened(printable(bytes, Newlines::kEscape), kTokenCharacters) + '"';
+}
+
+char kv_letter(analysis::KvKind kind) { return kind == analysis::KvKind::kKey ? 'K' : 'V'; }
+
+std::string describe_departure(const analysis::Departure& departure, std::uint64_t first_position,
+                               Stretch stretch) {
+  const std::string layer =
+      fmt::format("{} of layer {}", kv_letter(departure.kind), departure.layer);
+  const std::string place =
+      fmt::format("position {} ({})", first_position + departure.position,
+                  stretch == Stretch::kPrefill ? std::string("prompt")
+                                               : fmt::format("step {}", departure.position));
+  if (departure.figure == "nonfinite") {
+    return fmt::format("{} is the first with NaN or Inf, at {}", layer, place);
+  }
+  const std::string figures = fmt::format(
+      "{} {:.2g}, others {}", figure_words(departure.figure), departure.measured,
+      departure.typical == 0.0 ? std::string("0") : fmt::format("about {:.2g}", departure.typical));
+  return departure.whole_layer
+             ? fmt::format("{} as a whole leaves the profile of the others: {}", layer, figures)
+             : fmt::format("{} leaves the profile of the others at {}: {}", layer, place, figures);
+}
+
+std::string_view rule_status(const analysis::RuleResult& rule) {
+  if (rule.passed) return "PASS";
+  return rule.measured ? "FAIL" : "MISSING";
+}
+
+std::string allowed_text(const analysis::GateRule& rule) {
+  if (rule.min && rule.max) {
+    return *rule.min == *rule.max ? fmt::format("exactly {:.6g}", *rule.min)
+                                  : fmt::format("{:.6g} to {:.6g}", *rule.min, *rule.max);
+  }
+  if (rule.min) return fmt::format("at least {:.6g}", *rule.min);
+  if (rule.max) return fmt::format("at most {:.6g}", *rule.max);
+  return "anything";
+}
+
+std::string measured_text(const analysis::RuleResult& rule) {
+  if (!rule.measured) return "-";
+  const double value = *rule.measured;
+  if (std::isnan(value)) return "NaN";
+  if (std::isinf(value)) return value > 0.0 ? "infinite" : "-infinite";
+  for (int digits = 4; digits < 17; ++digits) {
+    std::string text = fmt::format("{:.{}g}", value, digits);
+    const double shown = std::strtod(text.c_str(), nullptr);
+    if (keeps_bounds(shown, rule.rule) == keeps_bounds(value, rule.rule)) return text;
+  }
+  return fmt::format("{:.17g}", value);
+}
+
+std::string pattern_note(const analysis::RuleResult& rule) {
+  if (rule.matched <= 1) return {};
+  return fmt::format("worst of {} for {}{}", rule.matched,
+                     printable(rule.rule.figure, Newlines::kEscape),
+                     rule.failed > 0 ? fmt::format(", {} failed", rule.failed) : "");
+}
+
+std::size_t failed_rules(const analysis::GateResult& gate) {
+  return static_cast<std::size_t>(std::count_if(gate.rules.begin(), gate.rules.end(),
+                                                [](const auto& rule) { return !rule.passed; }));
+}
+
+bool input_failed(const InputResult& input) {
+  if (!input.replay) return false;
+  return std::any_of(input.replay->modes.begin(), input.replay->modes.end(), [](const auto& mode) {
+    return mode.comparison.count(analysis::TokenVerdict::kHardFlip) > 0 ||
+           mode.comparison.nonfinite();
+  });
+}
+
+std::uint64_t count_hard_flips(const analysis::ModeSummary& mode) {
+  return std::max<std::uint64_t>(mode.hard_flips.size(), mode.steps.tokens.hard_flips);
+}
+
+StepCounts count_steps(const analysis::RowComparison& comparison) {
+  StepCounts counts;
+  for (const analysis::TokenComparison& token : comparison.tokens) {
+    if (token.index == 0) continue;
+    ++counts.compared;
+    switch (token.verdict) {
+      case analysis::TokenVerdict::kMatch: ++counts.matches; break;
+      case analysis::TokenVerdict::kTie: ++counts.ties; break;
+      case analysis::TokenVerdict::kNearTie: ++counts.near_ties; break;
+      case analysis::TokenVerdict::kHardFlip: ++counts.hard_flips; break;
+    }
+  }
+  return counts;
+}
+
+std::optional<double> step_kl_p99(const analysis::RowComparison& comparison) {
+  std::vector<double> values;
+  for (const analysis::TokenComparison& token : comparison.tokens) {
+    if (token.index > 0 && !std::isnan(token.kl)) values.push_back(token.kl);
+  }
+  return analysis::quantile(values, 0.99);
+}
+
+std::string verdict_title(const Verdict& verdict) {
+  return fmt::format("{} ({}): {} against {}",
+                     verdict.model_id.empty() ? verdict.model_slug : verdict.model_id,
+                     verdict.dtype, verdict.device, verdict.reference_device);
+}
+
+std::string divergence_text(const analysis::ModeSummary& mode) {
+  const auto diverged = std::count_if(mode.first_divergences.begin(), mode.first_divergences.end(),
+                                      [](const auto& input) { return input.token.has_value(); });
+  std::string text = fmt::format("{}: {} of {}", format::replay_mode_name(mode.mode), diverged,
+                                 counted(mode.first_divergences.size(), "input"));
+  if (mode.agreed_tokens_min && mode.agreed_tokens_median) {
+    text += fmt::format("; agreed tokens: min {:g}, median {:g}", *mode.agreed_tokens_min,
+                        *mode.agreed_tokens_median);
+  }
+  return text;
+}
+
+}  // namespace kvtool::report

@@ -1,0 +1,80 @@
+// Words and numbers that every report for people shares.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "kvtool/report/result.h"
+
+namespace kvtool::report {
+
+// Longest token text that a list shows.
+inline constexpr std::size_t kTokenCharacters = 40;
+
+// printable(), without line breaks.
+[[nodiscard]] std::string one_line(std::string_view bytes);
+[[nodiscard]] std::string megabytes(std::uint64_t bytes);
+// "26.39", "n/a".
+[[nodiscard]] std::string rate(double tokens_per_second_value);
+// "99.1%", rounded down, so that 100.0% means all; "n/a" of nothing.
+[[nodiscard]] std::string percentage(std::uint64_t part, std::uint64_t whole);
+[[nodiscard]] std::string percentage(double fraction);
+
+// "prefill", "step 4".
+[[nodiscard]] std::string place_of(std::uint64_t token_index);
+// "match", "tie", "near-tie", "hard flip".
+[[nodiscard]] std::string_view class_text(analysis::TokenVerdict verdict);
+// "1 tie, 2 hard flips", empty when there is none.
+[[nodiscard]] std::string mismatch_counts(std::uint64_t ties, std::uint64_t near_ties,
+                                          std::uint64_t hard_flips);
+// "gap 0.25 = 2 ulp (ulp 0.125), margin 0.25".
+[[nodiscard]] std::string describe_gap(const analysis::TokenComparison& token);
+// The token's text in quotes, at most kTokenCharacters; "no finite logit" for id -1.
+[[nodiscard]] std::string token_quote(std::int32_t token, std::string_view bytes);
+
+// 'K', 'V'.
+[[nodiscard]] char kv_letter(analysis::KvKind kind);
+
+enum class Stretch { kPrefill, kSteps };
+// "K of layer 12 leaves the profile of the others at position 37 (step 5):
+// relative L2 0.9, others about 0.005". first_position: of the profile's position 0.
+[[nodiscard]] std::string describe_departure(const analysis::Departure& departure,
+                                             std::uint64_t first_position, Stretch stretch);
+
+// "PASS", "FAIL", "MISSING".
+[[nodiscard]] std::string_view rule_status(const analysis::RuleResult& rule);
+// "at least 0.98", "at most 0", "1 to 2", "exactly 1".
+[[nodiscard]] std::string allowed_text(const analysis::GateRule& rule);
+// Short, but never so short that it seems to be on the other side of a bound; "-" when missing.
+[[nodiscard]] std::string measured_text(const analysis::RuleResult& rule);
+// "worst of 4 for *.kl.p99, 1 fails" for a pattern that judged several figures, else empty.
+[[nodiscard]] std::string pattern_note(const analysis::RuleResult& rule);
+[[nodiscard]] std::size_t failed_rules(const analysis::GateResult& gate);
+
+// A hard flip or a NaN or Inf in some mode.
+[[nodiscard]] bool input_failed(const InputResult& input);
+// Hard flips of a mode, also those beyond the list.
+[[nodiscard]] std::uint64_t count_hard_flips(const analysis::ModeSummary& mode);
+
+// Tokens of a comparison that steps predicted.
+struct StepCounts {
+  std::uint64_t compared = 0;
+  std::uint64_t matches = 0;
+  std::uint64_t ties = 0;
+  std::uint64_t near_ties = 0;
+  std::uint64_t hard_flips = 0;
+};
+[[nodiscard]] StepCounts count_steps(const analysis::RowComparison& comparison);
+// 99th percentile of the KL lower bounds of the steps' tokens.
+[[nodiscard]] std::optional<double> step_kl_p99(const analysis::RowComparison& comparison);
+
+// "Org/Tiny (bfloat16): CPU against NVIDIA_H200".
+[[nodiscard]] std::string verdict_title(const Verdict& verdict);
+// "inject: 5 of 8 inputs; agreed tokens: min 3, median 92".
+[[nodiscard]] std::string divergence_text(const analysis::ModeSummary& mode);
+inline constexpr std::string_view kDifferentWeights =
+    "Different weights: this model does not hold the weights of the reference.";
+
+}  // namespace kvtool::report

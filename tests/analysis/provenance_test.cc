@@ -1,0 +1,198 @@
+#include "kvtool/analysis/provenance.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+namespace kvtool::analysis {
+namespace {
+
+using nlohmann::json;
+
+json cpu_meta() {
+  return json::parse(R"({
+    "kvtool": "0.2.0",
+    "created_utc": "2026-01-02T03:04:05Z",
+    "model": {"id": "org/model", "architecture": "LlamaForCausalLM", "dtype": "bfloat16",
+              "weights_sha256": "57eeee0ebd30a76b5dbae3da4657cf4e6732fc9bfc8dad00ca73acef0a9ce13f",
+              "torch_version": "2.13.0", "transformers_version": "5.17.0",
+              "exporter_version": "0.2.0"},
+    "device": {"label": "CPU", "type": "cpu", "name": "Some CPU",
+               "provenance": {"torch_version": "2.13.0", "cpu_model": "Some CPU",
+                              "cpu_isa": "AVX512", "onednn_max_cpu_isa": null,
+                              "mkl_enable_instructions": null, "threads": 2,
+                              "deterministic_algorithms": false}},
+    "run": {"batch_id": "a", "rows": 4, "padded_length": 40, "cache_capacity": 100}})");
+}
+
+json cuda_meta() {
+  json meta = cpu_meta();
+  meta["device"]["type"] = "cuda";
+  meta["device"]["name"] = "NVIDIA H200";
+  meta["device"]["provenance"].update(
+      {{"driver_version", "580.1"}, {"compute_capability", "9.0"}, {"tf32_matmul", false}});
+  return meta;
+}
+
+std::vector<std::string> keys_of(const std::vector<ProvenanceDifference>& differences) {
+  std::vector<std::string> keys;
+  for (const ProvenanceDifference& each : differences) keys.push_back(each.key);
+  return keys;
+}
+
+using Keys = std::vector<std::string>;
+
+TEST(Provenance, EqualRecordsHaveNoDifference) {
+  EXPECT_TRUE(compare_provenance(cpu_meta(), cpu_meta()).empty());
+  EXPECT_TRUE(compare_provenance(cuda_meta(), cuda_meta()).empty());
+}
+
+TEST(Provenance, WhatCannotExplainAMismatchIsNoDifference) {
+  json live = cpu_meta();
+  live["created_utc"] = "2027-01-02T03:04:05Z";
+  live["run"]["batch_id"] = "b";
+  live["device"]["label"] = "laptop";
+  EXPECT_TRUE(compare_provenance(cpu_meta(), live).empty());
+}
+
+TEST(Provenance, DifferenceHasKeyLabelBothTextsAndAReason) {
+  json live = cpu_meta();
+  live["device"]["provenance"]["torch_version"] = "2.14.1";
+  const auto differences = compare_provenance(cpu_meta(), live);
+  ASSERT_EQ(differences.size(), 1U);
+  EXPECT_EQ(differences[0].key, "device.provenance.torch_version");
+  EXPECT_EQ(differences[0].label, "torch");
+  EXPECT_EQ(differences[0].recorded, "2.13.0");
+  EXPECT_EQ(differences[0].live, "2.14.1");
+  EXPECT_EQ(differences[0].why, "kernels of another version may round differently");
+}
+
+TEST(Provenance, ListsWeightsFirstAndTheBatchShapeLast) {
+  json live = cpu_meta();
+  live["run"]["rows"] = 1;
+  live["device"]["provenance"]["threads"] = 1;
+  live["device"]["provenance"]["cpu_isa"] = "AVX2";
+  live["model"]["transformers_version"] = "5.0.0";
+  live["model"]["weights_sha256"] = "0123456789abcdef";
+  EXPECT_EQ(keys_of(compare_provenance(cpu_meta(), live)),
+            (Keys{"model.weights_sha256", "model.transformers_version", "device.provenance.cpu_isa",
+                  "device.provenance.threads", "run.rows"}));
+}
+
+TEST(Provenance, DigestsAreShortened) {
+  json live = cpu_meta();
+  live["model"]["weights_sha256"] = "0123456789abcdef";
+  const auto differences = compare_provenance(cpu_meta(), live);
+  ASSERT_EQ(differences.size(), 1U);
+  EXPECT_EQ(differences[0].recorded, "57eeee0ebd30...");
+  EXPECT_EQ(differences[0].live, "0123456789ab...");
+}
+
+TEST(Provenance, ScalarsOfEveryTypeBecomeText) {
+  json live = cpu_meta();
+  live["device"]["provenance"]["threads"] = 16;
+  live["device"]["provenance"]["deterministic_algorithms"] = true;
+  const auto differences = compare_provenance(cpu_meta(), live);
+  ASSERT_EQ(differences.size(), 2U);
+  EXPECT_EQ(differences[0].recorded, "2");
+  EXPECT_EQ(differences[0].live, "16");
+  EXPECT_EQ(differences[1].live, "true");
+}
+
+TEST(Provenance, WhatOneSideDoesNotKnowIsUnknown) {
+  json recorded = cpu_meta();
+  recorded["device"]["provenance"].erase("threads");
+  const auto differences = compare_provenance(recorded, cpu_meta());
+  ASSERT_EQ(differences.size(), 1U);
+  EXPECT_EQ(differences[0].recorded, "unknown");
+  EXPECT_EQ(differences[0].live, "2");
+}
+
+// An older recording has no digest in META; the header's is checked elsewhere.
+TEST(Provenance, WeightsThatOneSideDoesNotNameAreNoDifference) {
+  json recorded = cpu_meta();
+  recorded["model"].erase("weights_sha256");
+  EXPECT_TRUE(compare_provenance(recorded, cpu_meta()).empty());
+}
+
+TEST(Provenance, WhatNeitherSideKnowsIsNoDifference) {
+  json recorded = cpu_meta();
+  recorded["device"].erase("provenance");
+  json live = recorded;
+  live["device"]["provenance"] = json::object();
+  EXPECT_TRUE(compare_provenance(recorded, live).empty());
+}
+
+TEST(Provenance, UnsetVariableIsNotSetRatherThanUnknown) {
+  json live = cpu_meta();
+  live["device"]["provenance"]["onednn_max_cpu_isa"] = "AVX2";
+  const auto differences = compare_provenance(cpu_meta(), live);
+  ASSERT_EQ(differences.size(), 1U);
+  EXPECT_EQ(differences[0].recorded, "not set");
+}
+
+TEST(Provenance, MembersOfAnotherTypeCountAsUnknown) {
+  json recorded = cpu_meta();
+  recorded["device"]["provenance"]["threads"] = json::array({2});
+  recorded["model"] = "a string";
+  recorded["run"] = json::array({1, 2});
+  const auto differences = compare_provenance(recorded, cpu_meta());
+  ASSERT_FALSE(differences.empty());
+  for (const ProvenanceDifference& each : differences) EXPECT_EQ(each.recorded, "unknown");
+}
+
+TEST(Provenance, RecordsThatAreNoObjectsAreTaken) {
+  for (const char* text : {"null", "[]", "3", "\"x\"", "{}", R"({"device": 4})",
+                           R"({"device": {"provenance": [1]}})"}) {
+    EXPECT_TRUE(compare_provenance(json::parse(text), json::parse(text)).empty()) << text;
+    EXPECT_FALSE(compare_provenance(json::parse(text), cpu_meta()).empty()) << text;
+    EXPECT_FALSE(compare_provenance(cpu_meta(), json::parse(text)).empty()) << text;
+  }
+}
+
+TEST(Provenance, AnotherKindOfDeviceIsNamedWithoutItsOwnSettings) {
+  EXPECT_EQ(keys_of(compare_provenance(cpu_meta(), cuda_meta())),
+            (Keys{"device.type", "device.name"}));
+}
+
+TEST(Provenance, Tf32OfAGpuExplainsADifferenceFromACpu) {
+  json live = cuda_meta();
+  live["device"]["provenance"]["tf32_matmul"] = true;
+  EXPECT_EQ(keys_of(compare_provenance(cpu_meta(), live)),
+            (Keys{"device.type", "device.name", "device.provenance.tf32_matmul"}));
+}
+
+TEST(Provenance, HostCpuExplainsNothingBetweenGpus) {
+  json live = cuda_meta();
+  live["device"]["provenance"]["cpu_isa"] = "AVX2";
+  live["device"]["provenance"]["threads"] = 64;
+  live["device"]["provenance"]["driver_version"] = "590.2";
+  EXPECT_EQ(keys_of(compare_provenance(cuda_meta(), live)),
+            (Keys{"device.provenance.driver_version"}));
+}
+
+TEST(Provenance, CpuIsNamedOnce) {
+  json live = cpu_meta();
+  live["device"]["name"] = "Other CPU";
+  live["device"]["provenance"]["cpu_model"] = "Other CPU";
+  EXPECT_EQ(keys_of(compare_provenance(cpu_meta(), live)), (Keys{"device.provenance.cpu_model"}));
+}
+
+TEST(Provenance, OtherScalarsOfBothSidesAreListedWithAGeneralReason) {
+  json recorded = cpu_meta();
+  json live = cpu_meta();
+  recorded["device"]["provenance"]["blas"] = "mkl";
+  live["device"]["provenance"]["blas"] = "openblas";
+  live["device"]["provenance"]["new_setting"] = 1;
+  recorded["device"]["provenance"]["list"] = json::array({1});
+  live["device"]["provenance"]["list"] = json::array({2});
+  const auto differences = compare_provenance(recorded, live);
+  ASSERT_EQ(differences.size(), 1U);
+  EXPECT_EQ(differences[0].key, "device.provenance.blas");
+  EXPECT_EQ(differences[0].label, "blas");
+  EXPECT_FALSE(differences[0].why.empty());
+}
+
+}  // namespace
+}  // namespace kvtool::analysis

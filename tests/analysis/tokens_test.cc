@@ -1,0 +1,368 @@
+// The tables are computed by hand: bf16 keeps 7 fraction bits, so around 17.0
+// (floor(log2) = 4) one ulp is 2^(4-7) = 0.125, and around 1.0 it is 2^-7.
+#include "kvtool/analysis/tokens.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+namespace kvtool::analysis {
+namespace {
+
+using format::StepStats;
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+StepStats stats(std::vector<std::int32_t> ids, std::vector<float> logits) {
+  StepStats result;
+  result.token = ids.empty() ? -1 : ids.front();
+  result.logsumexp = 20.0;
+  result.logits_digest = 77;
+  result.top_ids = std::move(ids);
+  result.top_logits = std::move(logits);
+  return result;
+}
+
+TokenComparison compare(const StepStats& reference, const StepStats& live,
+                        DType dtype = DType::kBFloat16,
+                        double tolerance_ulps = kDefaultToleranceUlps) {
+  return compare_token(3, reference, live,
+                       {.reference_logits_dtype = dtype,
+                        .live_logits_dtype = dtype,
+                        .tolerance_ulps = tolerance_ulps});
+}
+
+TEST(TokenComparison, EqualStatisticsMatchBitwise) {
+  const StepStats both = stats({5, 9}, {17.0F, 16.0F});
+  const TokenComparison token = compare(both, both);
+  EXPECT_EQ(token.index, 3U);
+  EXPECT_EQ(token.recorded, 5);
+  EXPECT_EQ(token.predicted, 5);
+  EXPECT_EQ(token.margin, 1.0);
+  EXPECT_EQ(token.gap, 0.0);
+  EXPECT_FALSE(token.gap_is_bound);
+  EXPECT_EQ(token.ulp, 0.125);
+  EXPECT_EQ(token.verdict, TokenVerdict::kMatch);
+  EXPECT_TRUE(token.logits_equal);
+  EXPECT_FALSE(token.nonfinite);
+  EXPECT_EQ(token.kl, 0.0);
+  EXPECT_TRUE(token.top1_agrees);
+  EXPECT_EQ(token.top5_overlap, 1.0);
+}
+
+struct VerdictCase {
+  const char* name;
+  DType dtype;
+  float recorded_logit;
+  float predicted_logit;
+  double tolerance_ulps;
+  double ulp;
+  TokenVerdict verdict;
+};
+
+class MismatchVerdict : public testing::TestWithParam<VerdictCase> {};
+
+TEST_P(MismatchVerdict, FollowsTheGapInUlps) {
+  const VerdictCase& given = GetParam();
+  const TokenComparison token =
+      compare(stats({5, 9}, {given.recorded_logit, given.predicted_logit}),
+              stats({9, 5}, {17.0F, 17.0F}), given.dtype, given.tolerance_ulps);
+  EXPECT_EQ(token.ulp, given.ulp);
+  EXPECT_EQ(token.verdict, given.verdict)
+      << verdict_name(token.verdict) << " with gap " << token.gap;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Table, MismatchVerdict,
+    testing::Values(
+        VerdictCase{"ExactTie", DType::kBFloat16, 17.0F, 17.0F, 2.0, 0.125, TokenVerdict::kTie},
+        VerdictCase{"OneUlp", DType::kBFloat16, 17.0F, 16.875F, 2.0, 0.125, TokenVerdict::kTie},
+        VerdictCase{"TwoUlps", DType::kBFloat16, 17.0F, 16.75F, 2.0, 0.125, TokenVerdict::kNearTie},
+        VerdictCase{"ThreeUlps", DType::kBFloat16, 17.0F, 16.625F, 2.0, 0.125,
+                    TokenVerdict::kHardFlip},
+        VerdictCase{"ThreeUlpsWithinAWiderTolerance", DType::kBFloat16, 17.0F, 16.625F, 3.0, 0.125,
+                    TokenVerdict::kNearTie},
+        VerdictCase{"OneUlpIsATieWhateverTheTolerance", DType::kBFloat16, 17.0F, 16.875F, 0.0,
+                    0.125, TokenVerdict::kTie},
+        // 16 starts a binade: below it the spacing halves, the recorded logit's ulp counts.
+        VerdictCase{"AcrossABinade", DType::kBFloat16, 16.0F, 15.9375F, 2.0, 0.125,
+                    TokenVerdict::kTie},
+        VerdictCase{"NegativeLogits", DType::kBFloat16, -17.0F, -17.25F, 2.0, 0.125,
+                    TokenVerdict::kNearTie},
+        VerdictCase{"Float16", DType::kFloat16, 17.0F, 16.984375F, 2.0, 0.015625,
+                    TokenVerdict::kTie},
+        VerdictCase{"Float16JustBeyondTheTolerance", DType::kFloat16, 17.0F, 16.953125F, 2.0,
+                    0.015625, TokenVerdict::kHardFlip},
+        VerdictCase{"Float32", DType::kFloat32, 1.0F, 1.0F - 0x1p-23F, 2.0, 0x1p-23,
+                    TokenVerdict::kTie},
+        VerdictCase{"Float32HardFlip", DType::kFloat32, 1.0F, 1.0F - 0x1p-21F, 2.0, 0x1p-23,
+                    TokenVerdict::kHardFlip}),
+    [](const auto& row) { return std::string(row.param.name); });
+
+// The runner-up is an exact tie, but it is not what was predicted.
+TEST(TokenComparison, FarTokenIsAHardFlipWhateverTheMargin) {
+  const TokenComparison token =
+      compare(stats({5, 9, 2}, {17.0F, 17.0F, 12.0F}), stats({2, 5, 9}, {17.0F, 16.0F, 16.0F}));
+  EXPECT_EQ(token.margin, 0.0);
+  EXPECT_EQ(token.gap, 5.0);
+  EXPECT_FALSE(token.gap_is_bound);
+  EXPECT_EQ(token.verdict, TokenVerdict::kHardFlip);
+}
+
+// The gap is 0.125 or more: it may be any larger, so nothing shows a tie.
+TEST(TokenComparison, UnrecordedTokenIsAHardFlipWhateverTheBound) {
+  const TokenComparison token =
+      compare(stats({5, 9}, {17.0F, 16.875F}), stats({3, 5}, {17.0F, 17.0F}));
+  EXPECT_EQ(token.gap, 0.125);
+  EXPECT_TRUE(token.gap_is_bound);
+  EXPECT_EQ(token.verdict, TokenVerdict::kHardFlip);
+}
+
+TEST(TokenComparison, UlpIsThatOfTheCoarserHead) {
+  const StepStats reference = stats({5, 9}, {17.0F, 16.875F});
+  const StepStats live = stats({9, 5}, {17.0F, 17.0F});
+  for (const bool live_is_coarser : {false, true}) {
+    const TokenComparison token = compare_token(
+        0, reference, live,
+        {.reference_logits_dtype = live_is_coarser ? DType::kFloat32 : DType::kBFloat16,
+         .live_logits_dtype = live_is_coarser ? DType::kBFloat16 : DType::kFloat32});
+    EXPECT_EQ(token.ulp, 0.125);
+    EXPECT_EQ(token.verdict, TokenVerdict::kTie);
+  }
+}
+
+TEST(TokenComparison, MarginIsUnknownWithOneRecordedLogit) {
+  const TokenComparison mismatch = compare(stats({5}, {17.0F}), stats({9}, {17.0F}));
+  EXPECT_TRUE(std::isnan(mismatch.margin));
+  EXPECT_EQ(mismatch.ulp, 0.125);
+  EXPECT_EQ(mismatch.verdict, TokenVerdict::kHardFlip);
+  EXPECT_EQ(compare(stats({5}, {17.0F}), stats({5}, {17.0F})).verdict, TokenVerdict::kMatch);
+}
+
+TEST(TokenComparison, MarginIsUnknownWithoutRecordedLogits) {
+  const StepStats none = stats({}, {});
+  StepStats recorded = none;
+  recorded.token = 5;
+  const TokenComparison token = compare(recorded, recorded);
+  EXPECT_TRUE(std::isnan(token.margin));
+  EXPECT_TRUE(std::isnan(token.ulp));
+  EXPECT_TRUE(std::isnan(token.kl));
+  EXPECT_EQ(token.verdict, TokenVerdict::kMatch);
+  EXPECT_TRUE(token.top1_agrees);
+  EXPECT_EQ(token.top5_overlap, 1.0);
+  StepStats other = none;
+  other.token = 6;
+  const TokenComparison mismatch = compare(recorded, other);
+  EXPECT_TRUE(std::isnan(mismatch.gap));
+  EXPECT_EQ(mismatch.verdict, TokenVerdict::kHardFlip);
+}
+
+TEST(TokenComparison, MarginLooksForARecordedTokenThatIsNotFirst) {
+  StepStats reference = stats({5, 9, 2}, {17.0F, 16.0F, 15.0F});
+  reference.token = 9;
+  const TokenComparison token = compare(reference, stats({2, 5, 9}, {17.0F, 16.0F, 15.0F}));
+  EXPECT_EQ(token.margin, -1.0);
+  EXPECT_EQ(token.gap, 1.0);
+  EXPECT_EQ(token.verdict, TokenVerdict::kHardFlip);
+}
+
+TEST(TokenComparison, PredictionWithoutFiniteLogitIsAHardFlip) {
+  StepStats live = stats({5, 9}, {kNan, kNan});
+  live.token = -1;
+  live.logsumexp = kNan;
+  const TokenComparison token = compare(stats({5, 9}, {17.0F, 17.0F}), live);
+  EXPECT_EQ(token.predicted, -1);
+  EXPECT_TRUE(std::isnan(token.gap));
+  EXPECT_TRUE(std::isnan(token.kl));
+  EXPECT_FALSE(token.top1_agrees);
+  EXPECT_EQ(token.top5_overlap, 0.0);
+  EXPECT_TRUE(token.nonfinite);
+  EXPECT_EQ(token.verdict, TokenVerdict::kHardFlip);
+}
+
+TEST(TokenComparison, TwoPredictionsWithoutFiniteLogitDoNotMatch) {
+  StepStats broken = stats({5, 9}, {kNan, kNan});
+  broken.token = -1;
+  EXPECT_EQ(compare(broken, broken).verdict, TokenVerdict::kHardFlip);
+}
+
+TEST(TokenComparison, MismatchWithNonFiniteLogitsIsNoTie) {
+  const TokenComparison token =
+      compare(stats({5, 9}, {17.0F, 17.0F}), stats({9, 5}, {kInf, 17.0F}));
+  EXPECT_TRUE(token.nonfinite);
+  EXPECT_EQ(token.verdict, TokenVerdict::kHardFlip);
+}
+
+TEST(TokenComparison, MatchKeepsItsNonFiniteMark) {
+  StepStats live = stats({5, 9}, {17.0F, 16.0F});
+  live.logsumexp = kInf;
+  const TokenComparison token = compare(stats({5, 9}, {17.0F, 16.0F}), live);
+  EXPECT_TRUE(token.nonfinite);
+  EXPECT_EQ(token.verdict, TokenVerdict::kMatch);
+}
+
+TEST(TokenComparison, InfiniteRecordedLogitGivesNoMargin) {
+  const TokenComparison token = compare(stats({5, 9}, {kInf, 16.0F}), stats({9, 5}, {17.0F, 1.0F}));
+  EXPECT_EQ(token.margin, std::numeric_limits<double>::infinity());
+  EXPECT_TRUE(std::isnan(token.ulp));
+  EXPECT_EQ(token.verdict, TokenVerdict::kHardFlip);
+}
+
+TEST(TokenComparison, EveryStatisticCountsForBitwiseEquality) {
+  const StepStats reference = stats({5, 9}, {17.0F, 16.0F});
+  StepStats other_id = reference;
+  other_id.top_ids[1] = 8;
+  StepStats other_logit = reference;
+  other_logit.top_logits[1] = std::nextafter(16.0F, 0.0F);
+  StepStats other_sum = reference;
+  other_sum.logsumexp = std::nextafter(reference.logsumexp, 0.0);
+  StepStats other_digest = reference;
+  other_digest.logits_digest = 78;
+  StepStats fewer = reference;
+  fewer.top_ids.pop_back();
+  fewer.top_logits.pop_back();
+  for (const StepStats& live : {other_id, other_logit, other_sum, other_digest, fewer}) {
+    const TokenComparison token = compare(reference, live);
+    EXPECT_FALSE(token.logits_equal);
+    EXPECT_EQ(token.verdict, TokenVerdict::kMatch);
+  }
+}
+
+TEST(TokenComparison, BitwiseEqualityTellsZerosApartAndNansAlike) {
+  EXPECT_FALSE(compare(stats({5, 9}, {17.0F, 0.0F}), stats({5, 9}, {17.0F, -0.0F})).logits_equal);
+  EXPECT_TRUE(compare(stats({5, 9}, {17.0F, kNan}), stats({5, 9}, {17.0F, kNan})).logits_equal);
+}
+
+TEST(TokenComparison, AbsentDigestIsNoDifference) {
+  const StepStats reference = stats({5, 9}, {17.0F, 16.0F});
+  StepStats without = reference;
+  without.logits_digest = 0;
+  EXPECT_TRUE(compare(reference, without).logits_equal);
+  EXPECT_TRUE(compare(without, reference).logits_equal);
+}
+
+TEST(TokenComparison, InputTokenAndTimeDoNotCount) {
+  const StepStats reference = stats({5, 9}, {17.0F, 16.0F});
+  StepStats live = reference;
+  live.input_token = 4;
+  live.elapsed_ns = 12345;
+  EXPECT_TRUE(compare(reference, live).logits_equal);
+}
+
+TEST(TokenComparison, TopFiveCountsCommonIdsInAnyOrder) {
+  const StepStats reference = stats({1, 2, 3, 4, 5, 6}, {6.0F, 5.0F, 4.0F, 3.0F, 2.0F, 1.0F});
+  const StepStats live = stats({2, 1, 9, 6, 4, 3}, {6.0F, 5.0F, 4.0F, 3.0F, 2.0F, 1.0F});
+  const TokenComparison token = compare(reference, live);
+  EXPECT_FALSE(token.top1_agrees);
+  EXPECT_DOUBLE_EQ(token.top5_overlap, 0.6) << "1, 2 and 4; 3 and 6 are beyond one side's five";
+  // Of two recorded ids, two can agree.
+  EXPECT_EQ(compare(stats({1, 2}, {6.0F, 5.0F}), live).top5_overlap, 1.0);
+}
+
+// Statistics with given probabilities: the logits are their logarithms.
+StepStats distribution(std::vector<std::int32_t> ids, const std::vector<double>& probabilities) {
+  std::vector<float> logits;
+  for (const double p : probabilities) logits.push_back(static_cast<float>(std::log(p)));
+  StepStats result = stats(std::move(ids), std::move(logits));
+  result.logsumexp = 0.0;
+  return result;
+}
+
+// Bins 1/2, 1/4 and the rest 1/4 against 1/4, 1/2, 1/4:
+// 1/2 log 2 + 1/4 log 1/2 + 0 = 1/4 log 2.
+TEST(KlLowerBound, GivesTheHandComputedValue) {
+  const StepStats reference = distribution({1, 2}, {0.5, 0.25});
+  const StepStats live = distribution({2, 1}, {0.5, 0.25});
+  EXPECT_NEAR(kl_lower_bound(reference, live), 0.25 * std::log(2.0), 1e-7);
+}
+
+// The rest is a bin: 1/2 log(1/2 / 1/4) + 1/2 log(1/2 / 3/4).
+TEST(KlLowerBound, CountsTheTail) {
+  EXPECT_NEAR(kl_lower_bound(distribution({1}, {0.5}), distribution({1}, {0.25})),
+              0.5 * std::log(2.0) + 0.5 * std::log(2.0 / 3.0), 1e-7);
+}
+
+// Live recorded only id 7 with 1/2, so id 1 has 1/2 at most: nothing is certain.
+// With 1/8 as the last recorded mass it has at most that: 1/2 log(1/2 / 1/8) + 1/2 log(1/2 / 7/8).
+TEST(KlLowerBound, BoundsWhatTheLiveSideDidNotRecord) {
+  const StepStats reference = distribution({1}, {0.5});
+  EXPECT_NEAR(kl_lower_bound(reference, distribution({7}, {0.5})), 0.0, 1e-12);
+  EXPECT_NEAR(kl_lower_bound(reference, distribution({7, 8}, {0.75, 0.125})),
+              0.5 * std::log(4.0) + 0.5 * std::log(4.0 / 7.0), 1e-7);
+}
+
+// A vocabulary of eight, every subset of which may be recorded.
+TEST(KlLowerBound, NeverExceedsTheDivergenceOfTheWholeVocabulary) {
+  const std::vector<double> p{0.30, 0.25, 0.20, 0.10, 0.06, 0.04, 0.03, 0.02};
+  const std::vector<double> q{0.05, 0.30, 0.04, 0.25, 0.20, 0.02, 0.10, 0.04};
+  const std::vector<std::int32_t> q_order{1, 3, 4, 6, 0, 2, 7, 5};
+  double whole = 0.0;
+  for (std::size_t i = 0; i < p.size(); ++i) whole += p[i] * std::log(p[i] / q[i]);
+  double previous = 0.0;
+  for (std::size_t top_k = 1; top_k <= p.size(); ++top_k) {
+    std::vector<std::int32_t> p_ids;
+    std::vector<std::int32_t> q_ids;
+    std::vector<double> p_top;
+    std::vector<double> q_top;
+    for (std::size_t i = 0; i < top_k; ++i) {
+      p_ids.push_back(static_cast<std::int32_t>(i));
+      p_top.push_back(p[i]);
+      q_ids.push_back(q_order[i]);
+      q_top.push_back(q[static_cast<std::size_t>(q_order[i])]);
+    }
+    const double bound = kl_lower_bound(distribution(p_ids, p_top), distribution(q_ids, q_top));
+    EXPECT_LE(bound, whole + 1e-7) << "top-" << top_k;
+    EXPECT_GE(bound, previous - 1e-7) << "top-" << top_k;
+    previous = bound;
+  }
+  EXPECT_NEAR(previous, whole, 1e-6);
+}
+
+// 1/2 log(...) of logits that differ by 2^-20: about p (1 - p) x^2 / 2.
+TEST(KlLowerBound, KeepsTheDigitsOfSmallDifferences) {
+  const double x = 0x1p-20;
+  StepStats reference = distribution({1}, {0.5});
+  StepStats live = reference;
+  live.logsumexp = x;  // every recorded probability is e^-x of what it was
+  const double p = std::exp(static_cast<double>(reference.top_logits[0]));
+  const double expected = p * p / (1.0 - p) * x * x / 2.0 + p * x * x / 2.0;
+  EXPECT_NEAR(kl_lower_bound(reference, live) / expected, 1.0, 1e-3);
+}
+
+TEST(KlLowerBound, RecordedMassAboveOneLeavesNoTail) {
+  const StepStats reference = distribution({1, 2}, {0.75, 0.25 + 1e-7});
+  const StepStats live = distribution({1, 2}, {0.75, 0.2499});
+  EXPECT_EQ(kl_lower_bound(reference, reference), 0.0);
+  EXPECT_TRUE(std::isfinite(kl_lower_bound(reference, live)));
+  EXPECT_TRUE(std::isfinite(kl_lower_bound(live, reference)));
+  EXPECT_GE(kl_lower_bound(live, reference), 0.0);
+}
+
+TEST(KlLowerBound, CertainTokenThatTheOtherSideExcludesIsLargeAndFinite) {
+  const double kl = kl_lower_bound(stats({1}, {20.0F}), stats({7, 8}, {20.0F, -1000.0F}));
+  EXPECT_TRUE(std::isfinite(kl));
+  EXPECT_GT(kl, 600.0);
+}
+
+TEST(KlLowerBound, IsUnknownWithoutFiniteStatistics) {
+  const StepStats fine = distribution({1, 2}, {0.5, 0.25});
+  StepStats broken = fine;
+  broken.top_logits[1] = kNan;
+  EXPECT_TRUE(std::isnan(kl_lower_bound(fine, broken)));
+  EXPECT_TRUE(std::isnan(kl_lower_bound(broken, fine)));
+  EXPECT_TRUE(std::isnan(kl_lower_bound(fine, stats({}, {}))));
+}
+
+TEST(TokenComparison, VerdictsHaveNames) {
+  EXPECT_EQ(verdict_name(TokenVerdict::kMatch), "match");
+  EXPECT_EQ(verdict_name(TokenVerdict::kTie), "tie");
+  EXPECT_EQ(verdict_name(TokenVerdict::kNearTie), "near_tie");
+  EXPECT_EQ(verdict_name(TokenVerdict::kHardFlip), "hard_flip");
+}
+
+}  // namespace
+}  // namespace kvtool::analysis

@@ -1,0 +1,73 @@
+"""kvtool calibrate: a gate from the noise that this machine makes against itself."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def model(exported):
+    return exported("llama", "bfloat16").path
+
+
+def calibrate(kvtool, model, *arguments):
+    return kvtool.json("calibrate", "--model", model, "--device", "cpu", "--out", "gate.json",
+                       "--runs", 5, *arguments)["calibrations"][0]
+
+
+def test_records_a_reference_and_writes_a_gate_with_its_evidence(kvtool, model, token_prompts):
+    calibration = calibrate(kvtool, model, "--prompts", token_prompts, "--batch-size", 3,
+                            "--max-new-tokens", 12, "--ignore-eos")
+    assert [run["name"] for run in calibration["runs"]][0] == "as recorded"
+    assert len({run["name"] for run in calibration["runs"]}) == 5
+    gate = json.loads((kvtool.directory / "gate.json").read_text())
+    assert gate["near_tie_ulps"] >= 2
+    assert "inject.kl.p99" in gate["rules"] and "forced.kl.p99" in gate["rules"]
+    evidence = gate["evidence"]
+    assert evidence["model"]["weights_sha256"]
+    assert evidence["device"]["provenance"]["torch_version"]
+    assert len(evidence["runs"]) == 5
+    for run in evidence["runs"]:
+        for figure, bounds in gate["rules"].items():
+            assert bounds.get("min", 0) <= run["figures"][figure]
+            # A budget of ties counts whole tokens, rounded up.
+            if not figure.endswith("tie_rate"):
+                assert run["figures"][figure] <= bounds.get("max", 1)
+    # Nothing of the temporary reference is left behind.
+    assert not list(kvtool.directory.rglob("*.kvc"))
+
+
+def test_the_gate_passes_a_replay_of_given_recordings(kvtool, model, token_prompts):
+    kvtool.ok("save", "--model", model, "--prompts", token_prompts, "--batch-size", 3,
+              "--max-new-tokens", 12, "--ignore-eos", "--device", "cpu", "--out", "ref_cache")
+    calibrate(kvtool, model, "--from", "CPU")
+    kvtool.ok("replay", "--model", model, "--from", "CPU", "--device", "cpu",
+              "--mode", "inject,forced", "--batch", 1, "--gate", "gate.json")
+
+
+def test_the_gate_fails_another_model(kvtool, model, exported, token_prompts):
+    kvtool.ok("save", "--model", model, "--prompts", token_prompts, "--max-new-tokens", 8,
+              "--ignore-eos", "--device", "cpu", "--out", "ref_cache")
+    calibrate(kvtool, model, "--from", "CPU")
+    other = exported("llama", "float16").path
+    report = kvtool.json("replay", "--model", other, "--from", "CPU", "--device", "cpu",
+                         "--mode", "inject,forced", "--gate", "gate.json",
+                         "--allow-different-weights", expect=1)
+    failed = [rule for rule in report["verdicts"][0]["gate"]["rules"] if not rule["passed"]]
+    assert failed
+
+
+def test_an_existing_gate_is_kept(kvtool, model, token_prompts):
+    gate = kvtool.directory / "gate.json"
+    gate.write_text("precious")
+    done = kvtool.run("calibrate", "--model", model, "--prompts", token_prompts, "--out", gate)
+    assert done.returncode == 2
+    assert "--force" in done.stderr
+    assert gate.read_text() == "precious"
+
+
+def test_errors_of_a_replay_come_through(kvtool, model):
+    done = kvtool.run("calibrate", "--model", model, "--from", "NO_SUCH_DEVICE", "--out", "gate.json")
+    assert done.returncode == 2
+    assert "NO_SUCH_DEVICE" in done.stderr
+    assert not (kvtool.directory / "gate.json").exists()

@@ -1,0 +1,201 @@
+#include "engine/faulty_cache.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "engine/batch_shape.h"
+#include "memory_row.h"
+#include "support/error_of.h"
+
+namespace kvtool::engine {
+namespace {
+
+// Two layers, two KV heads, K and V of width 2, a batch of two rows whose prompt
+// takes slot 0; steps follow.
+class FaultyCacheTest : public testing::Test {
+ protected:
+  FaultyCacheTest()
+      : layout_(format::Geometry({{DType::kFloat32, DType::kFloat32, 2, 2, 2},
+                                  {DType::kFloat32, DType::kFloat32, 2, 2, 2}})),
+        shape_({prompt_, prompt_}, 1, 4),
+        cache_(layout_, shape_, at::kCPU) {}
+
+  // [2, 2, 1, 2]: rows, heads, one position, width.
+  static at::Tensor row(std::initializer_list<double> values) {
+    return at::tensor(at::ArrayRef<double>(values.begin(), values.size()), at::kFloat)
+        .view({2, 2, 1, 2});
+  }
+
+  void attend(CachePolicy& policy, std::int64_t layer, const at::Tensor& k, const at::Tensor& v) {
+    const std::optional<at::Tensor> sinks;
+    output_ = policy.attend({k, k, v, layer, 1.0, 0, 0.0, sinks});
+  }
+
+  // Step `step` with `fault`, the same K and V in both layers.
+  void store(const Fault& fault, std::int64_t step, const at::Tensor& k, const at::Tensor& v) {
+    FaultyCache faulty(cache_, fault);
+    cache_.begin(1 + step, 1);
+    faulty.begin(step, FaultyCache::Pass::kStore);
+    for (std::int64_t layer = 0; layer < 2; ++layer) attend(faulty, layer, k, v);
+    cache_.end();
+  }
+
+  void expect_stored(std::int64_t layer, std::int64_t step, const at::Tensor& k,
+                     const at::Tensor& v) {
+    EXPECT_TRUE(cache_.key_slot(layer, 1 + step).equal(k)) << cache_.key_slot(layer, 1 + step);
+    EXPECT_TRUE(cache_.value_slot(layer, 1 + step).equal(v)) << cache_.value_slot(layer, 1 + step);
+  }
+
+  RowLayout layout_;
+  std::vector<std::int32_t> prompt_{1};
+  BatchShape shape_;
+  ContiguousCache cache_;
+  at::Tensor output_;
+  const at::Tensor k_ = row({1, 2, 3, 4, 5, 6, 7, 8});
+  const at::Tensor v_ = row({10, 20, 30, 40, 50, 60, 70, 80});
+};
+
+TEST_F(FaultyCacheTest, ScalesValuesOfOneLayer) {
+  store({FaultKind::kScaledValues, 1, 0, 0.5}, 0, k_, v_);
+  expect_stored(0, 0, k_, v_);
+  expect_stored(1, 0, k_, row({15, 30, 45, 60, 75, 90, 105, 120}));
+}
+
+TEST_F(FaultyCacheTest, SwapsTheFirstTwoHeads) {
+  store({FaultKind::kSwappedHeads, 0, 0, 1.0}, 0, k_, v_);
+  expect_stored(0, 0, row({3, 4, 1, 2, 7, 8, 5, 6}), row({30, 40, 10, 20, 70, 80, 50, 60}));
+  expect_stored(1, 0, k_, v_);
+}
+
+TEST_F(FaultyCacheTest, BlendsByStrength) {
+  store({FaultKind::kSwappedHeads, 0, 0, 0.25}, 0, k_, v_);
+  expect_stored(0, 0, row({1.5, 2.5, 2.5, 3.5, 5.5, 6.5, 6.5, 7.5}),
+                row({15, 25, 25, 35, 55, 65, 65, 75}));
+}
+
+TEST_F(FaultyCacheTest, StaleRowRepeatsTheSlotBeforeAtOneStep) {
+  const Fault fault{FaultKind::kStaleRow, 0, 1, 1.0};
+  store(fault, 0, k_, v_);
+  expect_stored(0, 0, k_, v_);
+  store(fault, 1, k_ + 1, v_ + 1);
+  expect_stored(0, 1, k_, v_);
+  expect_stored(1, 1, k_ + 1, v_ + 1);
+  store(fault, 2, k_ + 2, v_ + 2);
+  expect_stored(0, 2, k_ + 2, v_ + 2);
+}
+
+TEST_F(FaultyCacheTest, QuantizesKeysPerInputAndLosesTheScale) {
+  // Scales 254 / 127 = 2 and 0.5 / 127.
+  const at::Tensor k = row({254, -127, 2.9, 0, 0.5, -0.5, 0.26, 0});
+  store({FaultKind::kUnscaledInt8Keys, 0, 0, 1.0}, 0, k, v_);
+  // -63.5 is rounded to the even neighbour.
+  expect_stored(0, 0, row({127, -64, 1, 0, 127, -127, 66, 0}), v_);
+}
+
+TEST_F(FaultyCacheTest, QuantizesZeroKeysToZero) {
+  store({FaultKind::kUnscaledInt8Keys, 0, 0, 1.0}, 0, at::zeros_like(k_), v_);
+  expect_stored(0, 0, at::zeros_like(k_), v_);
+}
+
+TEST_F(FaultyCacheTest, PutsOneNanIntoTheFirstRowAtOneStep) {
+  const Fault fault{FaultKind::kNonfinite, 1, 1, 0.01};
+  store(fault, 0, k_, v_);
+  expect_stored(1, 0, k_, v_);
+  store(fault, 1, k_, v_);
+  const at::Tensor value = cache_.value_slot(1, 2);
+  EXPECT_EQ(value.isnan().sum().item<std::int64_t>(), 1);
+  EXPECT_TRUE(value.select(0, 0).isnan().any().item<bool>());
+  EXPECT_TRUE(cache_.key_slot(1, 2).equal(k_));
+}
+
+TEST_F(FaultyCacheTest, TakesTheKeysOfTheNextPositionWithTheHiddenStatesOfThisOne) {
+  FaultyCache faulty(cache_, {FaultKind::kRotatedKeys, 1, 0, 0.5});
+  ASSERT_TRUE(faulty.needs_next_keys());
+  cache_.begin(1, 1);
+  faulty.begin(0, FaultyCache::Pass::kRememberOutputs);
+  attend(faulty, 0, k_, v_);
+  const at::Tensor remembered = output_.clone();
+  attend(faulty, 1, k_, v_);
+  faulty.begin(0, FaultyCache::Pass::kTakeNextKeys);
+  attend(faulty, 0, k_ + 4, v_ + 4);
+  EXPECT_TRUE(output_.equal(remembered));
+  attend(faulty, 1, k_ + 2, v_ + 2);
+  expect_stored(0, 0, k_, v_);
+  expect_stored(1, 0, k_, v_);
+  faulty.begin(0, FaultyCache::Pass::kStore);
+  for (std::int64_t layer = 0; layer < 2; ++layer) attend(faulty, layer, k_, v_);
+  expect_stored(0, 0, k_, v_);
+  expect_stored(1, 0, k_ + 1, v_);
+}
+
+TEST_F(FaultyCacheTest, AnswersFromTheFaultyRow) {
+  // One visible key: the output is its value.
+  const ContiguousCache* cache = &cache_;
+  FaultyCache faulty(cache_, {FaultKind::kScaledValues, 0, 0, 1.0});
+  cache_.begin(0, 1);
+  faulty.begin(0, FaultyCache::Pass::kStore);
+  attend(faulty, 0, k_, v_);
+  EXPECT_TRUE(output_.transpose(1, 2).equal(cache->value_slot(0, 0)));
+}
+
+class CheckFault : public testing::Test {
+ protected:
+  CheckFault() {
+    model_.geometry = format::Geometry(
+        {{DType::kFloat32, DType::kFloat32, 2, 2, 2}, {DType::kFloat32, DType::kFloat32, 1, 2, 2}});
+    model_.max_positions = 6;
+    short_.prompt_ids = {1};
+    short_.steps.resize(2);
+    long_.prompt_ids = {1, 2};
+    long_.steps.resize(3);
+    batch_.rows = {{&short_}, {&long_}};
+  }
+
+  std::string message_of(const Fault& fault) {
+    const Error error = error_of([&] { check_fault(fault, model_, batch_); });
+    EXPECT_EQ(error.code(), ErrorCode::kUsage);
+    return error.what();
+  }
+
+  ModelInfo model_;
+  MemoryRow short_;
+  MemoryRow long_;
+  ReplayBatch batch_;
+};
+
+TEST_F(CheckFault, AcceptsWhatTheReplayHas) {
+  EXPECT_NO_THROW(check_fault({FaultKind::kStaleRow, 1, 2, 1.0}, model_, batch_));
+  EXPECT_NO_THROW(check_fault({FaultKind::kSwappedHeads, 0, 99, 0.5}, model_, batch_));
+  EXPECT_NO_THROW(check_fault({FaultKind::kRotatedKeys, 1, 0, 1.0}, model_, batch_));
+}
+
+TEST_F(CheckFault, RefusesLayersAndStepsThatThereAreNot) {
+  EXPECT_THAT(message_of({FaultKind::kScaledValues, 2, 0, 1.0}), testing::HasSubstr("2 layers"));
+  EXPECT_THAT(message_of({FaultKind::kStaleRow, 0, 3, 1.0}), testing::HasSubstr("3 steps"));
+  // The NaN goes to the first row, which ends earlier.
+  EXPECT_THAT(message_of({FaultKind::kNonfinite, 0, 2, 1.0}), testing::HasSubstr("2 steps"));
+  long_.steps.clear();
+  short_.steps.clear();
+  EXPECT_THAT(message_of({FaultKind::kScaledValues, 0, 0, 1.0}), testing::HasSubstr("hold none"));
+}
+
+TEST_F(CheckFault, RefusesToSwapOneHead) {
+  EXPECT_THAT(message_of({FaultKind::kSwappedHeads, 1, 0, 1.0}), testing::HasSubstr("one KV head"));
+}
+
+TEST_F(CheckFault, RefusesStrengthsOutsideOfTheirRange) {
+  for (const double strength : {0.0, -1.0, 1.01, std::numeric_limits<double>::quiet_NaN()}) {
+    EXPECT_THAT(message_of({FaultKind::kScaledValues, 0, 0, strength}),
+                testing::HasSubstr("strength"));
+  }
+}
+
+TEST_F(CheckFault, RotatedKeysNeedAFurtherPosition) {
+  model_.max_positions = 5;  // the replay itself fits: positions 0 to 4
+  EXPECT_THAT(message_of({FaultKind::kRotatedKeys, 0, 0, 1.0}), testing::HasSubstr("6 positions"));
+}
+
+}  // namespace
+}  // namespace kvtool::engine
