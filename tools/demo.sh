@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # From a fresh clone to a result: sets up, builds, exports a small model, records
 # eight generations on the CPU and replays them, first on the same device, then
-# with the CPU's instruction set limited to AVX2, which rounds differently.
+# with the CPU's instruction set limited to AVX2, which rounds differently, and
+# shows that faults in the KV cache would have been noticed.
 #
 #   bash tools/demo.sh
 #
@@ -72,70 +73,41 @@ save_recordings() {
   stage_note "$DEMO_INPUTS recordings, $(du -sh "$DEMO_RECORDINGS" | cut -f1)"
 }
 
-# replay NAME [option...]: exit status 1 says that a comparison failed, which is
-# for the caller to judge.
+# replay NAME [option...]: leaves the exit status in _status; 1 says that the gate
+# failed, which is for the caller to judge.
 replay() {
-  local name=$1 status=0
+  local name=$1
   shift
+  _status=0
   logged "$name" build/kvtool replay --from CPU --device cpu --model "$DEMO_MODEL" \
-    --from-batch-size 4 --request-number "$DEMO_INPUTS" --json "$DEMO_RESULTS/$name.json" "$@" || status=$?
-  if ((status > 1)); then
+    --from-batch-size 4 --request-number "$DEMO_INPUTS" --json "$DEMO_RESULTS/$name.json" \
+    --html "$DEMO_RESULTS/$name.html" "$@" || _status=$?
+  if ((_status > 1)); then
     show_log_tail
-    die "kvtool replay ended with exit status $status; the whole log: build/logs/$name.log"
+    die "kvtool replay ended with exit status $_status; the whole log: build/logs/$name.log"
   fi
 }
 
-# Fails unless every token, logit and K/V row of all inputs is the recorded one.
-check_same_device() {
-  "$KVTOOL_PYTHON" - "$DEMO_RESULTS/replay-same.json" "$DEMO_INPUTS" <<'PYTHON'
-import json
-import sys
-
-path, inputs = sys.argv[1], int(sys.argv[2])
-with open(path, encoding="utf-8") as file:
-    summary = json.load(file)["summary"]
-replay = summary["replay"]
-checks = {
-    f"{inputs} inputs replayed": summary["inputs"] == inputs,
-    "token match 100 %": summary["steps"] > 0
-    and replay["matches"] == summary["steps"]
-    and replay["prefill_token_matches"] == inputs,
-    "logits of every step bitwise equal": replay["inputs_with_equal_logits"] == inputs,
-    "K/V of every prompt bitwise equal": bool(replay["prefill_kv"])
-    and replay["prefill_kv"]["differing"] == 0,
-    "K/V of every step bitwise equal": bool(replay["step_kv"])
-    and replay["step_kv"]["differing"] == 0,
-}
-for name, holds in checks.items():
-    if not holds:
-        print(f"      NOT: {name}")
-print(f"{summary['steps']} steps, all tokens, logits and K/V rows bitwise equal"
-      if all(checks.values()) else "")
-raise SystemExit(not all(checks.values()))
-PYTHON
-}
-
+# The gate asks for every token, logit and K/V row, bit for bit.
 replay_same_device() {
-  local note
-  replay replay-same
-  note="$(check_same_device)" || die "$note" \
-    "The CPU does not reproduce its own recordings (build/logs/replay-same.log)." \
-    "Were they made on another machine or with another torch? Remove $DEMO_RECORDINGS to record anew."
-  stage_note "$note"
+  replay replay-same --gate same-device
+  if ((_status != 0)); then
+    die "The CPU does not reproduce its own recordings (build/logs/replay-same.log)." \
+      "Were they made on another machine or with another torch? Remove $DEMO_RECORDINGS to record anew."
+  fi
+  stage_note "all tokens, logits and K/V rows bitwise equal"
 }
 
-# "tokens_different bits_different" of the second replay.
+# "hard_flips ties bitwise": of the replay with a limited instruction set.
 limited_differences() {
   "$KVTOOL_PYTHON" - "$DEMO_RESULTS/replay-avx2.json" <<'PYTHON'
 import json
 import sys
 
 with open(sys.argv[1], encoding="utf-8") as file:
-    summary = json.load(file)["summary"]
-replay = summary["replay"]
-tokens = (summary["steps"] - replay["matches"]) + (
-    summary["inputs"] - replay["prefill_token_matches"])
-print(tokens, int(replay["inputs_bitwise_equal"] < summary["inputs"]))
+    figures = json.load(file)["verdicts"][0]["figures"]
+count = lambda kind: int(figures[f"prefill.tokens.{kind}"] + figures[f"inject.tokens.{kind}"])
+print(count("hard_flips"), count("ties"), int(figures["inject.logits.bitwise_rate"] == 1))
 PYTHON
 }
 
@@ -143,20 +115,28 @@ has_avx512() { grep -qw avx512f /proc/cpuinfo; }
 has_avx2() { grep -qw avx2 /proc/cpuinfo; }
 
 replay_limited() {
-  local tokens bits
+  local hard_flips ties bitwise
   if ! has_avx2; then
     stage_note "left out: this CPU has no AVX2"
     return
   fi
-  replay replay-avx2 --cpu-isa avx2
-  read -r tokens bits < <(limited_differences)
+  replay replay-avx2 --cpu-isa avx2 --mode inject,forced --gate 16bit-cross
+  read -r hard_flips ties bitwise < <(limited_differences)
   if ! has_avx512; then
-    stage_note "this CPU has no more than AVX2, so the limit changes nothing: $tokens different tokens"
-  elif ((!bits)); then
+    stage_note "this CPU has no more than AVX2, so the limit changes nothing"
+  elif ((bitwise)); then
     die "With AVX2 instead of AVX-512 not one bit differs: the limit had no effect."
+  elif ((_status != 0)); then
+    die "The gate 16bit-cross failed (build/logs/replay-avx2.log)."
   else
-    stage_note "$tokens different tokens; K/V and logits differ"
+    stage_note "$ties ties, $hard_flips hard flips; logits and K/V differ within the gate"
   fi
+}
+
+show_faults_caught() {
+  quietly selftest build/kvtool selftest --model "$DEMO_MODEL" --device cpu \
+    --gate 16bit-cross --quick
+  stage_note "the same gate catches every injected fault"
 }
 
 # Of a replay's text: the first input with a mismatch, and the summary.
@@ -182,11 +162,14 @@ show_results() {
   cat <<TEXT
 
 All inputs: build/logs/replay-same.log, build/logs/replay-avx2.log
+Charts:     $DEMO_RESULTS/replay-avx2.html (any browser)
+Faults:     build/logs/selftest.log
 
 What to try next:
   build/kvtool generate --model $DEMO_MODEL --prompt "The capital of France is"
   build/kvtool info $DEMO_RECORDINGS
-  build/kvtool replay --from CPU --cpu-isa avx2 --verbose    where and why tokens differ
+  build/kvtool replay --from CPU --cpu-isa avx2 --mode inject,forced,free    where and why tokens differ
+  build/kvtool selftest --model $DEMO_MODEL    how small a fault is still caught
   build/kvtool replay --from CPU --device cuda               on a machine with a GPU: the real second device
   build/kvtool --help
 TEXT
@@ -207,7 +190,7 @@ demo_main() {
   rm -rf "$DEMO_RESULTS"
   mkdir -p "$DEMO_RESULTS"
 
-  begin_stages $((KVTOOL_SETUP_STAGES + 5))
+  begin_stages $((KVTOOL_SETUP_STAGES + 6))
   setup_stages
   stage "Build kvtool"
   build_kvtool
@@ -219,6 +202,8 @@ demo_main() {
   replay_same_device
   stage "Replay them with the CPU limited to AVX2"
   replay_limited
+  stage "Inject faults into the KV cache: the gate must fail"
+  show_faults_caught
   end_stages
   show_results
 }
