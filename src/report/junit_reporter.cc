@@ -32,6 +32,7 @@ struct TestCase {
 struct TestSuite {
   std::string name;
   std::vector<TestCase> cases;
+  std::vector<std::pair<std::string, std::string>> properties;
 
   [[nodiscard]] std::size_t count(TestCase::Outcome outcome) const {
     return static_cast<std::size_t>(std::count_if(
@@ -184,6 +185,32 @@ TestCase fault_case(const SelftestResult& result, const FaultResult& fault) {
   return test;
 }
 
+// What the reader of a verdict must know besides its rules.
+void add_properties(const Verdict& verdict, TestSuite& suite) {
+  suite.properties.emplace_back("gate", verdict.gate.gate);
+  suite.properties.emplace_back("finding", verdict.finding_text);
+  suite.properties.emplace_back("reference_device", verdict.reference_device);
+  suite.properties.emplace_back("device", verdict.device);
+  if (verdict.different_weights) {
+    suite.properties.emplace_back("different_weights", std::string(kDifferentWeights));
+  }
+  for (const analysis::ProvenanceDifference& difference : verdict.provenance) {
+    suite.properties.emplace_back(
+        "provenance: " + difference.label,
+        fmt::format("recorded {}, here {}", difference.recorded, difference.live));
+  }
+}
+
+void append_properties(pugi::xml_node node, const TestSuite& suite) {
+  if (suite.properties.empty()) return;
+  pugi::xml_node properties = node.append_child("properties");
+  for (const auto& [name, value] : suite.properties) {
+    pugi::xml_node property = properties.append_child("property");
+    set(property, "name", name);
+    set(property, "value", value);
+  }
+}
+
 class JunitReporter : public Reporter {
  public:
   explicit JunitReporter(std::function<void(const std::string&)> write)
@@ -217,6 +244,7 @@ class JunitReporter : public Reporter {
       for (const analysis::RuleResult& rule : verdict.gate.rules) {
         rules.cases.push_back(rule_case(verdict, rule));
       }
+      add_properties(verdict, rules);
     }
     for (const std::string& path : summary.missing) {
       suite("kvtool.diff").cases.push_back(missing_case(path));
@@ -238,7 +266,7 @@ class JunitReporter : public Reporter {
     const auto found = std::find_if(suites_.begin(), suites_.end(),
                                     [&](const TestSuite& other) { return other.name == name; });
     if (found != suites_.end()) return *found;
-    suites_.push_back({name, {}});
+    suites_.push_back({name, {}, {}});
     return suites_.back();
   }
 
@@ -256,6 +284,7 @@ class JunitReporter : public Reporter {
       set_counts(node, {suite});
       if (!run_.created_utc.empty()) set(node, "timestamp", timestamp());
       if (!device_.empty()) set(node, "hostname", device_);
+      append_properties(node, suite);
       for (const TestCase& test : suite.cases) append_case(node, test);
     }
     std::ostringstream text;

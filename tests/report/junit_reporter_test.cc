@@ -47,6 +47,12 @@ recording: ref_cache/NVIDIA_H200/tiny/batch4_input6.kvc</failure>
     </testcase>
   </testsuite>
   <testsuite name="tiny.gate" tests="4" failures="2" errors="0" skipped="0" time="0.000" timestamp="2026-01-02T03:04:05" hostname="CPU">
+    <properties>
+      <property name="gate" value="sample" />
+      <property name="finding" value="What the pattern means." />
+      <property name="reference_device" value="NVIDIA_H200" />
+      <property name="device" value="CPU" />
+    </properties>
     <testcase classname="tiny.gate" name="inject.tokens.match_rate" time="0.000" />
     <testcase classname="tiny.gate" name="inject.kv.key.relative_l2" time="0.000">
       <failure message="inject.kv.key.relative_l2: measured 0.007071, allowed at most 0.001" type="gate" />
@@ -60,6 +66,22 @@ free.tokens.hard_flips
   </testsuite>
 </testsuites>
 )golden");
+}
+
+TEST(JunitReporter, PropertiesSayWhereTheTwoSidesDiffer) {
+  Summary summary = summary_of({replayed_input()});
+  summary.verdicts = {verdict_of({replayed_input()}, sample_gate(), true)};
+  summary.verdicts.front().different_weights = true;
+  summary.verdicts.front().provenance = {sample_difference()};
+  summary.missing = {"a/batch1_input7.kvc"};
+  const pugi::xml_document document = parsed(
+      junit([&](Reporter& reporter) { report_run(reporter, {replayed_input()}, summary); }));
+  EXPECT_EQ(count(document, "//property[@name='different_weights']"), 1U);
+  EXPECT_EQ(count(document,
+                  "//property[@name='provenance: torch'][@value='recorded 2.13.0, here 2.14.1']"),
+            1U);
+  EXPECT_EQ(count(document, "//testcase[@name='a/batch1_input7.kvc']/failure[@type='missing']"),
+            1U);
 }
 
 TEST(JunitReporter, CountsAgreeWithTheCases) {

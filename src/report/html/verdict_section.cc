@@ -41,9 +41,8 @@ bool bitwise_equal(const analysis::Figures& figures) {
 std::string heading(const Verdict& verdict) {
   const std::string weights =
       verdict.different_weights
-          ? "<p class=\"notice\">⚠ The weights differ from the reference's; this was allowed on "
-            "request.</p>\n"
-          : "";
+          ? fmt::format("<p class=\"notice\">⚠ {}</p>\n", kDifferentWeights)
+          : std::string();
   return fmt::format(
       "<header class=\"verdict\"><div class=\"badge-line\">{}<div><h2>{}</h2>"
       "<p class=\"pair\"><span>{}</span><span class=\"arrow\" aria-label=\"against\"> → "
