@@ -145,6 +145,19 @@ std::string pattern_note(const RuleResult& result) {
 
 }  // namespace
 
+std::vector<format::ReplayMode> modes_for(const Gate& gate) {
+  using format::ReplayMode;
+  std::vector<ReplayMode> modes = {ReplayMode::kInject};
+  for (const ReplayMode mode : {ReplayMode::kForced, ReplayMode::kFree}) {
+    const std::string prefix = std::string(replay_mode_name(mode)) + ".";
+    const bool named = std::any_of(gate.rules.begin(), gate.rules.end(), [&](const GateRule& rule) {
+      return rule.figure.starts_with(prefix);
+    });
+    if (named) modes.push_back(mode);
+  }
+  return modes;
+}
+
 GateResult evaluate(const Gate& gate, const Figures& figures) {
   RuleNames own_rules;
   for (const GateRule& rule : gate.rules) {

@@ -134,7 +134,7 @@ Examples:
     kvtool calibrate --model models/MODEL.pt --prompts configs/prompts.jsonl \
         --batch-size 4 --out gates/MODEL.json
     kvtool calibrate --from CPU --out gates/MODEL.json
-    kvtool replay --from CPU --mode inject,forced --gate gates/MODEL.json)");
+    kvtool replay --from CPU --gate gates/MODEL.json)");
   }
 
   int execute(Services& services) override {

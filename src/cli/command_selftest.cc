@@ -242,7 +242,7 @@ Examples:
     // What a configuration says of replays and lengths is meant for longer runs.
     settings.max_new_tokens = options_.max_new_tokens.value_or(kDefaultNewTokens);
     settings.from = options_.from.value_or("");
-    if (options_.modes.empty()) settings.replay_modes = {format::ReplayMode::kInject};
+    if (options_.modes.empty()) settings.replay_modes.clear();
     const ReportingOptions reporting{name(), settings.reports, settings.quiet, settings.verbose};
     return with_reporter(services, reporting, [&](report::Reporter& reporter) {
       return SelftestRun(services, std::move(settings), !quick_, reporter).run();
@@ -270,7 +270,8 @@ Examples:
                    "16bit-cross or fp8, by the type of the model's K/V)")
         ->option_text("NAME|FILE")
         ->group(group);
-    app.add_option("--mode", options_.modes, "How the steps are fed (default inject)")
+    app.add_option("--mode", options_.modes,
+                   "How the steps are fed (default: inject and what the gate names)")
         ->option_text("MODE[,MODE...]")
         ->delimiter(',')
         ->check(CLI::IsMember({"inject", "forced", "free"}))

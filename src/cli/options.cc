@@ -168,8 +168,8 @@ void add_replay_options(CLI::App& app, RunOptions& options) {
       ->group(reference);
   app.add_option("--mode", options.modes,
                  "How the steps are fed, one or several: inject (the recorded K/V and token at "
-                 "every step; default), forced (own K/V, recorded tokens), free (own K/V and "
-                 "tokens)")
+                 "every step), forced (own K/V, recorded tokens), free (own K/V and "
+                 "tokens). Default: inject, and those that the gate's rules name")
       ->option_text("MODE[,MODE...]")
       ->delimiter(',')
       ->check(CLI::IsMember({"inject", "forced", "free"}))

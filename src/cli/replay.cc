@@ -193,10 +193,7 @@ class ReplayRun {
   void run_model(const ModelFile& file, const ModelReplay& replay, RecordingLedger& ledger) {
     const std::unique_ptr<engine::Model> model = session_.load_model(file);
     engine_ready_ = true;
-    block_positions_ = 1;
-    for (const auto& entries : replay.entries) {
-      block_positions_ = std::max(block_positions_, block_positions_for(entries));
-    }
+    prepare(*model, replay);
     for (std::size_t i = 0; i < replay.entries.size(); ++i) {
       check_all(*model, replay.entries[i]);
       for (std::size_t b = 0; b < replay.batches[i].size(); ++b) {
@@ -204,6 +201,18 @@ class ReplayRun {
                   "batch " + std::to_string(b + 1) + "/" + std::to_string(replay.batches[i].size()),
                   ledger);
       }
+    }
+  }
+
+  // What all batches of a model share.
+  void prepare(const engine::Model& model, const ModelReplay& replay) {
+    const std::string& reference_device = replay.entries.front().front().device_label;
+    const analysis::Gate gate = session_.verdicts().gate_for(gate_context(model, reference_device));
+    near_tie_ulps_ = gate.near_tie_ulps;
+    modes_ = settings_.replay_modes.empty() ? analysis::modes_for(gate) : settings_.replay_modes;
+    block_positions_ = 1;
+    for (const auto& entries : replay.entries) {
+      block_positions_ = std::max(block_positions_, block_positions_for(entries));
     }
   }
 
@@ -235,9 +244,9 @@ class ReplayRun {
                  const PlannedBatch& batch, const std::string& what, RecordingLedger& ledger) {
     begin_recording(model, entries, batch, ledger);
     BatchReplayOptions options;
-    options.modes = settings_.replay_modes;
+    options.modes = modes_;
     options.allow_different_weights = settings_.allow_different_weights;
-    options.near_tie_ulps = gate_tolerance(model, entries);
+    options.near_tie_ulps = near_tie_ulps_;
     options.block_positions = block_positions_;
     const std::string batch_id = format::to_string(format::random_uuid());
     const MakeRecorder recorder = [&](const ReferenceEntry& entry,
@@ -271,12 +280,6 @@ class ReplayRun {
       }
     }
     ledger.begin_batch(paths);
-  }
-
-  [[nodiscard]] double gate_tolerance(const engine::Model& model,
-                                      const std::vector<ReferenceEntry>& entries) {
-    const ReferenceEntry& entry = entries.front();
-    return session_.verdicts().gate_for(gate_context(model, entry.device_label)).near_tie_ulps;
   }
 
   [[nodiscard]] analysis::GateContext gate_context(const engine::Model& model,
@@ -315,7 +318,7 @@ class ReplayRun {
     meta["replay_of"] = {{"uuid", format::to_string(header.uuid)},
                          {"path", entry.path.string()},
                          {"device", entry.device_label},
-                         {"mode", replay_mode_name(settings_.replay_modes.front())}};
+                         {"mode", replay_mode_name(modes_.front())}};
     header.uuid = format::random_uuid();
     header.save_mode = settings_.save_mode.value_or(header.save_mode);
     header.model_sha256 = model.info().weights_sha256;
@@ -383,6 +386,8 @@ class ReplayRun {
   const Settings& settings_;
   bool engine_ready_ = false;
   std::uint64_t replayed_ = 0;
+  std::vector<format::ReplayMode> modes_;
+  double near_tie_ulps_ = analysis::kDefaultToleranceUlps;
   std::uint64_t block_positions_ = 1;  // one for all inputs of a model, so that they can be pooled
   std::set<std::string> different_weights_;  // slugs
   std::set<std::string> warned_;

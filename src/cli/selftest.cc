@@ -185,9 +185,10 @@ class Selftest {
   Judgement judge(const std::optional<engine::Fault>& fault, const std::string& what) {
     VerdictBuilder verdicts(options_.gate);
     BatchReplayOptions options;
-    options.modes = options_.modes;
+    const analysis::Gate gate = verdicts.gate_for(context_of(reference_.entries.front()));
+    options.modes = options_.modes.empty() ? analysis::modes_for(gate) : options_.modes;
     options.fault = fault;
-    options.near_tie_ulps = verdicts.gate_for(context_of(reference_.entries.front())).near_tie_ulps;
+    options.near_tie_ulps = gate.near_tie_ulps;
     options.block_positions = block_positions_;
     Judgement judgement;
     for (const PlannedBatch& batch : reference_.batches) {

@@ -22,7 +22,7 @@ struct SelftestReference {
 };
 
 struct SelftestOptions {
-  std::vector<format::ReplayMode> modes = {format::ReplayMode::kInject};
+  std::vector<format::ReplayMode> modes;  // empty: those that the gate needs
   analysis::GateSpec gate;
   bool search = true;  // for the smallest strength that is still caught
 };

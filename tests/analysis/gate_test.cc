@@ -194,6 +194,14 @@ TEST(Gate, DescriptionTellsAFailureFromItsBound) {
             "inject.kl.p99: measured 0.01000002, allowed at most 0.01");
 }
 
+TEST(Gate, ModesAreInjectAndThoseThatRulesName) {
+  using format::ReplayMode;
+  Gate gate;
+  EXPECT_EQ(modes_for(gate), std::vector{ReplayMode::kInject});
+  gate.rules = {{"*.kl.p99", std::nullopt, 1.0}, {"free.kl.p99", std::nullopt, 1.0}};
+  EXPECT_EQ(modes_for(gate), (std::vector{ReplayMode::kInject, ReplayMode::kFree}));
+}
+
 TEST(DefaultGate, JudgesHardFlipsAndNonFiniteValuesAlone) {
   Figures figures = {{"prefill.tokens.hard_flips", 0.0}, {"prefill.tokens.nonfinite", 0.0},
                      {"prefill.kv.key.nonfinite", 0.0},  {"inject.tokens.hard_flips", 0.0},

@@ -43,6 +43,10 @@ def test_the_gate_passes_a_replay_of_given_recordings(kvtool, model, token_promp
     calibrate(kvtool, model, "--from", "CPU")
     kvtool.ok("replay", "--model", model, "--from", "CPU", "--device", "cpu",
               "--mode", "inject,forced", "--batch", 1, "--gate", "gate.json")
+    # The modes that the gate asks for are run without being named, by both.
+    kvtool.ok("replay", "--model", model, "--from", "CPU", "--device", "cpu", "--gate", "gate.json")
+    kvtool.ok("selftest", "--model", model, "--from", "CPU", "--device", "cpu", "--quick",
+              "--gate", "gate.json")
 
 
 def test_the_gate_fails_another_model(kvtool, model, exported, token_prompts):

@@ -83,6 +83,10 @@ class GateSpec {
 // Applied without --gate: no hard flip, no NaN or Inf in any mode that ran.
 [[nodiscard]] Gate default_gate();
 
+// The modes that run where nobody chose any: inject, and those that the gate's
+// rules name, since it would fail without them.
+[[nodiscard]] std::vector<format::ReplayMode> modes_for(const Gate& gate);
+
 struct RuleResult {
   // With the bounds that held for `figure`: a budget of ties is widened to whole
   // tokens (docs/gates.md).

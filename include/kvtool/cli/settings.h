@@ -45,8 +45,8 @@ struct Settings {
   std::string ref_dir = "ref_cache";
   std::optional<std::uint64_t> from_batch_size;
   BatchShape batch_shape = BatchShape::kRecorded;
-  std::vector<format::ReplayMode> replay_modes = {format::ReplayMode::kInject};
-  std::optional<analysis::GateSpec> gate;  // nothing: the default gate
+  std::vector<format::ReplayMode> replay_modes;  // empty: those that the gate needs
+  std::optional<analysis::GateSpec> gate;        // nothing: the default gate
   bool allow_different_weights = false;
 
   ReportTargets reports;
