@@ -7,7 +7,7 @@
 #   bash tools/demo.sh
 #
 # Safe to run again: what is there already is kept, so that a second run takes
-# less than a minute. Logs: build/logs. What tools/setup.sh installs and how it
+# about a minute. Logs: build/logs. What tools/setup.sh installs and how it
 # chooses Python is said there.
 set -euo pipefail
 
