@@ -5,8 +5,10 @@
 #include <chrono>
 #include <optional>
 #include <set>
+#include <span>
 #include <thread>
 
+#include "batch_replay.h"
 #include "command.h"
 #include "diff.h"
 #include "kvtool/cli/gate_choice.h"
@@ -87,12 +89,11 @@ class Diff {
   }
 
   [[nodiscard]] std::uint64_t block_positions() const {
-    std::uint64_t longest = 1;
+    std::uint64_t largest = 1;
     for (const DiffPlan& plan : plans_) {
-      longest =
-          std::max({longest, plan.pair.reference.prompt_length, plan.pair.reference.num_steps});
+      largest = std::max(largest, block_positions_for(std::span(&plan.pair.reference, 1)));
     }
-    return analysis::choose_block_positions(longest);
+    return largest;
   }
 
   void compare_all() {
