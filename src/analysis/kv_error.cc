@@ -12,20 +12,7 @@
 #include <string>
 
 #include "kvtool/base/error.h"
-
-// The loops below are compiled for each of these instruction sets and chosen when
-// the program starts. Sums do not depend on the choice: their order is written
-// out, and the file is compiled without contraction to fused multiply-add. The
-// choice runs before a sanitizer is ready, so sanitized builds have one version.
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__) && \
-    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define KVTOOL_VECTORIZED \
-  __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
-#define KVTOOL_VECTOR_BYTES 32
-#else
-#define KVTOOL_VECTORIZED
-#define KVTOOL_VECTOR_BYTES 16
-#endif
+#include "kvtool/base/vectorized.h"
 
 namespace kvtool::analysis {
 namespace {

@@ -1,8 +1,13 @@
 #include "engine/logit_stats.h"
 
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
 #include <bit>
 #include <cmath>
 
+#include "engine/logit_scan.h"
 #include "kvtool/base/error.h"
 
 namespace kvtool::engine {
@@ -18,8 +23,22 @@ std::uint64_t splitmix64(std::uint64_t index) {
   return z ^ (z >> 31);
 }
 
-// An involution between float bits and int32 that keeps the order of floats.
-std::int32_t flip_negative(std::int32_t bits) { return bits ^ ((bits >> 31) & 0x7fffffff); }
+// Rows of the calling thread's part of a batch.
+constexpr std::int64_t kRowsPerTask = 1;
+
+std::span<const float> elements(const at::Tensor& row) {
+  return {row.const_data_ptr<float>(), static_cast<std::size_t>(row.numel())};
+}
+
+// Of a contiguous row, in its own dtype.
+std::uint64_t row_digest(const at::Tensor& row, const at::Tensor& weights) {
+  const auto size = static_cast<std::size_t>(row.numel());
+  const std::span<const std::int64_t> factors(weights.const_data_ptr<std::int64_t>(), size);
+  if (row.element_size() == 4) {
+    return weighted_sum({static_cast<const std::uint32_t*>(row.const_data_ptr()), size}, factors);
+  }
+  return weighted_sum({static_cast<const std::uint16_t*>(row.const_data_ptr()), size}, factors);
+}
 
 }  // namespace
 
@@ -52,6 +71,37 @@ at::Tensor LogitStats::digest(const at::Tensor& logits) const {
 }
 
 at::Tensor LogitStats::pack(const at::Tensor& logits) const {
+  if (!logits.is_cpu()) return pack_with_tensors(logits);
+  const at::Tensor rows = logits.contiguous();
+  const at::Tensor packed = at::empty({rows.size(0), packed_width()}, at::kLong);
+  at::parallel_for(0, rows.size(0), kRowsPerTask, [&](std::int64_t begin, std::int64_t end) {
+    const c10::InferenceMode guard;
+    for (std::int64_t row = begin; row < end; ++row) {
+      pack_row(rows.select(0, row), packed.data_ptr<std::int64_t>() + row * packed_width());
+    }
+  });
+  return packed;
+}
+
+void LogitStats::pack_row(const at::Tensor& logits, std::int64_t* packed) const {
+  const at::Tensor wide = logits.to(at::kFloat);
+  const LargestLogit largest = largest_logit(elements(wide));
+  if (!largest.is_ordered) {
+    const at::Tensor result = pack_with_tensors(logits.unsqueeze(0)).contiguous();
+    std::copy_n(result.const_data_ptr<std::int64_t>(), packed_width(), packed);
+    return;
+  }
+  thread_local std::vector<std::int64_t> keys;
+  largest_keys(elements(wide), static_cast<std::size_t>(top_k_), keys);
+  std::copy(keys.begin(), keys.end(), packed);
+  const at::Tensor exponentials = (wide - largest.value).exp_();
+  const double logsumexp =
+      std::log(sum_in_double(elements(exponentials))) + static_cast<double>(largest.value);
+  packed[top_k_] = std::bit_cast<std::int64_t>(logsumexp);
+  packed[top_k_ + 1] = static_cast<std::int64_t>(row_digest(logits, weights_));
+}
+
+at::Tensor LogitStats::pack_with_tensors(const at::Tensor& logits) const {
   const at::Tensor keys = std::get<0>(ordered_keys(logits).topk(top_k_, -1, true, true));
   const at::Tensor wide = logits.to(at::kFloat);
   const at::Tensor maximum = wide.amax(-1, /*keepdim=*/true);
@@ -61,6 +111,20 @@ at::Tensor LogitStats::pack(const at::Tensor& logits) const {
 }
 
 at::Tensor LogitStats::greedy_keys(const at::Tensor& logits) const {
+  if (!logits.is_cpu()) return greedy_keys_with_tensors(logits);
+  const at::Tensor rows = logits.contiguous();
+  const at::Tensor keys = at::empty({rows.size(0)}, at::kLong);
+  for (std::int64_t row = 0; row < rows.size(0); ++row) {
+    const at::Tensor wide = rows.select(0, row).to(at::kFloat);
+    const LargestLogit largest = largest_logit(elements(wide));
+    keys.data_ptr<std::int64_t>()[row] =
+        largest.is_ordered ? ordered_key(largest.value, first_equal(elements(wide), largest.value))
+                           : greedy_keys_with_tensors(rows.narrow(0, row, 1)).item<std::int64_t>();
+  }
+  return keys;
+}
+
+at::Tensor LogitStats::greedy_keys_with_tensors(const at::Tensor& logits) const {
   return ordered_keys(logits).amax(-1);
 }
 

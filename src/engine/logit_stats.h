@@ -1,6 +1,7 @@
 // Statistics of one row of logits, computed where the logits are, by a rule
-// that every device follows to the bit: greedy choice, top-k, log-sum-exp and
-// digest.
+// that every device follows to the bit: greedy choice, top-k and digest. (The
+// log-sum-exp depends on the device's exp.) A CPU reads each row in a few passes
+// of its own; other devices, and rows with NaN, go through tensor operations.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -24,6 +25,9 @@ class LogitStats {
   // maximal logits, as keys. logit_of() of a row with a NaN or +Inf is not finite.
   [[nodiscard]] at::Tensor greedy_keys(const at::Tensor& logits) const;
 
+  // What pack() does where the logits are not in the CPU's memory.
+  [[nodiscard]] at::Tensor pack_with_tensors(const at::Tensor& logits) const;
+
   [[nodiscard]] std::int64_t top_k() const { return top_k_; }
   [[nodiscard]] std::int64_t packed_width() const { return top_k_ + 2; }
 
@@ -38,6 +42,8 @@ class LogitStats {
   void unpack(std::span<const std::int64_t> packed, format::StepStats& stats) const;
 
  private:
+  void pack_row(const at::Tensor& logits, std::int64_t* packed) const;
+  [[nodiscard]] at::Tensor greedy_keys_with_tensors(const at::Tensor& logits) const;
   [[nodiscard]] at::Tensor ordered_keys(const at::Tensor& logits) const;
   [[nodiscard]] at::Tensor digest(const at::Tensor& logits) const;
 

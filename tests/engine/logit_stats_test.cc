@@ -99,5 +99,27 @@ TEST(LogitStats, GreedyKeysAgreeWithTopK) {
   EXPECT_TRUE(keys.equal(packed.select(1, 0)));
 }
 
+// Values with many ties, one row with NaN, in each dtype of a head.
+TEST(LogitStats, TheCpusPassesAgreeWithTensorOperations) {
+  at::manual_seed(3);
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
+    at::Tensor logits = at::randn({5, 3001}).mul_(4).to(dtype);
+    logits[1][7] = std::numeric_limits<float>::quiet_NaN();
+    logits[2][3000] = std::numeric_limits<float>::infinity();
+    logits[3].fill_(-std::numeric_limits<float>::infinity());
+    for (const std::int64_t top_k : {1, 32, 3001}) {
+      const LogitStats stats(3001, top_k, at::kCPU);
+      const at::Tensor packed = stats.pack(logits);
+      const at::Tensor expected = stats.pack_with_tensors(logits);
+      EXPECT_TRUE(at::equal(packed.narrow(1, 0, top_k), expected.narrow(1, 0, top_k)));
+      EXPECT_TRUE(at::equal(packed.select(1, top_k + 1), expected.select(1, top_k + 1)));
+      const at::Tensor logsumexp = packed.select(1, top_k).contiguous().view(at::kDouble);
+      const at::Tensor wanted = expected.select(1, top_k).contiguous().view(at::kDouble);
+      EXPECT_TRUE(at::allclose(logsumexp, wanted, 1e-7, 0.0, /*equal_nan=*/true));
+      EXPECT_TRUE(at::equal(stats.greedy_keys(logits), expected.select(1, 0)));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace kvtool::engine
