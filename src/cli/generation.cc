@@ -255,7 +255,8 @@ class GenerationRun {
     input.prompt_text = prompt_text(model, index);
     input.prompt_length = inputs_[index].encoded->token_ids.size();
     input.timing = {result.timing.prefill_seconds, result.timing.decode_seconds,
-                    generated.tokens.empty() ? 0 : generated.tokens.size() - 1};
+                    generated.tokens.empty() ? 0 : generated.tokens.size() - 1,
+                    result.timing.attention_seconds};
     input.generation = report::Generation{generated.tokens, text_of(model, generated.tokens),
                                           std::string(stop_reason_name(generated.stop_reason))};
     if (settings_.save) {

@@ -160,11 +160,23 @@ void add_replay_options(CLI::App& app, RunOptions& options) {
       ->option_text("N")
       ->check(kCount)
       ->group(reference);
-  app.add_option("--batch", options.batch,
-                 "recorded: in the batches in which the inputs were recorded (default); 1: one "
-                 "input at a time, which other kernels compute")
-      ->option_text("SHAPE")
-      ->check(CLI::IsMember({"recorded", "1"}))
+  auto* batch =
+      app.add_option("--batch", options.batch,
+                     "recorded: in the batches in which the inputs were recorded (default); 1: one "
+                     "input at a time, which other kernels compute")
+          ->option_text("SHAPE")
+          ->check(CLI::IsMember({"recorded", "1"}))
+          ->group(reference);
+  app.add_flag("--parallel", options.parallel,
+               "All steps of an input in one forward pass, and several inputs together: many times "
+               "faster, with other kernels than step by step. Modes inject and forced")
+      ->excludes(batch)
+      ->option_text(" ")
+      ->group(reference);
+  app.add_option("--parallel-memory", options.parallel_memory_mib,
+                 "Memory of a parallel replay beside the model, in MiB (default 1024)")
+      ->option_text("MIB")
+      ->check(kCount)
       ->group(reference);
   app.add_option("--mode", options.modes,
                  "How the steps are fed, one or several: inject (the recorded K/V and token at "

@@ -16,6 +16,24 @@ PlannedBatch single_row(std::span<const ReferenceEntry> entries, std::size_t ind
           .missing = {}};
 }
 
+// Inputs of one call to the engine; it divides them into passes itself, so this
+// only bounds the open files and the results in flight.
+constexpr std::size_t kParallelRows = 64;
+
+std::vector<PlannedBatch> parallel_batches(std::span<const ReferenceEntry> entries) {
+  std::vector<PlannedBatch> batches;
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    if (!entries[i].selected) continue;
+    if (batches.empty() || batches.back().rows.size() == kParallelRows) batches.emplace_back();
+    const PlannedBatch alone = single_row(entries, i);
+    PlannedBatch& batch = batches.back();
+    batch.rows.push_back(alone.rows.front());
+    batch.padded_length = std::max(batch.padded_length, alone.padded_length);
+    batch.cache_capacity = std::max(batch.cache_capacity, alone.cache_capacity);
+  }
+  return batches;
+}
+
 void check_same_shape(const ReferenceEntry& a, const ReferenceEntry& b) {
   const auto fail = [&](const char* what, std::uint64_t of_a, std::uint64_t of_b) {
     throw_corrupt(b.path.string() + " and " + a.path.string() +
@@ -89,6 +107,7 @@ std::uint64_t first_input(std::span<const ReferenceEntry> entries, const Planned
 }  // namespace
 
 std::vector<PlannedBatch> plan_batches(std::span<const ReferenceEntry> entries, BatchShape shape) {
+  if (shape == BatchShape::kParallel) return parallel_batches(entries);
   std::vector<PlannedBatch> batches;
   std::map<std::string, std::vector<std::size_t>> by_batch;
   for (std::size_t i = 0; i < entries.size(); ++i) {

@@ -210,10 +210,26 @@ class ReplayRun {
     const analysis::Gate gate = session_.verdicts().gate_for(gate_context(model, reference_device));
     near_tie_ulps_ = gate.near_tie_ulps;
     modes_ = settings_.replay_modes.empty() ? analysis::modes_for(gate) : settings_.replay_modes;
+    check_modes(gate);
     block_positions_ = 1;
     for (const auto& entries : replay.entries) {
       block_positions_ = std::max(block_positions_, block_positions_for(entries));
     }
+  }
+
+  [[nodiscard]] bool parallel() const { return settings_.batch_shape == BatchShape::kParallel; }
+
+  void check_modes(const analysis::Gate& gate) const {
+    const bool has_free =
+        std::find(modes_.begin(), modes_.end(), format::ReplayMode::kFree) != modes_.end();
+    if (!parallel() || !has_free) return;
+    throw_usage(
+        std::string(settings_.replay_modes.empty()
+                        ? "the gate " + gate.name + " needs the mode free, which"
+                        : "the mode free") +
+        " cannot run in parallel, since each of its tokens depends on the one before: leave "
+        "--parallel out" +
+        (settings_.replay_modes.empty() ? ", or choose --mode inject,forced" : ", or --mode free"));
   }
 
   // Before anything runs.
@@ -247,6 +263,8 @@ class ReplayRun {
     options.modes = modes_;
     options.allow_different_weights = settings_.allow_different_weights;
     options.near_tie_ulps = near_tie_ulps_;
+    options.parallel = parallel();
+    options.parallel_memory_bytes = settings_.parallel_memory_bytes;
     options.block_positions = block_positions_;
     const std::string batch_id = format::to_string(format::random_uuid());
     const MakeRecorder recorder = [&](const ReferenceEntry& entry,
@@ -301,11 +319,13 @@ class ReplayRun {
     meta.run = entry.run.value_or(RunMeta{.batch_id = {}, .input_index = entry.input_index});
     meta.run.batch_id = batch_id;
     meta.run.batch_size = entry.batch_size;
-    meta.run.row = row;
-    meta.run.rows = batch.rows.size();
-    meta.run.padded_length = batch.padded_length;
-    meta.run.padding = batch.padded_length - entry.prompt_length;
-    meta.run.cache_capacity = batch.cache_capacity;
+    // The rows of a parallel replay are no batch: none pads another.
+    meta.run.row = parallel() ? 0 : row;
+    meta.run.rows = parallel() ? 1 : batch.rows.size();
+    meta.run.padded_length = parallel() ? entry.prompt_length : batch.padded_length;
+    meta.run.padding = meta.run.padded_length - entry.prompt_length;
+    meta.run.cache_capacity =
+        parallel() ? entry.prompt_length + entry.num_steps : batch.cache_capacity;
     meta.prompt = entry.prompt_meta;
     return make_meta(meta);
   }
@@ -318,7 +338,8 @@ class ReplayRun {
     meta["replay_of"] = {{"uuid", format::to_string(header.uuid)},
                          {"path", entry.path.string()},
                          {"device", entry.device_label},
-                         {"mode", replay_mode_name(modes_.front())}};
+                         {"mode", replay_mode_name(modes_.front())},
+                         {"parallel", parallel()}};
     header.uuid = format::random_uuid();
     header.save_mode = settings_.save_mode.value_or(header.save_mode);
     header.model_sha256 = model.info().weights_sha256;
@@ -338,8 +359,8 @@ class ReplayRun {
     report::InputResult input;
     input.model_slug = model.info().slug;
     input.batch_size = entry.batch_size;
-    input.rows = row.rows;
-    input.row = row.row;
+    input.rows = parallel() ? 1 : row.rows;
+    input.row = parallel() ? 0 : row.row;
     input.input_index = entry.input_index;
     input.prompt_text = recorded_prompt_text(model, entry);
     input.prompt_length = entry.prompt_length;
@@ -351,6 +372,7 @@ class ReplayRun {
     replay.truncation = row.truncation;
     replay.reference_has_prefill_kv = row.reference_has_prefill_kv;
     replay.different_weights = different_weights_.contains(model.info().slug);
+    replay.parallel = parallel();
     replay.modes = row.modes;
     replay.provenance = analysis::compare_provenance(row.reference_meta,
                                                      live_meta(model, batch, entry, row.row, {}));

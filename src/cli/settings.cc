@@ -81,7 +81,9 @@ void take_options(const RunOptions& options, Settings& settings) {
   settings.from = options.from.value_or(settings.from);
   settings.ref_dir = options.ref_dir.value_or(settings.ref_dir);
   if (options.from_batch_size) settings.from_batch_size = options.from_batch_size;
-  settings.batch_shape = options.batch == "1" ? BatchShape::kSingle : BatchShape::kRecorded;
+  if (options.batch == "1") settings.batch_shape = BatchShape::kSingle;
+  if (options.parallel) settings.batch_shape = BatchShape::kParallel;
+  settings.parallel_memory_bytes = options.parallel_memory_mib << 20;
   if (!options.modes.empty()) settings.replay_modes = parse_modes(options.modes);
   if (options.gate) settings.gate = load_gate(*options.gate);
   settings.allow_different_weights = options.allow_different_weights;

@@ -26,7 +26,9 @@ VerdictBuilder::Group& VerdictBuilder::group_of(const analysis::GateContext& con
   for (Group& group : groups_) {
     if (same_group(group.context, context)) return group;
   }
-  return groups_.emplace_back(Group{context, {}, false, {}});
+  groups_.emplace_back();
+  groups_.back().context = context;
+  return groups_.back();
 }
 
 void VerdictBuilder::add(const analysis::GateContext& context, const report::InputResult& input) {
@@ -37,6 +39,7 @@ void VerdictBuilder::add(const analysis::GateContext& context, const report::Inp
                   /*with_prefill=*/&mode == &replay.modes.front());
   }
   group.different_weights = group.different_weights || replay.different_weights;
+  group.parallel = group.parallel || replay.parallel;
   for (const analysis::ProvenanceDifference& difference : replay.provenance) {
     const bool known =
         std::any_of(group.provenance.begin(), group.provenance.end(),
@@ -56,6 +59,7 @@ std::vector<report::Verdict> VerdictBuilder::build() const {
     verdict.reference_device = group.context.reference_device;
     verdict.device = group.context.device;
     verdict.different_weights = group.different_weights;
+    verdict.parallel = group.parallel;
     verdict.run = group.run.build();
     verdict.figures = analysis::figures_of(verdict.run);
     verdict.gate = analysis::evaluate(gate, verdict.figures);

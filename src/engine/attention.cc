@@ -1,5 +1,7 @@
 #include "engine/attention.h"
 
+#include <ATen/Context.h>
+
 #include <algorithm>
 #include <limits>
 
@@ -9,6 +11,9 @@ namespace {
 // Queries per block where scores are materialised, so that memory grows with
 // the sequence and not with its square.
 constexpr std::int64_t kQueryBlock = 256;
+// Fewer for steps in parallel: each block also computes, and masks, one score of
+// every query with every own key of the block.
+constexpr std::int64_t kStepBlock = 64;
 
 // [B, Hq, S, D] -> [B, Hkv, G * S, D]: the G query heads of a KV head become
 // further queries of it, so that K and V need no repetition.
@@ -84,6 +89,66 @@ at::Tensor band_mask(std::int64_t first_query, std::int64_t rows, std::int64_t f
       .masked_fill_(hidden.unsqueeze(0).unsqueeze(0), -std::numeric_limits<double>::infinity());
 }
 
+// As DiagonalMasks::get().
+at::Tensor diagonal_mask(std::int64_t first_query, std::int64_t rows, std::int64_t first_key,
+                         std::int64_t columns, std::int64_t window,
+                         const at::TensorOptions& options) {
+  const double hidden = -std::numeric_limits<double>::infinity();
+  at::Tensor mask = at::full({1, 1, rows, columns + rows}, hidden, options);
+  // A recorded key counts as one position later, so that the query's own is left
+  // out. A window of 1 holds nothing but the query's own key.
+  if (window != 1) {
+    mask.narrow(3, 0, columns)
+        .copy_(band_mask(first_query, rows, first_key + 1, columns, window > 0 ? window - 1 : 0,
+                         options));
+  }
+  mask.narrow(3, columns, rows).select(0, 0).select(0, 0).fill_diagonal_(0.0);
+  return mask;
+}
+
+// Lets oneDNN multiply float32 matrices through bfloat16: exact, and twice as
+// fast, where their elements are bfloat16 numbers. Sums stay float32.
+class Bfloat16Products {
+ public:
+  explicit Bfloat16Products(bool wanted) : wanted_(wanted) {
+    if (!wanted_) return;
+    before_ =
+        at::globalContext().float32Precision(at::Float32Backend::MKLDNN, at::Float32Op::MATMUL);
+    set(at::Float32Precision::BF16);
+  }
+  ~Bfloat16Products() {
+    if (wanted_) set(before_);
+  }
+  Bfloat16Products(const Bfloat16Products&) = delete;
+  Bfloat16Products& operator=(const Bfloat16Products&) = delete;
+
+ private:
+  static void set(at::Float32Precision precision) {
+    at::globalContext().setFloat32Precision(at::Float32Backend::MKLDNN, at::Float32Op::MATMUL,
+                                            precision);
+  }
+
+  bool wanted_;
+  at::Float32Precision before_ = at::Float32Precision::NONE;
+};
+
+// As fused_attention() for a batch of 1, out of matrix products: faster on a CPU
+// for masked blocks, whose fused kernel has no product of its own for bfloat16.
+// mask f32 [1, 1, G * S, T], for the queries in the order of group_queries().
+at::Tensor attention_by_products(const at::Tensor& q, const at::Tensor& keys,
+                                 const at::Tensor& values, double scale, const at::Tensor& mask) {
+  const at::Tensor grouped = group_queries(q, keys.size(1)).squeeze(0).to(at::kFloat);
+  const at::Tensor wide_keys = keys.squeeze(0).to(at::kFloat);
+  at::Tensor scores;
+  {
+    const Bfloat16Products products(q.scalar_type() == at::kBFloat16 &&
+                                    keys.scalar_type() == at::kBFloat16);
+    scores = at::baddbmm(mask.squeeze(0), grouped, wide_keys.transpose(1, 2), 1.0, scale);
+  }
+  const at::Tensor weights = at::softmax(scores, -1).to(values.scalar_type());
+  return at::bmm(weights, values.squeeze(0)).view({1, q.size(1), q.size(2), values.size(3)});
+}
+
 // Several queries with a mask: block by block.
 at::Tensor blockwise_attention(const at::Tensor& q, const at::Tensor& keys,
                                const at::Tensor& values, const AttentionParams& params,
@@ -130,6 +195,53 @@ at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& keys, const a
     return fused_attention(q, keys, values, params.scale, std::nullopt, true);
   }
   return blockwise_attention(q, keys, values, params, bias);
+}
+
+const at::Tensor& DiagonalMasks::get(std::int64_t first_query, std::int64_t rows,
+                                     std::int64_t first_key, std::int64_t columns,
+                                     std::int64_t window, std::int64_t repeats,
+                                     const at::TensorOptions& options) {
+  at::Tensor& mask = masks_[{first_query, rows, first_key, columns, window, repeats}];
+  if (!mask.defined()) {
+    mask = diagonal_mask(first_query, rows, first_key, columns, window, options)
+               .repeat({1, 1, repeats, 1});
+  }
+  return mask;
+}
+
+at::Tensor diagonal_attention(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
+                              const at::Tensor& own_k, const at::Tensor& own_v,
+                              const AttentionParams& params, DiagonalMasks& masks) {
+  const std::int64_t queries = q.size(2);
+  const std::int64_t past = keys.size(2) - queries;
+  const std::int64_t window = params.sliding_window;
+  const bool by_products = q.is_cpu() && !needs_scores(params);
+  const std::int64_t groups = by_products ? q.size(1) / keys.size(1) : 1;
+  const at::TensorOptions mask_options = by_products ? q.options().dtype(at::kFloat) : q.options();
+  at::Tensor output = at::empty({q.size(0), q.size(1), queries, values.size(3)}, values.options());
+  for (std::int64_t begin = 0; begin < queries; begin += kStepBlock) {
+    const std::int64_t rows = std::min(kStepBlock, queries - begin);
+    const std::int64_t first_query = past + begin;
+    const std::int64_t first_key =
+        window > 0 ? std::max<std::int64_t>(0, first_query - window + 1) : 0;
+    // Of the recorded keys those before the block's last query, then the block's own.
+    const std::int64_t columns = first_query + rows - 1 - first_key;
+    const auto joined = [&](const at::Tensor& recorded, const at::Tensor& own) {
+      return at::cat({recorded.narrow(2, first_key, columns), own.narrow(2, begin, rows)}, 2);
+    };
+    const at::Tensor& mask =
+        masks.get(first_query, rows, first_key, columns, window, groups, mask_options);
+    const at::Tensor block_q = q.narrow(2, begin, rows);
+    const at::Tensor block_k = joined(keys, own_k);
+    const at::Tensor block_v = joined(values, own_v);
+    const auto attend = [&] {
+      if (needs_scores(params)) return explicit_attention(block_q, block_k, block_v, params, mask);
+      if (by_products) return attention_by_products(block_q, block_k, block_v, params.scale, mask);
+      return fused_attention(block_q, block_k, block_v, params.scale, mask, false);
+    };
+    output.narrow(2, begin, rows).copy_(attend());
+  }
+  return output;
 }
 
 }  // namespace kvtool::engine

@@ -4,7 +4,9 @@
 
 #include <ATen/ATen.h>
 
+#include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 
 namespace kvtool::engine {
@@ -23,5 +25,28 @@ struct AttentionParams {
 // Returns [B, Hq, S, Dv].
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
                             const AttentionParams& params, const std::optional<at::Tensor>& bias);
+
+// The masks of diagonal_attention(), which all layers of a pass with one window share.
+class DiagonalMasks {
+ public:
+  // Additive, [1, 1, repeats * rows, columns + rows], for queries at first_query...: of recorded
+  // keys first_key... those strictly before the query and inside its window, then of the own keys
+  // the query's own. One set of masks serves one device and dtype.
+  const at::Tensor& get(std::int64_t first_query, std::int64_t rows, std::int64_t first_key,
+                        std::int64_t columns, std::int64_t window, std::int64_t repeats,
+                        const at::TensorOptions& options);
+  void clear() { masks_.clear(); }
+
+ private:
+  std::map<std::array<std::int64_t, 6>, at::Tensor> masks_;
+};
+
+// Many steps at once: query i stands at position T - S + i, sees keys and values
+// [1, Hkv, T, D] of the positions before its own, and at its own position row i
+// of own_k and own_v [1, Hkv, S, D]. q [1, Hq, S, Dk]; returns [1, Hq, S, Dv].
+// Keys and values of the last position are not read.
+at::Tensor diagonal_attention(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
+                              const at::Tensor& own_k, const at::Tensor& own_v,
+                              const AttentionParams& params, DiagonalMasks& masks);
 
 }  // namespace kvtool::engine

@@ -2,6 +2,7 @@
 
 #include <torch/library.h>
 
+#include "engine/stopwatch.h"
 #include "kvtool/base/error.h"
 
 namespace kvtool::engine {
@@ -23,7 +24,11 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
   CacheScope* scope = active_scope;
   if (scope == nullptr) throw_environment("kvtool::attention was called outside of a cache scope");
   try {
-    return scope->policy_.attend({q, k, v, layer, scale, sliding_window, softcap, sinks});
+    Stopwatch watch;
+    at::Tensor output =
+        scope->policy_.attend({q, k, v, layer, scale, sliding_window, softcap, sinks});
+    scope->policy_.attend_ns_ += watch.lap();
+    return output;
   } catch (...) {
     scope->failure_ = std::current_exception();
     throw;

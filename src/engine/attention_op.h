@@ -32,6 +32,15 @@ class CachePolicy {
   // Takes in k and v of the call's positions and returns attention over
   // everything visible: [B, S, Hq, Dv], contiguous.
   virtual at::Tensor attend(const AttentionCall& call) = 0;
+
+  // Time that all calls of attend() took so far. Where attend() only queues work,
+  // as on CUDA, that is the time of queueing.
+  [[nodiscard]] std::int64_t attend_ns() const { return attend_ns_; }
+
+ private:
+  friend at::Tensor attention(const at::Tensor&, const at::Tensor&, const at::Tensor&, std::int64_t,
+                              double, std::int64_t, double, const std::optional<at::Tensor>&);
+  std::int64_t attend_ns_ = 0;
 };
 
 // Makes `policy` the cache of this thread's forward pass for its lifetime.

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "engine/forward_pass.h"
 #include "engine/host_memory.h"
-#include "engine/torch_error.h"
 #include "kvtool/base/error.h"
 
 namespace kvtool::engine {
@@ -47,15 +47,7 @@ at::Tensor BatchRun::prefill() {
 
 at::Tensor BatchRun::forward(const std::string& what, CachePolicy& policy, const at::Tensor& ids,
                              const at::Tensor& positions, const at::Tensor& keep) {
-  const CacheScope scope(policy);
-  return translate_torch_errors(what, [&] {
-    try {
-      return module_.forward(ids, positions, keep).select(1, 0);
-    } catch (...) {
-      if (scope.failure()) std::rethrow_exception(scope.failure());
-      throw;
-    }
-  });
+  return run_forward(module_, policy, what, ids, positions, keep).select(1, 0);
 }
 
 at::Tensor BatchRun::decode(std::int64_t step, std::span<const std::int32_t> tokens) {

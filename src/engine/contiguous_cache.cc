@@ -10,7 +10,7 @@ namespace kvtool::engine {
 
 ContiguousCache::ContiguousCache(const RowLayout& layout, const BatchShape& shape,
                                  at::Device device)
-    : layout_(layout), shape_(shape), device_(device) {
+    : layout_(layout), shape_(shape), device_(device), filled_(layout.num_layers()) {
   for (const RowLayout::Group& group : layout_.groups()) {
     storage_.push_back(
         at::empty({group.entries, shape_.rows(), group.heads, shape_.capacity(), group.dim},
@@ -23,7 +23,6 @@ ContiguousCache::ContiguousCache(const RowLayout& layout, const BatchShape& shap
     keys_.push_back(view(layout_.key(layer)));
     values_.push_back(view(layout_.value(layer)));
   }
-  filled_.resize(keys_.size());
 }
 
 void ContiguousCache::begin(std::int64_t first_slot, std::int64_t positions) {
@@ -32,31 +31,18 @@ void ContiguousCache::begin(std::int64_t first_slot, std::int64_t positions) {
   }
   first_slot_ = first_slot;
   positions_ = positions;
-  filled_.assign(filled_.size(), false);
+  filled_.begin();
 }
 
-// Without this check a layer that the graph never calls would be recorded as
-// whatever its memory held.
-void ContiguousCache::end() const {
-  const auto missing = std::find(filled_.begin(), filled_.end(), false);
-  if (missing == filled_.end()) return;
-  throw_incompatible("the model skipped attention in layer " +
-                     std::to_string(missing - filled_.begin()) +
-                     ", which its metadata names: export it again");
-}
+void ContiguousCache::end() const { filled_.end(); }
 
 at::Tensor ContiguousCache::attend(const AttentionCall& call) {
+  filled_.mark(call.layer);
   const auto layer = static_cast<std::size_t>(call.layer);
-  if (call.layer < 0 || layer >= keys_.size()) {
-    throw_incompatible("the model calls attention for layer " + std::to_string(call.layer) +
-                       ", its metadata names " + std::to_string(keys_.size()) +
-                       " layers: export it again");
-  }
   const at::Tensor& keys = keys_[layer];
   const at::Tensor& values = values_[layer];
   keys.narrow(2, first_slot_, positions_).copy_(call.k);
   values.narrow(2, first_slot_, positions_).copy_(call.v);
-  filled_[layer] = true;
   const std::int64_t end = first_slot_ + positions_;
   if (first_slot_ == 0 && shape_.is_padded()) {
     return attend_prefill(call, keys.narrow(2, 0, end), values.narrow(2, 0, end));

@@ -10,6 +10,7 @@
 
 #include "engine/attention_op.h"
 #include "engine/batch_shape.h"
+#include "engine/layer_check.h"
 #include "engine/row_layout.h"
 
 namespace kvtool::engine {
@@ -58,7 +59,7 @@ class ContiguousCache : public CachePolicy {
   std::vector<at::Tensor> keys_;     // per layer, views into storage_
   std::vector<at::Tensor> values_;
   std::optional<at::Tensor> bias_;  // padding, [B, 1, 1, capacity] in the queries' dtype
-  std::vector<bool> filled_;        // per layer, in the current pass
+  LayerCheck filled_;               // in the current pass
   std::int64_t first_slot_ = 0;
   std::int64_t positions_ = 0;
 };

@@ -57,6 +57,7 @@ class Generation {
     if (progress) progress(0, total);
     std::int64_t step = 0;
     std::int64_t decode_ns = 0;
+    const std::int64_t prefill_attention_ns = run_.cache().attend_ns();
     while (std::find(active_.begin(), active_.end(), true) != active_.end()) {
       decode_ns += decode(step);
       ++step;
@@ -64,6 +65,10 @@ class Generation {
     }
     result.timing.decode_steps = static_cast<std::uint64_t>(step);
     result.timing.decode_seconds = static_cast<double>(decode_ns) * 1e-9;
+    if (model_.device.is_cpu()) {
+      result.timing.attention_seconds =
+          static_cast<double>(run_.cache().attend_ns() - prefill_attention_ns) * 1e-9;
+    }
     finish(result.timing);
     result.rows = std::move(rows_);
     return result;

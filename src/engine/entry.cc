@@ -33,8 +33,10 @@ class ModelAdapter : public Model {
 
   ReplayResult replay(const ReplayBatch& batch, const ReplayOptions& options,
                       std::span<format::RowSink* const> sinks, const Progress& progress) override {
-    return guarded("replay",
-                   [&] { return engine::replay(model_, batch, options, sinks, progress); });
+    return guarded("replay", [&] {
+      return options.parallel ? replay_in_parallel(model_, batch, options, sinks, progress)
+                              : engine::replay(model_, batch, options, sinks, progress);
+    });
   }
 
  private:

@@ -63,17 +63,18 @@ bool RowLayout::groups_match(const RowLayout& other) const {
 
 at::Tensor RowLayout::entry_view(const at::Tensor& deltas, const Entry& entry) const {
   const auto size = static_cast<std::int64_t>(at::elementSize(entry.dtype));
-  return deltas.view(entry.dtype)
-      .as_strided({deltas.size(0), entry.heads, 1, entry.dim},
-                  {row_stride_bytes_ / size, entry.dim, entry.dim, 1}, entry.offset_bytes / size);
+  const at::Tensor elements = deltas.view(entry.dtype);
+  return elements.as_strided({deltas.size(0), entry.heads, 1, entry.dim},
+                             {row_stride_bytes_ / size, entry.dim, entry.dim, 1},
+                             elements.storage_offset() + entry.offset_bytes / size);
 }
 
 at::Tensor RowLayout::group_view(const at::Tensor& deltas, const Group& group) const {
   const auto size = static_cast<std::int64_t>(at::elementSize(group.dtype));
-  return deltas.view(group.dtype)
-      .as_strided({group.entries, deltas.size(0), group.heads, group.dim},
-                  {group.stride_bytes / size, row_stride_bytes_ / size, group.dim, 1},
-                  group.offset_bytes / size);
+  const at::Tensor elements = deltas.view(group.dtype);
+  return elements.as_strided({group.entries, deltas.size(0), group.heads, group.dim},
+                             {group.stride_bytes / size, row_stride_bytes_ / size, group.dim, 1},
+                             elements.storage_offset() + group.offset_bytes / size);
 }
 
 }  // namespace kvtool::engine

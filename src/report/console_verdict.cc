@@ -112,6 +112,7 @@ void show_verdict(ConsolePage& page, const Verdict& verdict, const FlipTexts& te
   if (verdict.different_weights) {
     page.wrapped_line(page.painted(Paint::kBad, std::string(kDifferentWeights)), 4);
   }
+  if (verdict.parallel) page.wrapped_line(std::string(kParallelReplay), 4);
   show_table(page, mode_table(verdict));
   if (verdict.run.amplification) {
     page.line("Amplification (median KL forced / inject): {:.3g}", *verdict.run.amplification);

@@ -89,6 +89,7 @@ Json replay_object(const Replay& replay, const InputResult& input) {
           {"truncation", json_known(replay.truncation)},
           {"reference_has_prefill_kv", replay.reference_has_prefill_kv},
           {"different_weights", replay.different_weights},
+          {"parallel", replay.parallel},
           {"failed", input_failed(input)},
           {"provenance", json_provenance(replay.provenance)},
           {"modes", std::move(modes)}};
@@ -110,6 +111,9 @@ Json json_input(const InputResult& input) {
       {"decode_seconds", json_number(input.timing.decode_seconds)},
       {"tokens_per_second",
        json_number(tokens_per_second(input.timing.steps, input.timing.decode_seconds))}};
+  if (input.timing.attention_seconds) {
+    object["attention_seconds"] = json_number(*input.timing.attention_seconds);
+  }
   if (input.generation) {
     object["generated"] = {{"text", json_text(input.generation->text)},
                            {"tokens", json_token_list(input.generation->tokens)},

@@ -108,6 +108,7 @@ Json json_verdict(const Verdict& verdict, const FlipTexts& texts) {
           {"reference_device", json_known(verdict.reference_device)},
           {"device", json_known(verdict.device)},
           {"different_weights", verdict.different_weights},
+          {"parallel", verdict.parallel},
           {"passed", verdict.gate.passed},
           {"finding",
            {{"name", analysis::finding_name(verdict.finding)},

@@ -194,6 +194,7 @@ void add_properties(const Verdict& verdict, TestSuite& suite) {
   if (verdict.different_weights) {
     suite.properties.emplace_back("different_weights", std::string(kDifferentWeights));
   }
+  if (verdict.parallel) suite.properties.emplace_back("parallel", std::string(kParallelReplay));
   for (const analysis::ProvenanceDifference& difference : verdict.provenance) {
     suite.properties.emplace_back(
         "provenance: " + difference.label,

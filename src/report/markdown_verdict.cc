@@ -154,6 +154,7 @@ std::string mode_lines(const ModeReplay& mode, const InputResult& input) {
 void add_markdown_verdict(MarkdownPage& page, const Verdict& verdict, const FlipTexts& texts) {
   page.add("## " + markdown_text(verdict_title(verdict)) + "\n\n");
   if (verdict.different_weights) page.add("**" + std::string(kDifferentWeights) + "**\n\n");
+  if (verdict.parallel) page.add(std::string(kParallelReplay) + "\n\n");
   if (!verdict.finding_text.empty()) page.add(escape_markdown(verdict.finding_text) + "\n\n");
   page.add(gate_block(verdict));
   page.add(modes_block(verdict));

@@ -59,6 +59,19 @@ TEST(PlanBatches, StandInsNameTheMissingFiles) {
               ElementsAre("batch4_input4.kvc", "batch4_input5.kvc", "batch4_input7.kvc"));
 }
 
+TEST(PlanBatches, ParallelRowsShareCallsWhateverTheirBatchWas) {
+  std::vector<ReferenceEntry> entries;
+  for (std::uint64_t input = 0; input < 70; ++input) {
+    entries.push_back(entry("a" + std::to_string(input), input, 2));
+  }
+  entries[1].selected = false;
+  const auto batches = plan_batches(entries, BatchShape::kParallel);
+  ASSERT_EQ(batches.size(), 2U);
+  EXPECT_EQ(batches[0].rows.size(), 64U);
+  EXPECT_EQ(batches[1].rows.size(), 5U);
+  EXPECT_EQ(batches[0].cache_capacity, 7U);
+}
+
 TEST(PlanBatches, SingleRowsHaveTheirOwnShape) {
   std::vector<ReferenceEntry> entries = {entry("a", 0, 2), entry("a", 1, 2)};
   entries[1].selected = false;

@@ -105,6 +105,41 @@ TEST_F(SaveReplay, BatchOneReplaysOneAtATime) {
   EXPECT_EQ(engine_.replayed_batches[0].cache_capacity, 7U);
 }
 
+TEST_F(SaveReplay, AParallelReplayTakesAllInputsAtOnceAndSaysSo) {
+  save(3, "--batch-size 2 --out ref_cache");
+  const json result =
+      replay_json("--from CPU --parallel --parallel-memory 64 --mode inject,forced");
+  ASSERT_EQ(engine_.replayed_batches.size(), 2U) << "one call a mode";
+  EXPECT_EQ(engine_.replayed_batches[0].rows.size(), 3U);
+  EXPECT_TRUE(engine_.replay_options[0].parallel);
+  EXPECT_EQ(engine_.replay_options[0].parallel_memory_bytes, std::uint64_t{64} << 20U);
+  EXPECT_EQ(result["verdicts"][0]["parallel"], true);
+  EXPECT_EQ(result["results"][2]["replay"]["parallel"], true);
+  EXPECT_EQ(result["results"][2]["rows"], 1);
+  EXPECT_THAT(run("replay --from CPU --parallel").out, HasSubstr("Parallel replay: all steps"));
+  EXPECT_THAT(run("replay --from CPU").out, Not(HasSubstr("Parallel replay")));
+}
+
+TEST_F(SaveReplay, FreeModeCannotRunInParallel) {
+  save(1, "--out ref_cache");
+  write("free.json", R"({"name": "needs-free", "rules": {"free.kl.p99": {"max": 1}}})");
+  for (const char* options : {"--mode free", "--mode inject,free", "--gate free.json"}) {
+    const CommandResult result = run(std::string("replay --from CPU --parallel ") + options);
+    EXPECT_EQ(result.status, 2) << options;
+    EXPECT_THAT(result.err, HasSubstr("cannot run in parallel"));
+  }
+  EXPECT_EQ(run("replay --from CPU --parallel --batch 1").status, 2);
+}
+
+TEST_F(SaveReplay, AParallelReplayIsRecordedAsOne) {
+  save(2, "--batch-size 2 --out ref_cache");
+  ASSERT_EQ(run("replay --from CPU --parallel --save --out other").status, 0);
+  const auto recording = format::Recording::open("other/CPU/tiny/batch2_input0.kvc");
+  EXPECT_EQ(recording.meta()["replay_of"]["parallel"], true);
+  EXPECT_EQ(recording.meta()["run"]["rows"], 1);
+  EXPECT_EQ(recording.meta()["run"]["padding"], 0);
+}
+
 TEST_F(SaveReplay, EverySaveModeReplays) {
   for (const std::string mode : {"delta", "prefill_only", "final_only"}) {
     save(2, "--batch-size 2 --save-mode " + mode + " --out " + mode);

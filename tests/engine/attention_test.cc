@@ -94,5 +94,44 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"several_new_queries", 4, 2, 5, 17, 8, 8, 0, 0, false, {}}),
     [](const auto& param_info) { return param_info.param.name; });
 
+class DiagonalAttention : public testing::TestWithParam<Case> {};
+
+// Every step by itself: the recorded keys before it, then its own.
+TEST_P(DiagonalAttention, EqualsOneStepAfterTheOther) {
+  const Case& c = GetParam();
+  at::manual_seed(11);
+  const at::Tensor q = at::randn({1, c.query_heads, c.queries, c.key_dim});
+  const at::Tensor keys = at::randn({1, c.kv_heads, c.positions, c.key_dim});
+  const at::Tensor values = at::randn({1, c.kv_heads, c.positions, c.value_dim});
+  const at::Tensor own_k = at::randn({1, c.kv_heads, c.queries, c.key_dim});
+  const at::Tensor own_v = at::randn({1, c.kv_heads, c.queries, c.value_dim});
+  AttentionParams params{0.37, c.window, c.softcap, std::nullopt};
+  if (c.sinks) params.sinks = at::randn({c.query_heads});
+  DiagonalMasks masks;
+  const at::Tensor actual = diagonal_attention(q, keys, values, own_k, own_v, params, masks);
+  for (std::int64_t i = 0; i < c.queries; ++i) {
+    const std::int64_t past = c.positions - c.queries + i;
+    const at::Tensor seen_k = at::cat({keys.narrow(2, 0, past), own_k.narrow(2, i, 1)}, 2);
+    const at::Tensor seen_v = at::cat({values.narrow(2, 0, past), own_v.narrow(2, i, 1)}, 2);
+    const at::Tensor expected = by_definition(q.narrow(2, i, 1), seen_k, seen_v, params, {});
+    const at::Tensor difference = actual.narrow(2, i, 1).to(at::kDouble) - expected;
+    EXPECT_LT(difference.abs().max().item<double>(), 2e-6) << i;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, DiagonalAttention,
+    testing::Values(Case{"plain", 4, 4, 5, 17, 8, 8, 0, 0, false, {}},
+                    Case{"grouped", 6, 2, 9, 12, 8, 8, 0, 0, false, {}},
+                    Case{"one_step", 6, 2, 1, 12, 8, 8, 0, 0, false, {}},
+                    Case{"narrow_values", 4, 2, 5, 17, 12, 8, 0, 0, false, {}},
+                    Case{"window", 4, 2, 15, 20, 8, 8, 5, 0, false, {}},
+                    Case{"window_of_one", 4, 2, 6, 9, 8, 8, 1, 0, false, {}},
+                    Case{"blocks", 2, 1, 600, 610, 4, 4, 0, 0, false, {}},
+                    Case{"windowed_blocks", 2, 1, 600, 610, 4, 4, 70, 0, false, {}},
+                    Case{"softcap", 4, 2, 5, 17, 8, 8, 0, 3.0, false, {}},
+                    Case{"sinks", 4, 2, 15, 20, 8, 8, 6, 0, true, {}}),
+    [](const auto& param_info) { return param_info.param.name; });
+
 }  // namespace
 }  // namespace kvtool::engine

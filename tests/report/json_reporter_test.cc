@@ -65,7 +65,7 @@ TEST(JsonReporter, HasTheMembersOfTheSchema) {
   EXPECT_THAT(keys(replay),
               UnorderedElementsAre("recording", "live", "recorded_device", "save_mode",
                                    "truncation", "reference_has_prefill_kv", "different_weights",
-                                   "failed", "provenance", "modes"));
+                                   "parallel", "failed", "provenance", "modes"));
   const json mode = replay["modes"].at(1);
   EXPECT_THAT(keys(mode),
               UnorderedElementsAre("mode", "own_step_kv", "prefill_seconds", "decode_seconds",
@@ -81,7 +81,7 @@ TEST(JsonReporter, HasTheMembersOfTheSchema) {
   const json verdict = whole["verdicts"].at(0);
   EXPECT_THAT(keys(verdict),
               UnorderedElementsAre("model", "reference_device", "device", "different_weights",
-                                   "passed", "finding", "gate", "figures", "amplification",
+                                   "parallel", "passed", "finding", "gate", "figures", "amplification",
                                    "provenance", "prefill", "modes"));
   EXPECT_THAT(keys(verdict["modes"].at(0)),
               UnorderedElementsAre("mode", "tokens", "logits", "kv", "agreed_tokens",

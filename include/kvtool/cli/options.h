@@ -49,6 +49,8 @@ struct RunOptions {
   std::optional<std::string> ref_dir;
   std::optional<std::uint64_t> from_batch_size;
   std::string batch = "recorded";
+  bool parallel = false;
+  std::uint64_t parallel_memory_mib = 1024;
   std::vector<std::string> modes;
   std::optional<std::string> gate;
   bool allow_different_weights = false;

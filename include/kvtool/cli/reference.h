@@ -70,7 +70,11 @@ struct ReferenceSelection {
     const ReferenceSource& source, const ReferenceFolder& folder,
     const ReferenceSelection& selection);
 
-enum class BatchShape { kRecorded, kSingle };
+enum class BatchShape {
+  kRecorded,  // what ran together runs together
+  kSingle,    // one input at a time
+  kParallel,  // many inputs for one parallel replay
+};
 
 struct PlannedRow {
   std::size_t entry = 0;  // index into the entries

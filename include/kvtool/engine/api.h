@@ -22,7 +22,7 @@
 namespace kvtool::engine {
 
 // Raised with every incompatible change of this header; checked by the loader.
-inline constexpr int kEngineAbi = 2;
+inline constexpr int kEngineAbi = 3;
 
 struct EngineOptions {
   std::string device = "auto";  // "auto" (CUDA when there is one), "cpu", "cuda", "cuda:N"
@@ -74,6 +74,9 @@ struct BatchTiming {
   double prefill_seconds = 0.0;
   double decode_seconds = 0.0;
   std::uint64_t decode_steps = 0;  // of the batch: the most of any row
+  // Part of decode_seconds inside of attention, the cache included; only where the
+  // host waits for each operation: on a CPU, in generate().
+  std::optional<double> attention_seconds = std::nullopt;
 };
 
 struct GenerateResult {
@@ -123,6 +126,14 @@ struct ReplayOptions {
   // heads, dims and vocabulary must agree always.
   bool allow_different_weights = false;
   std::optional<Fault> fault = std::nullopt;
+  // All steps of a row in one forward pass and several rows together, in the
+  // modes inject and forced: each step sees what it would see step by step, but
+  // other kernels compute it. padded_length and cache_capacity of the batch and
+  // the order of the rows do not matter. Without `fault`.
+  bool parallel = false;
+  // Of a parallel replay, beside the model: activations, logits and the K/V of the
+  // rows that share a pass. An estimate; one row is never refused.
+  std::uint64_t parallel_memory_bytes = std::uint64_t{1} << 30;
 };
 
 struct ReplayResult {
@@ -154,7 +165,9 @@ class Model {
   // inject: the reference's K/V then take their place, so that each step feeds
   // the recorded token on the reference's cache. forced: the recorded tokens on
   // the device's own cache. free: its own tokens as well, for as many steps as
-  // the reference has.
+  // the reference has. In a parallel replay the timing has no prefill, and its
+  // decode_steps are those of all rows; sinks of different rows may be called at
+  // the same time.
   virtual ReplayResult replay(const ReplayBatch& batch, const ReplayOptions& options,
                               std::span<format::RowSink* const> sinks,
                               const Progress& progress) = 0;

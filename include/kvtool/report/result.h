@@ -50,6 +50,8 @@ struct RowTiming {
   double prefill_seconds = 0.0;
   double decode_seconds = 0.0;
   std::uint64_t steps = 0;
+  // Part of decode_seconds inside of attention; known on a CPU, of a generation.
+  std::optional<double> attention_seconds = std::nullopt;
 };
 // Decode steps per second; NaN when there was no step or no time.
 [[nodiscard]] double tokens_per_second(std::uint64_t steps, double decode_seconds);
@@ -91,6 +93,7 @@ struct Replay {
   std::string truncation;  // empty when the reference is complete
   bool reference_has_prefill_kv = true;
   bool different_weights = false;
+  bool parallel = false;          // all steps in one pass instead of one by one
   std::vector<ModeReplay> modes;  // at least one, in the order they ran
   std::vector<analysis::ProvenanceDifference> provenance;
 };
@@ -120,6 +123,7 @@ struct Verdict {
   std::string reference_device;  // label
   std::string device;            // label
   bool different_weights = false;
+  bool parallel = false;  // a parallel replay judged, of one input at least
   analysis::RunSummary run;
   analysis::Figures figures;
   analysis::GateResult gate;

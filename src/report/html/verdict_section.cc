@@ -39,18 +39,20 @@ bool bitwise_equal(const analysis::Figures& figures) {
 }
 
 std::string heading(const Verdict& verdict) {
-  const std::string weights =
-      verdict.different_weights
-          ? fmt::format("<p class=\"notice\">⚠ {}</p>\n", kDifferentWeights)
-          : std::string();
+  const std::string weights = verdict.different_weights
+                                  ? fmt::format("<p class=\"notice\">⚠ {}</p>\n", kDifferentWeights)
+                                  : std::string();
+  const std::string parallel = verdict.parallel
+                                   ? fmt::format("<p class=\"notice\">{}</p>\n", kParallelReplay)
+                                   : std::string();
   return fmt::format(
       "<header class=\"verdict\"><div class=\"badge-line\">{}<div><h2>{}</h2>"
       "<p class=\"pair\"><span>{}</span><span class=\"arrow\" aria-label=\"against\"> → "
       "</span><span>{}</span> <span class=\"quiet\">· {} · modes: {}</span></p></div></div>\n"
-      "<p class=\"finding\">{}</p>\n{}</header>\n",
+      "<p class=\"finding\">{}</p>\n{}{}</header>\n",
       badge(verdict.gate.passed ? Outcome::kPass : Outcome::kFail), text(verdict.model_id),
       text(verdict.reference_device), text(verdict.device), text(verdict.dtype),
-      mode_list(verdict.run), text(verdict.finding_text), weights);
+      mode_list(verdict.run), text(verdict.finding_text), weights, parallel);
 }
 
 std::string match_tile(const Verdict& verdict, const std::string& stretch) {

@@ -1,0 +1,73 @@
+// The cache of a parallel replay: one forward pass over pieces of several rows,
+// one behind the other in a single batch row. A step's query sees the recorded
+// K/V of the positions before it and its own at its position, as in a step replay
+// that injects; no piece sees another row.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <span>
+
+#include "engine/attention.h"
+#include "engine/attention_op.h"
+#include "engine/batch_shape.h"
+#include "engine/contiguous_cache.h"
+#include "engine/layer_check.h"
+#include "engine/row_layout.h"
+
+namespace kvtool::engine {
+
+// What one row of a replay keeps between passes: the K/V that its steps see.
+struct ParallelRow {
+  ParallelRow(const RowLayout& layout, std::span<const std::int32_t> prompt, std::int64_t steps,
+              at::Device device)
+      : shape({prompt}, static_cast<std::int64_t>(prompt.size()),
+              static_cast<std::int64_t>(prompt.size()) + steps),
+        cache(layout, shape, device) {}
+  ParallelRow(const ParallelRow&) = delete;
+  ParallelRow& operator=(const ParallelRow&) = delete;
+
+  BatchShape shape;
+  ContiguousCache cache;          // positions 0, 1, ...: prompt, then steps
+  bool keeps_own_prompt = false;  // the prompt's K/V of this device is what its steps see
+  bool keeps_own_steps = false;   // likewise for the steps before a step
+};
+
+// Consecutive positions of one row in a pass.
+struct ParallelPiece {
+  ParallelRow* row = nullptr;
+  std::int64_t offset = 0;  // of its first token in the pass
+  std::int64_t prompt = 0;  // the row's prompt length if the piece starts with the prompt, else 0
+  std::int64_t first_step = 0;  // then steps [first_step, first_step + steps)
+  std::int64_t steps = 0;
+
+  [[nodiscard]] std::int64_t tokens() const { return prompt + steps; }
+};
+
+class ParallelCache : public CachePolicy {
+ public:
+  explicit ParallelCache(const RowLayout& layout);
+
+  // The next pass consists of `pieces`, which outlive it. `own_rows`, u8 [tokens, row stride] on
+  // the device, receives the K/V that the pass computes, as deltas.
+  void begin(std::span<const ParallelPiece> pieces, const at::Tensor& own_rows);
+  // q [1, Hq, tokens, Dk].
+  at::Tensor attend(const AttentionCall& call) override;
+  // Ends the pass. Error kIncompatible when a layer was not called.
+  void end() const;
+
+ private:
+  [[nodiscard]] at::Tensor attend_prompt(const AttentionCall& call,
+                                         const ParallelPiece& piece) const;
+  [[nodiscard]] at::Tensor attend_steps(const AttentionCall& call, const ParallelPiece& piece);
+  void keep_own_rows(const AttentionCall& call) const;
+
+  const RowLayout& layout_;
+  std::span<const ParallelPiece> pieces_;
+  at::Tensor own_rows_;
+  DiagonalMasks masks_;
+  LayerCheck filled_;
+};
+
+}  // namespace kvtool::engine

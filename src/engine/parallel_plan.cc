@@ -1,0 +1,45 @@
+#include "engine/parallel_plan.h"
+
+#include <algorithm>
+
+namespace kvtool::engine {
+
+std::vector<std::vector<PlannedPiece>> plan_passes(std::span<const RowLength> rows,
+                                                   const PassLimits& limits) {
+  std::vector<std::vector<PlannedPiece>> passes;
+  std::int64_t tokens = 0;
+  std::int64_t kept = 0;
+  const auto start_pass = [&] {
+    passes.emplace_back();
+    tokens = 0;
+    kept = 0;
+  };
+  start_pass();
+  for (std::size_t index = 0; index < rows.size(); ++index) {
+    const RowLength& row = rows[index];
+    const std::int64_t positions = row.prompt + row.steps;
+    const bool fits =
+        tokens + row.prompt <= limits.tokens && kept + positions <= limits.kept_positions;
+    if (!fits && !passes.back().empty()) start_pass();
+    tokens += row.prompt;
+    kept += positions;
+    PlannedPiece piece{index, true, 0, 0};
+    while (true) {
+      const std::int64_t room = std::max<std::int64_t>(0, limits.tokens - tokens);
+      // A pass of its own makes progress however small the limit is.
+      const std::int64_t least = piece.with_prompt || !passes.back().empty() ? 0 : 1;
+      piece.steps = std::min(row.steps - piece.first_step, std::max(room, least));
+      if (piece.with_prompt || piece.steps > 0) passes.back().push_back(piece);
+      tokens += piece.steps;
+      const std::int64_t next = piece.first_step + piece.steps;
+      if (next == row.steps) break;
+      start_pass();
+      kept = positions;
+      piece = {index, false, next, 0};
+    }
+  }
+  if (passes.back().empty()) passes.pop_back();
+  return passes;
+}
+
+}  // namespace kvtool::engine

@@ -1,0 +1,310 @@
+// Parallel replay: since the recording knows every token and the K/V before it,
+// all steps of an input are one forward pass, and several inputs share a pass.
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/batch_run.h"
+#include "engine/forward_pass.h"
+#include "engine/host_memory.h"
+#include "engine/logit_stats.h"
+#include "engine/parallel_cache.h"
+#include "engine/parallel_plan.h"
+#include "engine/reference_check.h"
+#include "engine/reference_stage.h"
+#include "engine/stopwatch.h"
+#include "engine/torch_model.h"
+#include "kvtool/base/error.h"
+
+namespace kvtool::engine {
+namespace {
+
+// More tokens make a pass hardly faster, but its memory larger.
+constexpr std::uint64_t kMaxPassTokens = 1024;
+// Rows of logits whose statistics are computed together; a device that does so
+// with tensors needs some copies of them.
+constexpr std::int64_t kStatsRows = 32;
+// What a token needs inside of the model, estimated high: the widest layers of
+// an 8-billion-parameter model take about so much.
+constexpr std::uint64_t kActivationBytes = 192 * 1024;
+
+PassLimits limits_for(const TorchModel& model, std::uint64_t memory_bytes) {
+  const std::uint64_t logits =
+      std::uint64_t{model.info.vocab_size} * element_size(model.info.logits_dtype);
+  const auto delta = static_cast<std::uint64_t>(model.layout.row_stride_bytes());
+  const std::uint64_t per_token = logits + delta + kActivationBytes;
+  const std::uint64_t half = memory_bytes / 2;
+  return {static_cast<std::int64_t>(std::clamp<std::uint64_t>(half / per_token, 1, kMaxPassTokens)),
+          static_cast<std::int64_t>(std::max<std::uint64_t>(half / delta, 1))};
+}
+
+RowLength length_of(const ReplayRow& row) {
+  return {static_cast<std::int64_t>(row.reference->prompt().size()),
+          static_cast<std::int64_t>(row.reference->num_steps())};
+}
+
+void check_supported(const ReplayOptions& options) {
+  if (options.mode == format::ReplayMode::kFree) {
+    throw_usage(
+        "a parallel replay knows every token beforehand, so it cannot run the mode free: leave "
+        "--parallel out, or choose --mode inject or forced");
+  }
+  if (options.fault) throw_usage("a parallel replay takes no fault");
+}
+
+class ParallelReplay {
+ public:
+  ParallelReplay(TorchModel& model, const ReplayBatch& batch, const ReplayOptions& options,
+                 std::span<format::RowSink* const> sinks)
+      : model_(model),
+        batch_(batch),
+        injects_(options.mode == format::ReplayMode::kInject),
+        references_(check_references(model.info, batch, options.allow_different_weights)),
+        reference_layout_(references_.geometry),
+        stats_(model.info.vocab_size, references_.top_k, model.device),
+        stage_(reference_layout_, 1, model.device),
+        cache_(model.layout),
+        limits_(limits_for(model, options.parallel_memory_bytes)),
+        rows_(batch.rows.size()) {
+    for (std::size_t index = 0; index < rows_.size(); ++index) {
+      const RowLength length = length_of(batch.rows[index]);
+      check_positions(length.prompt, length.steps + 1, model.info.max_positions);
+      rows_[index].source = batch.rows[index].reference;
+      if (index < sinks.size()) rows_[index].sink = sinks[index];
+    }
+  }
+
+  ReplayResult execute(const Progress& progress) {
+    std::vector<RowLength> lengths;
+    std::uint64_t total = 0;
+    for (const ReplayRow& row : batch_.rows) {
+      lengths.push_back(length_of(row));
+      total += static_cast<std::uint64_t>(lengths.back().steps);
+    }
+    ReplayResult result;
+    if (progress) progress(0, total);
+    for (const std::vector<PlannedPiece>& planned : plan_passes(lengths, limits_)) {
+      run_pass(planned);
+      for (const PlannedPiece& piece : planned) {
+        result.timing.decode_steps += static_cast<std::uint64_t>(piece.steps);
+      }
+      if (progress) progress(result.timing.decode_steps, total);
+    }
+    result.timing.decode_seconds = seconds_;
+    for (const ReplayRow& row : batch_.rows) {
+      result.own_step_kv.push_back(!injects_ || !row.reference->has_step_kv());
+    }
+    return result;
+  }
+
+ private:
+  struct Row {
+    const format::RowSource* source = nullptr;
+    format::RowSink* sink = nullptr;
+    std::unique_ptr<ParallelRow> kept;  // from the row's first pass to its last
+    std::vector<std::int32_t> fed;      // by the steps of the current pass
+  };
+
+  // What one pass feeds and asks for, on the host.
+  struct PassInput {
+    std::vector<std::int64_t> tokens;
+    std::vector<std::int64_t> positions;
+    std::vector<std::int64_t> keep;  // indices whose logits are wanted
+  };
+
+  void run_pass(const std::vector<PlannedPiece>& planned) {
+    watch_.lap();
+    PassInput input;
+    std::vector<ParallelPiece> pieces;
+    for (const PlannedPiece& piece : planned) pieces.push_back(prepare(piece, input));
+    const auto count = static_cast<std::int64_t>(input.tokens.size());
+    const at::Tensor own_rows = at::zeros({count, model_.layout.row_stride_bytes()},
+                                          at::TensorOptions(at::kByte).device(model_.device));
+    cache_.begin(pieces, own_rows);
+    const at::Tensor logits =
+        run_forward(*model_.module, cache_, "a pass over " + std::to_string(count) + " tokens",
+                    to_device(input.tokens).unsqueeze(0), to_device(input.positions).unsqueeze(0),
+                    to_device(input.keep))
+            .squeeze(0);
+    cache_.end();
+    const at::Tensor packed = pack(logits);
+    const at::Tensor host_rows = own_rows.cpu();
+    const std::int64_t elapsed = watch_.lap();
+    seconds_ += static_cast<double>(elapsed) * 1e-9;
+    deliver(planned, pieces, packed, host_rows, elapsed / count);
+    seconds_ += static_cast<double>(watch_.lap()) * 1e-9;
+  }
+
+  [[nodiscard]] at::Tensor to_device(const std::vector<std::int64_t>& values) const {
+    return at::tensor(values, at::kLong).to(model_.device);
+  }
+
+  [[nodiscard]] at::Tensor pack(const at::Tensor& logits) const {
+    at::Tensor packed = at::empty({logits.size(0), stats_.packed_width()}, at::kLong);
+    for (std::int64_t first = 0; first < logits.size(0); first += kStatsRows) {
+      const std::int64_t rows = std::min(kStatsRows, logits.size(0) - first);
+      packed.narrow(0, first, rows).copy_(stats_.pack(logits.narrow(0, first, rows)));
+    }
+    return packed;
+  }
+
+  // Loads what the piece's steps see and appends its tokens to the pass.
+  ParallelPiece prepare(const PlannedPiece& planned, PassInput& input) {
+    Row& row = rows_[planned.row];
+    const format::RowSource& source = *row.source;
+    const RowLength length = length_of(batch_.rows[planned.row]);
+    ParallelPiece piece;
+    piece.offset = static_cast<std::int64_t>(input.tokens.size());
+    piece.first_step = planned.first_step;
+    piece.steps = planned.steps;
+    if (planned.with_prompt) {
+      row.kept = begin_row(source, length);
+      piece.prompt = length.prompt;
+      for (std::int64_t position = 0; position < length.prompt; ++position) {
+        input.tokens.push_back(source.prompt()[static_cast<std::size_t>(position)]);
+        input.positions.push_back(position);
+      }
+      input.keep.push_back(static_cast<std::int64_t>(input.tokens.size()) - 1);
+    }
+    piece.row = row.kept.get();
+    row.fed.clear();
+    for (std::int64_t step = planned.first_step; step < planned.first_step + planned.steps;
+         ++step) {
+      input.keep.push_back(static_cast<std::int64_t>(input.tokens.size()));
+      row.fed.push_back(load_step(source, *row.kept, step));
+      input.tokens.push_back(row.fed.back());
+      input.positions.push_back(length.prompt + step);
+    }
+    return piece;
+  }
+
+  std::unique_ptr<ParallelRow> begin_row(const format::RowSource& source, const RowLength& length) {
+    auto kept =
+        std::make_unique<ParallelRow>(model_.layout, source.prompt(), length.steps, model_.device);
+    kept->keeps_own_prompt = !injects_ || !source.has_prefill_kv();
+    kept->keeps_own_steps = !injects_ || !source.has_step_kv();
+    if (!kept->keeps_own_prompt) inject_prefill(source, reference_layout_, kept->cache, 0, 0);
+    return kept;
+  }
+
+  // Returns the token that the step feeds.
+  std::int32_t load_step(const format::RowSource& source, ParallelRow& kept, std::int64_t step) {
+    const bool with_kv = !kept.keeps_own_steps;
+    const format::StepStats stats = source.read_step(
+        static_cast<std::uint64_t>(step), with_kv ? stage_.host_row(0) : std::span<std::byte>());
+    if (with_kv) stage_.inject(kept.cache, kept.shape.padded_length() + step, {});
+    return stats.input_token;
+  }
+
+  // Rows are independent of one another, and a row has at most one piece in a pass.
+  void deliver(const std::vector<PlannedPiece>& planned, const std::vector<ParallelPiece>& pieces,
+               const at::Tensor& packed, const at::Tensor& own_rows, std::int64_t elapsed_ns) {
+    std::vector<at::Tensor> packed_of;
+    std::int64_t logit_row = 0;
+    for (const ParallelPiece& piece : pieces) {
+      const std::int64_t count = (piece.prompt > 0 ? 1 : 0) + piece.steps;
+      packed_of.push_back(packed.narrow(0, logit_row, count));
+      logit_row += count;
+    }
+    const auto count = static_cast<std::int64_t>(pieces.size());
+    at::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
+      const c10::InferenceMode guard;
+      for (auto index = static_cast<std::size_t>(begin); index < static_cast<std::size_t>(end);
+           ++index) {
+        Row& row = rows_[planned[index].row];
+        const ParallelPiece& piece = pieces[index];
+        const RowLength length = length_of(batch_.rows[planned[index].row]);
+        const bool is_last = piece.first_step + piece.steps == length.steps;
+        if (row.sink != nullptr) {
+          deliver_piece(row, piece, packed_of[index], own_rows, elapsed_ns);
+          if (is_last) end_row(row, length);
+        }
+        if (is_last) row.kept.reset();
+      }
+    });
+  }
+
+  void deliver_piece(const Row& row, const ParallelPiece& piece, const at::Tensor& packed,
+                     const at::Tensor& own_rows, std::int64_t elapsed_ns) const {
+    format::StepStats stats;
+    std::int64_t logit_row = 0;
+    const auto unpack_next = [&] {
+      const at::Tensor next = packed.select(0, logit_row++);
+      stats_.unpack({next.const_data_ptr<std::int64_t>(), static_cast<std::size_t>(next.numel())},
+                    stats);
+      stats.elapsed_ns = elapsed_ns;
+    };
+    const format::RowSink::Needs needs = row.sink->needs();
+    if (piece.prompt > 0) {
+      if (needs.prefill_kv) {
+        deliver_prompt(*row.sink, own_rows.narrow(0, piece.offset, piece.prompt));
+      }
+      unpack_next();
+      stats.input_token = -1;
+      row.sink->on_prefill_end(stats);
+    }
+    for (std::int64_t step = 0; step < piece.steps; ++step) {
+      unpack_next();
+      stats.input_token = row.fed[static_cast<std::size_t>(step)];
+      const at::Tensor delta = own_rows.select(0, piece.offset + piece.prompt + step);
+      row.sink->on_step(static_cast<std::uint64_t>(piece.first_step + step), stats,
+                        needs.step_kv
+                            ? bytes_of(delta).first(model_.layout.geometry().delta_bytes())
+                            : std::span<std::byte>());
+    }
+  }
+
+  void deliver_prompt(format::RowSink& sink, const at::Tensor& rows) const {
+    // [positions, heads, 1, dim] -> [heads, positions, dim]
+    const auto state = [&](const RowLayout::Entry& entry) {
+      return model_.layout.entry_view(rows, entry).squeeze(2).transpose(0, 1).contiguous();
+    };
+    for (std::int64_t layer = 0; layer < model_.layout.num_layers(); ++layer) {
+      const at::Tensor key = state(model_.layout.key(layer));
+      const at::Tensor value = state(model_.layout.value(layer));
+      sink.on_prefill_layer(static_cast<std::uint32_t>(layer), bytes_of(key), bytes_of(value));
+    }
+  }
+
+  void end_row(const Row& row, const RowLength& length) const {
+    if (row.sink->needs().final_kv) {
+      const std::int64_t count = length.prompt + length.steps;
+      for (std::int64_t layer = 0; layer < model_.layout.num_layers(); ++layer) {
+        const at::Tensor key = row.kept->cache.key_rows(layer, 0, 0, count).contiguous().cpu();
+        const at::Tensor value = row.kept->cache.value_rows(layer, 0, 0, count).contiguous().cpu();
+        row.sink->on_final_layer(static_cast<std::uint32_t>(layer), bytes_of(key), bytes_of(value));
+      }
+    }
+    row.sink->on_end({format::StopReason::kRecordingEnd, 0.0, seconds_});
+  }
+
+  TorchModel& model_;
+  const ReplayBatch& batch_;
+  bool injects_;
+  ReferenceFormat references_;
+  RowLayout reference_layout_;
+  LogitStats stats_;
+  ReferenceStage stage_;
+  ParallelCache cache_;
+  PassLimits limits_;
+  std::vector<Row> rows_;
+  Stopwatch watch_;
+  double seconds_ = 0.0;
+};
+
+}  // namespace
+
+ReplayResult replay_in_parallel(TorchModel& model, const ReplayBatch& batch,
+                                const ReplayOptions& options,
+                                std::span<format::RowSink* const> sinks, const Progress& progress) {
+  const c10::InferenceMode guard;
+  check_supported(options);
+  ParallelReplay run(model, batch, options, sinks);
+  return run.execute(progress);
+}
+
+}  // namespace kvtool::engine

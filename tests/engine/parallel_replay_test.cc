@@ -1,0 +1,190 @@
+// A parallel replay against the replay step by step, on a toy model.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <tuple>
+
+#include "memory_row.h"
+#include "support/error_of.h"
+#include "toy_module.h"
+
+namespace kvtool::engine {
+namespace {
+
+using format::ReplayMode;
+using Rows = std::vector<std::unique_ptr<MemoryRow>>;
+
+ToyModule& module_of(TorchModel& model) { return static_cast<ToyModule&>(*model.module); }
+
+// Prompts of 3 and 5 tokens.
+Rows record(TorchModel& model, std::uint64_t new_tokens) {
+  const std::vector<Input> inputs{{{1, 2, 3}}, {{4, 5, 6, 7, 8}}};
+  Rows rows;
+  std::vector<format::RowSink*> sinks;
+  for (const Input& input : inputs) {
+    auto row = std::make_unique<MemoryRow>();
+    row->recording_header.model_sha256 = model.info.weights_sha256;
+    row->recording_header.vocab_size = model.info.vocab_size;
+    row->recording_header.logits_dtype = model.info.logits_dtype;
+    row->recording_header.top_k = 4;
+    row->recording_header.geometry = model.info.geometry;
+    row->prompt_ids = input.token_ids;
+    sinks.push_back(row.get());
+    rows.push_back(std::move(row));
+  }
+  std::ignore = generate(model, inputs, {new_tokens, true, 4}, sinks, {});
+  module_of(model).fed.clear();
+  return rows;
+}
+
+Rows run(TorchModel& model, const Rows& references, const ReplayOptions& options) {
+  Rows rows;
+  ReplayBatch batch;
+  std::vector<format::RowSink*> sinks;
+  for (const auto& reference : references) {
+    batch.rows.push_back({reference.get()});
+    batch.padded_length = std::max<std::uint64_t>(batch.padded_length, reference->prompt().size());
+    rows.push_back(std::make_unique<MemoryRow>());
+    sinks.push_back(rows.back().get());
+  }
+  const ReplayResult result = options.parallel
+                                  ? replay_in_parallel(model, batch, options, sinks, {})
+                                  : replay(model, batch, options, sinks, {});
+  EXPECT_EQ(result.own_step_kv.size(), references.size());
+  return rows;
+}
+
+ReplayOptions parallel(ReplayMode mode) {
+  ReplayOptions options;
+  options.mode = mode;
+  options.parallel = true;
+  return options;
+}
+
+double largest_difference(const std::vector<std::byte>& a, const std::vector<std::byte>& b) {
+  EXPECT_EQ(a.size(), b.size());
+  const auto* x = reinterpret_cast<const float*>(a.data());
+  const auto* y = reinterpret_cast<const float*>(b.data());
+  double largest = 0.0;
+  for (std::size_t i = 0; i < std::min(a.size(), b.size()) / sizeof(float); ++i) {
+    largest = std::max(largest, std::abs(static_cast<double>(x[i]) - static_cast<double>(y[i])));
+  }
+  return largest;
+}
+
+void expect_close(const format::StepStats& a, const format::StepStats& b) {
+  EXPECT_EQ(a.input_token, b.input_token);
+  EXPECT_EQ(a.token, b.token);
+  EXPECT_EQ(a.top_ids, b.top_ids);
+  EXPECT_NEAR(a.logsumexp, b.logsumexp, 1e-5);
+}
+
+void expect_close(const MemoryRow& a, const MemoryRow& b) {
+  expect_close(a.first, b.first);
+  ASSERT_EQ(a.steps.size(), b.steps.size());
+  ASSERT_EQ(a.deltas.size(), b.deltas.size());
+  for (std::size_t step = 0; step < a.steps.size(); ++step) {
+    expect_close(a.steps[step], b.steps[step]);
+    EXPECT_LT(largest_difference(a.deltas[step], b.deltas[step]), 1e-5) << step;
+  }
+  ASSERT_EQ(a.prompt_keys.size(), b.prompt_keys.size());
+  ASSERT_EQ(a.final_values.size(), b.final_values.size());
+  for (std::size_t layer = 0; layer < a.prompt_keys.size(); ++layer) {
+    EXPECT_LT(largest_difference(a.prompt_keys[layer], b.prompt_keys[layer]), 1e-5);
+    EXPECT_LT(largest_difference(a.prompt_values[layer], b.prompt_values[layer]), 1e-5);
+    EXPECT_LT(largest_difference(a.final_values[layer], b.final_values[layer]), 1e-5);
+  }
+}
+
+// Something that only the recording's K/V can bring about.
+void disturb(MemoryRow& row) {
+  auto* values = reinterpret_cast<float*>(row.deltas[1].data());
+  for (std::size_t i = 0; i < row.deltas[1].size() / sizeof(float); ++i) values[i] += 1.0F;
+  auto* prompt = reinterpret_cast<float*>(row.prompt_values[1].data());
+  for (std::size_t i = 0; i < row.prompt_values[1].size() / sizeof(float); ++i) prompt[i] += 0.5F;
+}
+
+class ParallelReplay : public testing::TestWithParam<ReplayMode> {};
+
+TEST_P(ParallelReplay, AgreesWithTheReplayStepByStep) {
+  TorchModel model = toy_model();
+  const Rows recorded = record(model, 8);
+  disturb(*recorded[0]);
+  const Rows steps = run(model, recorded, {GetParam()});
+  module_of(model).fed.clear();
+  const Rows rows = run(model, recorded, parallel(GetParam()));
+  EXPECT_EQ(module_of(model).fed.size(), 1U);
+  for (std::size_t row = 0; row < rows.size(); ++row) expect_close(*rows[row], *steps[row]);
+}
+
+TEST_P(ParallelReplay, LittleMemoryMeansMorePassesAndTheSameResult) {
+  TorchModel model = toy_model();
+  const Rows recorded = record(model, 8);
+  disturb(*recorded[1]);
+  const Rows steps = run(model, recorded, {GetParam()});
+  module_of(model).fed.clear();
+  ReplayOptions options = parallel(GetParam());
+  options.parallel_memory_bytes = 1;
+  const Rows rows = run(model, recorded, options);
+  EXPECT_GT(module_of(model).fed.size(), 10U);
+  for (std::size_t row = 0; row < rows.size(); ++row) expect_close(*rows[row], *steps[row]);
+}
+
+TEST_P(ParallelReplay, RunsOnItsOwnStepsWhereTheRecordingHasNone) {
+  TorchModel model = toy_model();
+  const Rows recorded = record(model, 8);
+  disturb(*recorded[0]);
+  recorded[0]->with_step_kv = false;
+  const Rows steps = run(model, recorded, {GetParam()});
+  const Rows rows = run(model, recorded, parallel(GetParam()));
+  for (std::size_t row = 0; row < rows.size(); ++row) expect_close(*rows[row], *steps[row]);
+}
+
+INSTANTIATE_TEST_SUITE_P(Modes, ParallelReplay,
+                         testing::Values(ReplayMode::kInject, ReplayMode::kForced),
+                         [](const auto& param_info) {
+                           return std::string(format::replay_mode_name(param_info.param));
+                         });
+
+TEST(ParallelReplay, SinksMayBeMissing) {
+  TorchModel model = toy_model();
+  const Rows recorded = record(model, 4);
+  ReplayBatch batch;
+  for (const auto& row : recorded) batch.rows.push_back({row.get()});
+  const ReplayResult result =
+      replay_in_parallel(model, batch, parallel(ReplayMode::kInject), {}, {});
+  EXPECT_EQ(result.timing.decode_steps, 6U);
+}
+
+TEST(ParallelReplay, ReportsProgressUpToAllSteps) {
+  TorchModel model = toy_model();
+  const Rows recorded = record(model, 4);
+  ReplayBatch batch;
+  for (const auto& row : recorded) batch.rows.push_back({row.get()});
+  std::uint64_t last = 0;
+  std::ignore = replay_in_parallel(model, batch, parallel(ReplayMode::kInject), {},
+                                   [&](std::uint64_t done, std::uint64_t total) {
+                                     EXPECT_EQ(total, 6U);
+                                     last = done;
+                                   });
+  EXPECT_EQ(last, 6U);
+}
+
+TEST(ParallelReplay, FreeModeAndFaultsAreRefused) {
+  TorchModel model = toy_model();
+  const Rows recorded = record(model, 4);
+  ReplayBatch batch;
+  batch.rows.push_back({recorded[0].get()});
+  const auto error_of_run = [&](const ReplayOptions& options) {
+    return error_of([&] { std::ignore = replay_in_parallel(model, batch, options, {}, {}); });
+  };
+  EXPECT_EQ(error_of_run(parallel(ReplayMode::kFree)).code(), ErrorCode::kUsage);
+  ReplayOptions options = parallel(ReplayMode::kInject);
+  options.fault = Fault{};
+  EXPECT_EQ(error_of_run(options).code(), ErrorCode::kUsage);
+}
+
+}  // namespace
+}  // namespace kvtool::engine
