@@ -32,5 +32,6 @@ std::unique_ptr<Command> make_dump_command();
 std::unique_ptr<Command> make_diff_command();
 std::unique_ptr<Command> make_selftest_command();
 std::unique_ptr<Command> make_calibrate_command();
+std::unique_ptr<Command> make_bench_command();
 
 }  // namespace kvtool::cli

@@ -56,5 +56,6 @@ void show_gate(ConsolePage& page, const Verdict& verdict);
 void show_info(ConsolePage& page, const InfoResult& info);
 void show_selftest(ConsolePage& page, const SelftestResult& result);
 void show_calibration(ConsolePage& page, const CalibrationResult& result);
+void show_bench(ConsolePage& page, const BenchResult& result);
 
 }  // namespace kvtool::report

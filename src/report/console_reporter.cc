@@ -42,6 +42,8 @@ class ConsoleReporter : public Reporter {
 
   void calibration(const CalibrationResult& result) override { show_calibration(page_, result); }
 
+  void bench(const BenchResult& result) override { show_bench(page_, result); }
+
   void finish(const Summary& summary) override {
     if (summary.inputs > 0) show_summary(page_, summary, texts_, command_);
     page_.flush();

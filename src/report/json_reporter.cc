@@ -76,6 +76,8 @@ class JsonReporter : public Reporter {
     document_["calibrations"].push_back(json_calibration(result));
   }
 
+  void bench(const BenchResult& result) override { document_["bench"] = json_bench(result); }
+
   void finish(const Summary& summary) override {
     for (const Verdict& verdict : summary.verdicts) {
       document_["verdicts"].push_back(json_verdict(verdict, texts_));

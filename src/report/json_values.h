@@ -56,6 +56,7 @@ struct KvDetail {
 [[nodiscard]] Json json_recording(const RecordingInfo& info);
 [[nodiscard]] Json json_selftest(const SelftestResult& result);
 [[nodiscard]] Json json_calibration(const CalibrationResult& result);
+[[nodiscard]] Json json_bench(const BenchResult& result);
 
 // Objects and arrays of them indented, an array of plain values on one line.
 [[nodiscard]] std::string json_document(const Json& document);

@@ -229,6 +229,7 @@ class JunitReporter : public Reporter {
   void info(const InfoResult& /*info*/) override {}
   void exported(const DumpResult& /*dump*/) override {}
   void calibration(const CalibrationResult& /*result*/) override {}
+  void bench(const BenchResult& /*result*/) override {}
 
   void selftest(const SelftestResult& result) override {
     TestSuite& tests = suite(result.model_slug + ".selftest");

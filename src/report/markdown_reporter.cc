@@ -69,6 +69,8 @@ class MarkdownReporter : public Reporter {
     add_markdown_calibration(sections_, result);
   }
 
+  void bench(const BenchResult& /*result*/) override {}  // the command offers no --markdown
+
   void finish(const Summary& summary) override {
     judged_ = judged_ || !summary.verdicts.empty();
     failed_ = failed_ || summary.failed();

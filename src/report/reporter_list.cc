@@ -34,6 +34,9 @@ class ReporterList : public Reporter {
   void calibration(const CalibrationResult& result) override {
     for (const auto& reporter : reporters_) reporter->calibration(result);
   }
+  void bench(const BenchResult& result) override {
+    for (const auto& reporter : reporters_) reporter->bench(result);
+  }
   void finish(const Summary& summary) override {
     for (const auto& reporter : reporters_) reporter->finish(summary);
   }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "kvtool/analysis/statistics.h"
+
 namespace kvtool::report {
 
 double tokens_per_second(std::uint64_t steps, double decode_seconds) {
@@ -22,5 +24,14 @@ bool SelftestResult::passed() const {
          std::all_of(faults.begin(), faults.end(),
                      [&](const FaultResult& fault) { return !injected(fault) || fault.caught; });
 }
+
+double BenchFigure::median() const {
+  std::vector<double> sorted = values;
+  return analysis::quantile(sorted, 0.5).value_or(std::numeric_limits<double>::quiet_NaN());
+}
+
+double BenchFigure::least() const { return *std::min_element(values.begin(), values.end()); }
+
+double BenchFigure::most() const { return *std::max_element(values.begin(), values.end()); }
 
 }  // namespace kvtool::report

@@ -455,6 +455,26 @@ Gate written to
 )golden");
 }
 
+TEST(ConsoleReporter, ShowsMeasurements) {
+  std::ostringstream out;
+  make_console_reporter(out, {})->bench(bench_result());
+  EXPECT_EQ(out.str(), R"golden(a.kvc
+2.00 MB, prefill_only, 7 steps, K/V 1.90 MB
+3 repeats                                 median       least        most
+open                              ms       0.250       0.125       0.500
+verify                          GB/s       3.000       2.000       4.000
+rebuild left out: a recording of mode prefill_only holds no K/V of steps
+)golden");
+}
+
+TEST(ConsoleReporter, ShowsARecordingMadeToBeMeasured) {
+  BenchResult result;
+  result.made = {"large.kvc", 10'000'000};
+  std::ostringstream out;
+  make_console_reporter(out, {})->bench(result);
+  EXPECT_EQ(out.str(), "Wrote large.kvc (10.00 MB)\n");
+}
+
 TEST(SelftestResult, PassesWhenEveryInjectedFaultIsCaught) {
   SelftestResult result = selftest_result();
   EXPECT_FALSE(result.passed());

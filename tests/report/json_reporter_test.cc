@@ -243,5 +243,23 @@ TEST(JsonReporter, HoldsSelftestAndCalibration) {
   EXPECT_EQ(calibration["runs"].at(0)["figures"]["inject.kl.p99"], 0.002);
 }
 
+TEST(JsonReporter, HoldsEveryValueOfMeasurements) {
+  const json bench = json::parse(written_by([](Reporter& reporter) {
+    reporter.begin({"bench", "0.1.0", "2026-01-02T03:04:05Z"});
+    reporter.bench(bench_result());
+    reporter.finish({});
+  }))["bench"];
+  EXPECT_EQ(bench["repeats"], 3);
+  const json recording = bench["recordings"].at(0);
+  EXPECT_EQ(recording["kv_bytes"], 1'900'000);
+  const json verify = recording["figures"].at(1);
+  EXPECT_EQ(verify["measurement"], "verify");
+  EXPECT_EQ(verify["unit"], "GB/s");
+  EXPECT_EQ(verify["median"], 3.0);
+  EXPECT_EQ(verify["values"], json({4.0, 2.0, 3.0}));
+  EXPECT_EQ(recording["left_out"]["rebuild"],
+            "a recording of mode prefill_only holds no K/V of steps");
+}
+
 }  // namespace
 }  // namespace kvtool::report

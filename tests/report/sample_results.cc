@@ -291,6 +291,22 @@ CalibrationResult calibration_result() {
   return result;
 }
 
+BenchResult bench_result() {
+  BenchResult result;
+  result.repeats = 3;
+  RecordingBench recording;
+  recording.path = "a.kvc";
+  recording.bytes = 2'000'000;
+  recording.kv_bytes = 1'900'000;
+  recording.save_mode = "prefill_only";
+  recording.steps = 7;
+  recording.figures = {{"open", "open", "ms", {0.25, 0.5, 0.125}},
+                       {"verify", "verify", "GB/s", {4.0, 2.0, 3.0}}};
+  recording.left_out = {{"rebuild", "a recording of mode prefill_only holds no K/V of steps"}};
+  result.recordings = {recording};
+  return result;
+}
+
 Verdict verdict_of(const std::vector<InputResult>& inputs, const analysis::Gate& gate,
                    bool gate_chosen) {
   analysis::RunSummaryBuilder builder;

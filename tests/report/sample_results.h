@@ -24,6 +24,8 @@ namespace kvtool::report {
 // One fault caught and located, one missed, one skipped; the control passes.
 [[nodiscard]] SelftestResult selftest_result();
 [[nodiscard]] CalibrationResult calibration_result();
+// One recording measured three times, and something that it does not hold.
+[[nodiscard]] BenchResult bench_result();
 
 // A gate of four rules: one passes, one fails, one is a pattern, one misses its figure.
 [[nodiscard]] analysis::Gate sample_gate();

@@ -269,4 +269,43 @@ struct CalibrationResult {
   std::vector<std::string> notes;  // what was not varied, and why
 };
 
+// One figure of a measurement, with one value for each repeat (at least one).
+struct BenchFigure {
+  std::string measurement;  // "random"
+  std::string title;        // "read any step, p99"
+  std::string unit;         // "us"
+  std::vector<double> values;
+
+  [[nodiscard]] double median() const;
+  [[nodiscard]] double least() const;
+  [[nodiscard]] double most() const;
+};
+
+struct LeftOutMeasurement {
+  std::string measurement;
+  std::string reason;
+};
+
+struct RecordingBench {
+  std::string path;
+  std::uint64_t bytes = 0;
+  std::uint64_t kv_bytes = 0;  // of all cached positions
+  std::string save_mode;
+  std::uint64_t steps = 0;
+  std::vector<BenchFigure> figures;
+  std::vector<LeftOutMeasurement> left_out;
+};
+
+// A recording that was written to be measured.
+struct MadeRecording {
+  std::string path;
+  std::uint64_t bytes = 0;
+};
+
+struct BenchResult {
+  MadeRecording made;  // its path is empty when recordings were measured
+  std::uint64_t repeats = 0;
+  std::vector<RecordingBench> recordings;
+};
+
 }  // namespace kvtool::report

@@ -1,0 +1,1 @@
+"""What tools/bench.py consists of: the rows, the Python peer, the machine, the table."""
