@@ -76,6 +76,18 @@ class JsonReporter : public Reporter {
     document_["calibrations"].push_back(json_calibration(result));
   }
 
+  void verified(const format::FileVerdict& verdict) override {
+    document_["files"].push_back(json_verified(verdict));
+  }
+
+  void verified_all(const VerifyTotals& totals) override {
+    document_["totals"] = json_verify_totals(totals);
+  }
+
+  void recovered(const RecoveryResult& recovery) override {
+    document_["recovery"] = json_recovery(recovery);
+  }
+
   void finish(const Summary& summary) override {
     for (const Verdict& verdict : summary.verdicts) {
       document_["verdicts"].push_back(json_verdict(verdict, texts_));

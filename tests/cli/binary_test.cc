@@ -35,7 +35,8 @@ class Binary : public CommandTest {
 TEST_F(Binary, HelpNamesEveryCommandAndStatus) {
   const ProcessResult result = kvtool({"--help"});
   EXPECT_EQ(result.exit_status, 0);
-  for (const char* name : {"generate", "save", "replay", "run", "info", "dump"}) {
+  for (const char* name :
+       {"generate", "save", "replay", "run", "info", "dump", "verify", "recover"}) {
     EXPECT_THAT(result.output, HasSubstr(name));
     const ProcessResult help = kvtool({name, "--help"});
     EXPECT_EQ(help.exit_status, 0);
@@ -52,7 +53,9 @@ TEST_F(Binary, HelpFitsEightyColumns) {
                                              {"replay", "--help"},
                                              {"run", "--help"},
                                              {"info", "--help"},
-                                             {"dump", "--help"}}) {
+                                             {"dump", "--help"},
+                                             {"verify", "--help"},
+                                             {"recover", "--help"}}) {
     std::istringstream lines(kvtool(arguments).output);
     for (std::string line; std::getline(lines, line);) {
       const auto columns = std::count_if(line.begin(), line.end(), [](char c) {
