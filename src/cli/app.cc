@@ -27,9 +27,9 @@ constexpr int kEnvironmentStatus = static_cast<int>(ErrorCode::kEnvironment);
 
 using CommandFactory = std::unique_ptr<Command> (*)();
 constexpr CommandFactory kCommands[] = {
-    make_generate_command,  make_save_command, make_replay_command, make_run_command,
-    make_info_command,      make_dump_command, make_diff_command,   make_selftest_command,
-    make_calibrate_command, make_bench_command};
+    make_generate_command,  make_save_command,   make_replay_command,  make_run_command,
+    make_info_command,      make_dump_command,   make_diff_command,    make_selftest_command,
+    make_calibrate_command, make_verify_command, make_recover_command, make_bench_command};
 
 constexpr const char* kDescription =
     "kvtool records an LLM's greedy generation together with its KV cache on one\n"
@@ -46,7 +46,8 @@ constexpr const char* kFooter = R"(First steps:
 
 Exit status: 0 done, 1 a comparison failed, 2 usage or configuration,
 3 recording and model do not belong together, 4 damaged file,
-5 model, device, engine, memory or disk, 130 interrupted.
+5 model, device, engine, memory or disk, 6 recovered with losses,
+130 interrupted.
 "kvtool COMMAND --help" has options and examples.)";
 
 std::string version_text() {

@@ -33,5 +33,7 @@ std::unique_ptr<Command> make_diff_command();
 std::unique_ptr<Command> make_selftest_command();
 std::unique_ptr<Command> make_calibrate_command();
 std::unique_ptr<Command> make_bench_command();
+std::unique_ptr<Command> make_verify_command();
+std::unique_ptr<Command> make_recover_command();
 
 }  // namespace kvtool::cli

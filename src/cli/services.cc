@@ -20,8 +20,9 @@ std::unique_ptr<engine::Engine> open_engine([[maybe_unused]] const std::string& 
   return engine::load_engine(options);
 #else
   throw_environment(
-      "this kvtool was built without its engine (KVTOOL_ENGINE=OFF) and cannot run a model; info "
-      "and dump work. Build it with -DKVTOOL_ENGINE=ON and an installed torch");
+      "this kvtool was built without its engine (KVTOOL_ENGINE=OFF) and cannot run a model; info, "
+      "dump, diff, verify and recover work. Build it with -DKVTOOL_ENGINE=ON and an installed "
+      "torch");
 #endif
 }
 

@@ -31,6 +31,7 @@ std::string describe_record(const RecordHeader& header) {
     case RecordType::kFinal: return "FINAL of layer " + std::to_string(header.index);
     case RecordType::kSummary: return "SUMMARY";
     case RecordType::kTrailer: return "TRAILER";
+    case RecordType::kChecksums: return "CHECKSUMS";
   }
   return "record of unknown type " + std::to_string(static_cast<unsigned>(header.type));
 }

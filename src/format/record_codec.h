@@ -23,6 +23,7 @@ enum class RecordType : std::uint16_t {
   kFinal = 6,
   kSummary = 7,
   kTrailer = 8,
+  kChecksums = 9,
 };
 
 struct RecordHeader {

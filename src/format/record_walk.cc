@@ -171,6 +171,8 @@ void Walker::check_order(const RecordHeader& record) {
       return check_after(record, ended && !summed && index_.num_finals == (final_only ? layers : 0),
                          "SUMMARY follows the last step or final layer");
     case RecordType::kTrailer: return check_after(record, summed, "TRAILER follows SUMMARY");
+    // Optional, as any type that a later version adds.
+    case RecordType::kChecksums: break;
   }
   check_after(record, sequence_ >= 2, "META and PROMPT are the first records");
 }

@@ -13,6 +13,7 @@
 #include "bounded_json.h"
 #include "bytes.h"
 #include "checksum.h"
+#include "checksums_record.h"
 #include "header_codec.h"
 #include "kvtool/base/checked.h"
 #include "kvtool/base/error.h"
@@ -60,7 +61,8 @@ struct RecordingWriter::Impl {
         header(std::move(recording_header)),
         file_system(options.file_system != nullptr ? *options.file_system : posix_file_system()),
         sync(options.sync),
-        gaps(find_gaps(header.geometry)) {}
+        gaps(find_gaps(header.geometry)),
+        checksums(header.geometry) {}
 
   // Runs one public call. The first error stays: a later call that a caller
   // made in ignorance of it must not append behind a torn record.
@@ -147,6 +149,7 @@ struct RecordingWriter::Impl {
   StreamingChecksum state_checksum;
   // One whole STEP record, reused: a step is one append and no allocation.
   std::vector<std::byte> step_record;
+  ChecksumsBuilder checksums;
 };
 
 void RecordingWriter::Impl::start(const nlohmann::json& meta,
@@ -199,6 +202,7 @@ void RecordingWriter::Impl::append_state(RecordType type, std::uint32_t layer,
   append(gap);
   append(value);
   append_padding();
+  checksums.set_state(layer, checksum(key), checksum(value));
   ++next_layer;
 }
 
@@ -253,6 +257,7 @@ void RecordingWriter::Impl::write_step(const StepStats& stats, std::span<const s
   record_header.payload_checksum = checksum(payload);
   encode_record_header(record_header, record.subspan(0, kRecordHeaderBytes));
   append(record);
+  if (!delta.empty()) checksums.add_step(header.geometry, delta);
   ++index.num_steps;
 }
 
@@ -286,6 +291,7 @@ void RecordingWriter::Impl::finish(const nlohmann::json& summary) {
   }
   if (!summary.is_object()) usage("SUMMARY is not a JSON object");
   const std::string text = dump_json_object(summary);
+  append_record(RecordType::kChecksums, checksums.finish());
   index.summary = offset;
   append_record(RecordType::kSummary, std::as_bytes(std::span(text)));
   append_trailer();

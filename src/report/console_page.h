@@ -57,5 +57,8 @@ void show_info(ConsolePage& page, const InfoResult& info);
 void show_selftest(ConsolePage& page, const SelftestResult& result);
 void show_calibration(ConsolePage& page, const CalibrationResult& result);
 void show_bench(ConsolePage& page, const BenchResult& result);
+void show_verified(ConsolePage& page, const format::FileVerdict& verdict);
+void show_verify_totals(ConsolePage& page, const VerifyTotals& totals);
+void show_recovery(ConsolePage& page, const RecoveryResult& recovery);
 
 }  // namespace kvtool::report

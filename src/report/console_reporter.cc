@@ -43,6 +43,12 @@ class ConsoleReporter : public Reporter {
   void calibration(const CalibrationResult& result) override { show_calibration(page_, result); }
 
   void bench(const BenchResult& result) override { show_bench(page_, result); }
+  void verified(const format::FileVerdict& verdict) override {
+    show_verified(page_, verdict);
+    page_.flush();
+  }
+  void verified_all(const VerifyTotals& totals) override { show_verify_totals(page_, totals); }
+  void recovered(const RecoveryResult& recovery) override { show_recovery(page_, recovery); }
 
   void finish(const Summary& summary) override {
     if (summary.inputs > 0) show_summary(page_, summary, texts_, command_);

@@ -38,6 +38,9 @@ class HtmlReporter : public Reporter {
   void info(const InfoResult& /*info*/) override {}
   void exported(const DumpResult& /*dump*/) override {}
   void bench(const BenchResult& /*result*/) override {}
+  void verified(const format::FileVerdict& /*verdict*/) override {}
+  void verified_all(const VerifyTotals& /*totals*/) override {}
+  void recovered(const RecoveryResult& /*recovery*/) override {}
 
   void selftest(const SelftestResult& result) override {
     sections_ += html::selftest_section(result);

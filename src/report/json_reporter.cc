@@ -77,6 +77,17 @@ class JsonReporter : public Reporter {
   }
 
   void bench(const BenchResult& result) override { document_["bench"] = json_bench(result); }
+  void verified(const format::FileVerdict& verdict) override {
+    document_["files"].push_back(json_verified(verdict));
+  }
+
+  void verified_all(const VerifyTotals& totals) override {
+    document_["totals"] = json_verify_totals(totals);
+  }
+
+  void recovered(const RecoveryResult& recovery) override {
+    document_["recovery"] = json_recovery(recovery);
+  }
 
   void finish(const Summary& summary) override {
     for (const Verdict& verdict : summary.verdicts) {

@@ -57,6 +57,9 @@ struct KvDetail {
 [[nodiscard]] Json json_selftest(const SelftestResult& result);
 [[nodiscard]] Json json_calibration(const CalibrationResult& result);
 [[nodiscard]] Json json_bench(const BenchResult& result);
+[[nodiscard]] Json json_verified(const format::FileVerdict& verdict);
+[[nodiscard]] Json json_verify_totals(const VerifyTotals& totals);
+[[nodiscard]] Json json_recovery(const RecoveryResult& recovery);
 
 // Objects and arrays of them indented, an array of plain values on one line.
 [[nodiscard]] std::string json_document(const Json& document);

@@ -228,6 +228,9 @@ class JunitReporter : public Reporter {
   // Nothing that passes or fails.
   void info(const InfoResult& /*info*/) override {}
   void exported(const DumpResult& /*dump*/) override {}
+  void verified(const format::FileVerdict& /*verdict*/) override {}
+  void verified_all(const VerifyTotals& /*totals*/) override {}
+  void recovered(const RecoveryResult& /*recovery*/) override {}
   void calibration(const CalibrationResult& /*result*/) override {}
   void bench(const BenchResult& /*result*/) override {}
 

@@ -65,6 +65,11 @@ class MarkdownReporter : public Reporter {
     add_markdown_selftest(sections_, result);
   }
 
+  // Files are checked, not runs: for people on the console, for programs in JSON.
+  void verified(const format::FileVerdict& /*verdict*/) override {}
+  void verified_all(const VerifyTotals& /*totals*/) override {}
+  void recovered(const RecoveryResult& /*recovery*/) override {}
+
   void calibration(const CalibrationResult& result) override {
     add_markdown_calibration(sections_, result);
   }

@@ -37,6 +37,15 @@ class ReporterList : public Reporter {
   void bench(const BenchResult& result) override {
     for (const auto& reporter : reporters_) reporter->bench(result);
   }
+  void verified(const format::FileVerdict& verdict) override {
+    for (const auto& reporter : reporters_) reporter->verified(verdict);
+  }
+  void verified_all(const VerifyTotals& totals) override {
+    for (const auto& reporter : reporters_) reporter->verified_all(totals);
+  }
+  void recovered(const RecoveryResult& recovery) override {
+    for (const auto& reporter : reporters_) reporter->recovered(recovery);
+  }
   void finish(const Summary& summary) override {
     for (const auto& reporter : reporters_) reporter->finish(summary);
   }

@@ -35,7 +35,8 @@ class Binary : public CommandTest {
 TEST_F(Binary, HelpNamesEveryCommandAndStatus) {
   const ProcessResult result = kvtool({"--help"});
   EXPECT_EQ(result.exit_status, 0);
-  for (const char* name : {"generate", "save", "replay", "run", "info", "dump", "bench"}) {
+  for (const char* name :
+       {"generate", "save", "replay", "run", "info", "dump", "verify", "recover", "bench"}) {
     EXPECT_THAT(result.output, HasSubstr(name));
     const ProcessResult help = kvtool({name, "--help"});
     EXPECT_EQ(help.exit_status, 0);
@@ -53,6 +54,8 @@ TEST_F(Binary, HelpFitsEightyColumns) {
                                              {"run", "--help"},
                                              {"info", "--help"},
                                              {"dump", "--help"},
+                                             {"verify", "--help"},
+                                             {"recover", "--help"},
                                              {"bench", "--help"}}) {
     std::istringstream lines(kvtool(arguments).output);
     for (std::string line; std::getline(lines, line);) {

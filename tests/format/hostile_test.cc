@@ -44,7 +44,7 @@ Bytes bytes_of(std::initializer_list<int> values) {
 
 RawRecording raw(SaveMode mode = SaveMode::kDelta) { return RawRecording(sample_header(mode)); }
 
-Bytes good_file() { return raw().begin().end().bytes; }
+Bytes good_file() { return raw().begin().step(0).step(1).checksums(2).summary().trailer().bytes; }
 
 TEST(KvcForeignFile, IsNamedByItsFirstBytes) {
   expect_corrupt({}, "empty file, not a kvtool recording");

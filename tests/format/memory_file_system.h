@@ -33,6 +33,12 @@ class MemoryFileSystem final : public FileSystem {
     return bytes_read_;
   }
 
+  // The most bytes that one call asked for.
+  [[nodiscard]] std::uint64_t largest_read() const {
+    const std::lock_guard lock(mutex_);
+    return largest_read_;
+  }
+
   [[nodiscard]] bool exists(const std::filesystem::path& path) const {
     return files_.count(path) != 0;
   }
@@ -103,6 +109,10 @@ class MemoryFileSystem final : public FileSystem {
     [[nodiscard]] std::uint64_t size() const override { return size_; }
     [[nodiscard]] std::size_t read(std::uint64_t offset,
                                    std::span<std::byte> target) const override {
+      {
+        const std::lock_guard lock(owner_.mutex_);
+        owner_.largest_read_ = std::max<std::uint64_t>(owner_.largest_read_, target.size());
+      }
       if (offset >= file_->size()) return 0;
       const std::size_t count = std::min<std::uint64_t>(target.size(), file_->size() - offset);
       std::copy_n(file_->begin() + static_cast<std::ptrdiff_t>(offset), count, target.begin());
@@ -130,6 +140,7 @@ class MemoryFileSystem final : public FileSystem {
   int fail_at_ = -1;
   mutable std::mutex mutex_;
   std::uint64_t bytes_read_ = 0;
+  std::uint64_t largest_read_ = 0;
 };
 
 }  // namespace kvtool::format

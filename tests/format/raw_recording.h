@@ -8,6 +8,7 @@
 
 #include "bytes.h"
 #include "checksum.h"
+#include "checksums_record.h"
 #include "header_codec.h"
 #include "record_codec.h"
 #include "sample.h"
@@ -105,6 +106,20 @@ class RawRecording {
   RawRecording& unknown(std::size_t payload_bytes) {
     return record(static_cast<RecordType>(77), 5, Bytes(payload_bytes, std::byte{0x55}),
                   [](RecordHeader& record) { record.codec = 9; });
+  }
+
+  // For delta recordings.
+  RawRecording& checksums(std::uint64_t steps) {
+    const Geometry& geometry = header_.geometry;
+    ChecksumsBuilder builder(geometry);
+    for (std::uint32_t i = 0; i < geometry.num_layers(); ++i) {
+      builder.set_state(i, checksum(sample_key(geometry, i, header_.prompt_length)),
+                        checksum(sample_value(geometry, i, header_.prompt_length)));
+    }
+    for (std::uint64_t step = 0; step < steps; ++step) {
+      builder.add_step(geometry, sample_delta(geometry, header_.prompt_length + step));
+    }
+    return record(RecordType::kChecksums, 0, builder.finish());
   }
 
   RawRecording& summary() { return text(RecordType::kSummary, sample_summary(2).dump()); }

@@ -184,9 +184,8 @@ TEST_F(Safetensors, FailureAtAnyCallLeavesTheOlderFileAndNoPartialOne) {
 }
 
 TEST_F(Safetensors, DamagedStepIsNotExported) {
-  const Recording intact = record(SaveMode::kDelta, 2);
-  Bytes& bytes = files_.bytes("x.kvc");
-  bytes[bytes.size() - 128 - 128 - 10] ^= std::byte{1};  // STEP 1 stands before SUMMARY
+  const SampleOffsets offsets = write_sample(files_, "x.kvc", sample_header(SaveMode::kDelta), 2);
+  files_.bytes("x.kvc")[offsets.step_ends[1] - 10] ^= std::byte{1};
   const Recording recording = Recording::open("x.kvc", {.file_system = &files_});
   EXPECT_EQ(error_of([&] { write_safetensors(recording, 1, "y", &files_); }).code(),
             ErrorCode::kCorrupt);

@@ -151,7 +151,7 @@ SampleOffsets write_sample(FileSystem& files, const std::filesystem::path& path,
                                sample_value(header.geometry, i, positions));
     }
   }
-  offsets.summary = writer.bytes_written();
+  offsets.data_end = writer.bytes_written();
   writer.finish(sample_summary(steps));
   offsets.file_bytes = writer.bytes_written();
   return offsets;

@@ -34,7 +34,7 @@ struct SampleOffsets {
   std::uint64_t prompt_end = 0;
   std::uint64_t prefill_end = 0;
   std::vector<std::uint64_t> step_ends;
-  std::uint64_t summary = 0;  // where SUMMARY starts
+  std::uint64_t data_end = 0;  // where CHECKSUMS starts
   std::uint64_t file_bytes = 0;
 };
 

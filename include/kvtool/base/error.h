@@ -10,7 +10,7 @@
 namespace kvtool {
 
 // Values are the process exit status of the command-line tool. Exit status 1
-// is not an error: it says that a comparison failed.
+// is not an error: it says that a comparison failed; nor is 6: recovered with losses.
 enum class ErrorCode : int {
   kUsage = 2,         // wrong option, configuration or prompt
   kIncompatible = 3,  // recordings or model cannot be compared

@@ -8,6 +8,9 @@
 
 namespace kvtool::cli {
 
+// `recover` wrote what it could, but not all that the recording held.
+inline constexpr int kLossyRecoveryStatus = 6;
+
 // Parses, runs one subcommand and returns the process's exit status. Never throws.
 int run_app(int argc, const char* const* argv, Services& services);
 

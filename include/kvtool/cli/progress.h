@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <iosfwd>
 #include <string>
 
@@ -27,5 +28,9 @@ class ProgressLine {
   std::size_t width_ = 0;
   std::chrono::steady_clock::time_point last_{};
 };
+
+// "Verifying [#####     ]  50%", for ProgressLine.
+[[nodiscard]] std::string progress_bar(const std::string& what, std::uint64_t done,
+                                       std::uint64_t total);
 
 }  // namespace kvtool::cli

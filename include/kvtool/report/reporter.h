@@ -2,7 +2,7 @@
 // kind of output; a command never formats anything itself.
 //
 // Order of calls: begin, then device, model and input as a run goes on, then
-// finish or fail; info, exported, selftest, calibration and bench stand for
+// finish or fail; info, exported, selftest, calibration, bench, verified and recovered stand for
 // themselves between begin and finish.
 #pragma once
 
@@ -29,6 +29,10 @@ class Reporter {
   virtual void selftest(const SelftestResult& result) = 0;
   virtual void calibration(const CalibrationResult& result) = 0;
   virtual void bench(const BenchResult& result) = 0;
+  // Of each file, then of all.
+  virtual void verified(const format::FileVerdict& verdict) = 0;
+  virtual void verified_all(const VerifyTotals& totals) = 0;
+  virtual void recovered(const RecoveryResult& recovery) = 0;
   virtual void finish(const Summary& summary) = 0;
   // The command ended with an error; what was reported so far stays valid.
   virtual void fail(int exit_status, const std::string& message) = 0;

@@ -14,7 +14,9 @@
 #include "kvtool/analysis/row_comparison.h"
 #include "kvtool/analysis/summary.h"
 #include "kvtool/format/recording.h"
+#include "kvtool/format/recover.h"
 #include "kvtool/format/replay_mode.h"
+#include "kvtool/format/verify.h"
 
 namespace kvtool::report {
 
@@ -210,6 +212,25 @@ struct DumpResult {
   std::uint64_t positions = 0;
   std::string target;
   std::uint64_t bytes = 0;
+};
+
+// What `kvtool verify` found in all files together.
+struct VerifyTotals {
+  std::uint64_t files = 0;
+  std::uint64_t truncated = 0;
+  std::uint64_t damaged = 0;
+  std::uint64_t unreadable = 0;
+  std::uint64_t bytes = 0;
+  double seconds = 0.0;
+  std::string recoverable;  // path of the first file that `kvtool recover` may help; may be empty
+
+  [[nodiscard]] bool all_intact() const { return truncated + damaged + unreadable == 0; }
+};
+
+struct RecoveryResult {
+  std::string input;
+  std::string output;
+  format::RecoverResult result;
 };
 
 // One fault of a selftest.

@@ -1,0 +1,134 @@
+// `kvtool verify` and `kvtool recover` as a user meets them.
+#include <gmock/gmock.h>
+
+#include <nlohmann/json.hpp>
+
+#include "cli_fixture.h"
+
+namespace kvtool::cli {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::Not;
+
+constexpr const char* kFirst = "rec/CPU/tiny/batch1_input0.kvc";
+constexpr const char* kSecond = "rec/CPU/tiny/batch1_input1.kvc";
+
+class VerifyCommandTest : public CommandTest {
+ protected:
+  void SetUp() override {
+    CommandTest::SetUp();
+    write_prompts(2);
+    ASSERT_EQ(run("save --model models/tiny.pt --prompts prompts.jsonl --max-new-tokens 5 "
+                  "--ignore-eos --out rec")
+                  .status,
+              0);
+    whole_ = read(kFirst);
+  }
+
+  // The byte in the middle of what stands before CHECKSUMS.
+  void damage() {
+    std::string damaged = whole_;
+    damaged[damaged.size() / 2] = static_cast<char>(damaged[damaged.size() / 2] ^ 1);
+    write(kFirst, damaged);
+  }
+
+  std::string whole_;
+};
+
+TEST_F(VerifyCommandTest, IntactFilesAndFoldersPass) {
+  const CommandResult result = run("verify rec --threads 2");
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_THAT(result.out, AllOf(HasSubstr(std::string("ok          ") + kFirst), HasSubstr(kSecond),
+                                HasSubstr("2 recordings, all intact; "), HasSubstr(" GB/s\n")));
+  EXPECT_EQ(result.err, "");
+  const CommandResult quiet = run(std::string("verify -q ") + kFirst);
+  EXPECT_THAT(quiet.out, AllOf(Not(HasSubstr(kFirst)), HasSubstr("1 recording, intact; ")));
+}
+
+TEST_F(VerifyCommandTest, TruncatedFilesFailAndSayWhatToDo) {
+  write("rec/cut.kvc.partial", whole_.substr(0, whole_.size() * 3 / 4));
+  const CommandResult result = run("verify rec");
+  EXPECT_EQ(result.status, 4);
+  EXPECT_THAT(result.out,
+              AllOf(HasSubstr("truncated   rec/cut.kvc.partial"), HasSubstr("steps, unfinished)"),
+                    HasSubstr("whole steps"), HasSubstr("3 recordings: 2 intact, 1 truncated"),
+                    HasSubstr("kvtool recover rec/cut.kvc.partial -o OUT.kvc")));
+}
+
+TEST_F(VerifyCommandTest, DamageIsListedForPeopleAndPrograms) {
+  damage();
+  write("rec/none.kvc", "no recording");
+  const CommandResult result = run("verify rec");
+  EXPECT_EQ(result.status, 4);
+  EXPECT_THAT(result.out, AllOf(HasSubstr(std::string("damaged     ") + kFirst),
+                                HasSubstr("unreadable  rec/none.kvc"),
+                                HasSubstr("3 recordings: 1 intact, 1 damaged, 1 unreadable")));
+  const CommandResult json = run("verify rec --json -");
+  EXPECT_EQ(json.status, 4);
+  const auto document = nlohmann::json::parse(json.out);
+  EXPECT_EQ(document["totals"]["files"], 3);
+  EXPECT_EQ(document["files"].at(0)["state"], "damaged");
+  EXPECT_GE(document["files"].at(0)["damages"].at(0)["offset_bytes"], 256);
+  EXPECT_NE(document["files"].at(2)["error"], nullptr);
+}
+
+TEST_F(VerifyCommandTest, WrongPathsAreUsageErrors) {
+  EXPECT_EQ(run("verify none.kvc").status, 2);
+  EXPECT_EQ(run("verify models").status, 2);
+  EXPECT_EQ(run("verify rec --threads 0").status, 2);
+  EXPECT_EQ(run("verify").status, 2);
+}
+
+TEST_F(VerifyCommandTest, RecoverOfAnIntactFileIsACopy) {
+  const CommandResult result = run(std::string("recover ") + kFirst + " -o copy.kvc");
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("complete and intact: this is a copy, nothing was lost"));
+  EXPECT_EQ(read("copy.kvc"), whole_);
+}
+
+TEST_F(VerifyCommandTest, RecoverOfATruncatedFileSaysWhatWasLost) {
+  write("x.kvc.partial", whole_.substr(0, whole_.size() - 300));
+  const CommandResult result = run("recover x.kvc.partial -o x.kvc");
+  EXPECT_EQ(result.status, 6) << result.err;
+  EXPECT_THAT(result.out, AllOf(HasSubstr("Wrote x.kvc"), HasSubstr("Lost: what stood behind")));
+  EXPECT_EQ(read("x.kvc.partial"), whole_.substr(0, whole_.size() - 300));
+  EXPECT_EQ(run("verify x.kvc").status, 0);
+  EXPECT_THAT(run("info x.kvc").out, HasSubstr("complete"));
+  EXPECT_EQ(run("recover x.kvc -o y.kvc").status, 0);
+  EXPECT_EQ(read("y.kvc"), read("x.kvc"));
+}
+
+TEST_F(VerifyCommandTest, RecoverReplacesNothingUnlessForced) {
+  write("x.kvc", "older");
+  const CommandResult result = run(std::string("recover ") + kFirst + " -o x.kvc");
+  EXPECT_EQ(result.status, 2);
+  EXPECT_THAT(result.err, HasSubstr("x.kvc exists already"));
+  EXPECT_EQ(read("x.kvc"), "older");
+  EXPECT_EQ(run(std::string("recover --force ") + kFirst + " -o x.kvc").status, 0);
+  EXPECT_EQ(read("x.kvc"), whole_);
+  EXPECT_EQ(run(std::string("recover --force ") + kFirst + " -o " + kFirst).status, 2);
+  EXPECT_EQ(run(std::string("recover ") + kFirst + " -o x.txt").status, 2);
+  EXPECT_EQ(run("recover none.kvc -o y.kvc").status, 2);
+}
+
+TEST_F(VerifyCommandTest, NothingToRecoverIsADamagedFile) {
+  write("x.kvc.partial", whole_.substr(0, 300));
+  const CommandResult result = run("recover x.kvc.partial -o y.kvc --salvage");
+  EXPECT_EQ(result.status, 4);
+  EXPECT_THAT(result.err, HasSubstr("nothing can be re"));
+}
+
+TEST_F(VerifyCommandTest, JsonOfARecovery) {
+  write("x.kvc", whole_.substr(0, whole_.size() - 300));
+  const CommandResult result = run("recover x.kvc -o y.kvc --json -");
+  EXPECT_EQ(result.status, 6);
+  const auto document = nlohmann::json::parse(result.out);
+  EXPECT_EQ(document["recovery"]["output"], "y.kvc");
+  EXPECT_EQ(document["recovery"]["input"]["state"], "truncated");
+  EXPECT_EQ(document["recovery"]["lost"].size(), 1);
+}
+
+}  // namespace
+}  // namespace kvtool::cli
