@@ -79,6 +79,10 @@ class MemoryFileSystem final : public FileSystem {
     if (fails("sync_directory " + path.string())) throw_environment("injected");
   }
 
+  void sync_parents(const std::filesystem::path& folder) override {
+    if (fails("sync_parents " + folder.string())) throw_environment("injected");
+  }
+
  private:
   class Writable final : public WritableFile {
    public:
