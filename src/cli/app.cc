@@ -27,8 +27,8 @@ constexpr int kEnvironmentStatus = static_cast<int>(ErrorCode::kEnvironment);
 
 using CommandFactory = std::unique_ptr<Command> (*)();
 constexpr CommandFactory kCommands[] = {
-    make_generate_command, make_save_command,     make_replay_command,
-    make_run_command,      make_info_command,     make_dump_command,
+    make_generate_command, make_save_command,     make_replay_command,   make_run_command,
+    make_info_command,     make_dump_command,     make_pack_command,     make_unpack_command,
     make_diff_command,     make_selftest_command, make_calibrate_command};
 
 constexpr const char* kDescription =

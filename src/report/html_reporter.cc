@@ -37,6 +37,7 @@ class HtmlReporter : public Reporter {
 
   void info(const InfoResult& /*info*/) override {}
   void exported(const DumpResult& /*dump*/) override {}
+  void packing(const PackingResult& /*result*/) override {}
 
   void selftest(const SelftestResult& result) override {
     sections_ += html::selftest_section(result);

@@ -227,6 +227,7 @@ class JunitReporter : public Reporter {
   // Nothing that passes or fails.
   void info(const InfoResult& /*info*/) override {}
   void exported(const DumpResult& /*dump*/) override {}
+  void packing(const PackingResult& /*result*/) override {}
   void calibration(const CalibrationResult& /*result*/) override {}
 
   void selftest(const SelftestResult& result) override {

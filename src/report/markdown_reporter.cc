@@ -59,6 +59,8 @@ class MarkdownReporter : public Reporter {
         fmt::format("Wrote {}: K/V after step {}\n\n", markdown_code(dump.target), dump.step));
   }
 
+  void packing(const PackingResult& /*result*/) override {}
+
   void selftest(const SelftestResult& result) override {
     failed_ = failed_ || !result.passed();
     judged_ = true;

@@ -2,7 +2,7 @@
 // kind of output; a command never formats anything itself.
 //
 // Order of calls: begin, then device, model and input as a run goes on, then
-// finish or fail; info, exported, selftest and calibration stand for themselves
+// finish or fail; info, exported, packing, selftest and calibration stand for themselves
 // between begin and finish.
 #pragma once
 
@@ -26,6 +26,7 @@ class Reporter {
   virtual void input(const InputResult& input) = 0;
   virtual void info(const InfoResult& info) = 0;
   virtual void exported(const DumpResult& dump) = 0;
+  virtual void packing(const PackingResult& result) = 0;
   virtual void selftest(const SelftestResult& result) = 0;
   virtual void calibration(const CalibrationResult& result) = 0;
   virtual void finish(const Summary& summary) = 0;
