@@ -2,18 +2,25 @@
 
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/ir.h>
+#include <torch/csrc/jit/passes/inliner.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/csrc/jit/runtime/profiling_graph_executor_impl.h>
 #include <torch/csrc/jit/serialization/import.h>
 
+#include <algorithm>
 #include <filesystem>
-#include <unordered_set>
+#include <map>
+#include <utility>
+#include <vector>
 
+#include "engine/packed_linear.h"
 #include "engine/torch_error.h"
 #include "kvtool/base/error.h"
 
 namespace kvtool::engine {
 namespace {
+
+constexpr int kMaxModuleDepth = 64;
 
 // A trace holds the device it was made on as constants; they follow the module.
 void move_constants(torch::jit::Block* block, at::Device device) {
@@ -37,6 +44,108 @@ void move_to(torch::jit::Module& module, at::Device device) {
       move_constants(method.graph()->block(), device);
     }
   }
+}
+
+// A tensor attribute of a class of modules, such as Linear.weight.
+using Attribute = std::pair<const c10::ClassType*, std::string>;
+
+// Calls `visit(attribute, node)` for every node in `block` that reads one.
+template <typename Visit>
+void for_each_read(torch::jit::Block* block, const Visit& visit) {
+  for (torch::jit::Node* node : block->nodes()) {
+    for (torch::jit::Block* inner : node->blocks()) for_each_read(inner, visit);
+    if (node->kind() != c10::prim::GetAttr) continue;
+    const auto owner = node->input()->type()->cast<c10::ClassType>();
+    if (owner && node->output()->type()->isSubtypeOf(*c10::TensorType::get())) {
+      visit(Attribute(owner.get(), node->s(c10::attr::name)), node);
+    }
+  }
+}
+
+bool is_weight(const torch::jit::Use& use) {
+  return use.user->kind() == c10::aten::linear && use.offset == 1;
+}
+
+// How the code of a class of modules uses one of its tensors.
+struct Reads {
+  bool as_weight = false;  // of a linear layer
+  bool otherwise = false;  // such as an embedding that shares its table with the head
+};
+
+bool has_calls(const torch::jit::Graph& graph) {
+  const auto nodes = graph.nodes();
+  return std::any_of(nodes.begin(), nodes.end(), [](const torch::jit::Node* node) {
+    return node->kind() == c10::prim::CallMethod;
+  });
+}
+
+// Makes one graph of all modules, in which a weight that one module hands to
+// another can be followed.
+void inline_calls(torch::jit::Graph& graph) {
+  // One level of calls at a time; a call that cannot be inlined stays.
+  for (int level = 0; level < kMaxModuleDepth && has_calls(graph); ++level) {
+    torch::jit::Inline(graph);
+  }
+}
+
+bool is_packable(const torch::jit::Module& part, const std::string& name) {
+  const at::Tensor weight = part.attr(name).toTensor();
+  return weight.dim() == 2 && weight.numel() > 0 && can_pack_weights(weight.scalar_type());
+}
+
+std::string packed_name(const std::string& name) { return "kvtool_packed_" + name; }
+
+// Modules of one class share their code, and loading makes modules of equal code
+// one class: what is changed for one is changed for all.
+std::map<Attribute, Reads> find_weights(const torch::jit::Module& module,
+                                        torch::jit::Block* block) {
+  std::map<Attribute, Reads> weights;
+  for_each_read(block, [&](const Attribute& attribute, const torch::jit::Node* read) {
+    Reads& reads = weights[attribute];
+    for (const torch::jit::Use& use : read->output()->uses()) {
+      (is_weight(use) ? reads.as_weight : reads.otherwise) = true;
+    }
+  });
+  std::vector<torch::jit::Module> parts;
+  for (const torch::jit::Module& part : module.modules()) parts.push_back(part);
+  std::erase_if(weights, [&](const auto& entry) {
+    return !entry.second.as_weight ||
+           std::any_of(parts.begin(), parts.end(), [&](const torch::jit::Module& part) {
+             return part.type().get() == entry.first.first &&
+                    !is_packable(part, entry.first.second);
+           });
+  });
+  return weights;
+}
+
+// Makes linear layers multiply by packed copies of their weights; what nothing
+// else reads is dropped.
+void pack_linear_weights(torch::jit::Module& module) {
+  static const auto packed_linear_symbol = c10::Symbol::fromQualString("kvtool::packed_linear");
+  const auto graph = module.get_method("forward").graph();
+  inline_calls(*graph);
+  const std::map<Attribute, Reads> weights = find_weights(module, graph->block());
+  for (torch::jit::Module part : module.modules()) {
+    for (const auto& [attribute, reads] : weights) {
+      if (attribute.first != part.type().get()) continue;
+      const at::Tensor weight = part.attr(attribute.second).toTensor();
+      part.register_attribute(packed_name(attribute.second), c10::TensorType::get(),
+                              pack_weight(weight));
+      if (!reads.otherwise) part.setattr(attribute.second, at::empty({0}, weight.options()));
+    }
+  }
+  for_each_read(graph->block(), [&](const Attribute& attribute, torch::jit::Node* read) {
+    if (!weights.contains(attribute)) return;
+    torch::jit::Node* packed =
+        graph->createGetAttr(read->input(), packed_name(attribute.second))->insertAfter(read);
+    const auto uses = read->output()->uses();
+    for (const torch::jit::Use& use : uses) {
+      if (!is_weight(use)) continue;
+      use.user->replaceInput(1, packed->output());
+      use.user->replaceWithNewSymbol(packed_linear_symbol);
+      use.user->destroy();
+    }
+  });
 }
 
 class ScriptModule : public ForwardModule {
@@ -82,6 +191,8 @@ LoadedScript load_script(const std::string& path, at::Device device) {
   translate_torch_errors(path + ": cannot be moved to " + device.str(), [&] {
     module.eval();
     move_to(module, device);
+    // Elsewhere a plain weight is what the kernels want.
+    if (device.is_cpu()) pack_linear_weights(module);
   });
   return {std::make_unique<ScriptModule>(std::move(module)), extra["kvtool.json"],
           extra["token_bytes.bin"]};
