@@ -15,8 +15,9 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kPackFooter =
-    R"(Packed recordings keep their names, and every command reads them. The packed file
-is read back and compared with the original before it takes its place.
+    R"(Packed recordings keep their names, and every command reads them. Each block
+is unpacked and compared with the original before it is written, and the packed file is
+read back before it takes the original's place.
 Recordings that are packed already stay as they are.
 
 Examples:

@@ -2,6 +2,10 @@
 #pragma once
 
 #include <xxhash.h>
+// Chooses the widest vectors that the machine has, when it first runs.
+#if defined(__x86_64__) && __has_include(<xxh_x86dispatch.h>)
+#include <xxh_x86dispatch.h>
+#endif
 
 #include <cstddef>
 #include <cstdint>

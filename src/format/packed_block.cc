@@ -133,18 +133,21 @@ PackedSection BlockEncoder::append_section(std::span<const std::byte> raw, const
   section.raw_checksum = checksum(elements);
   const std::span<std::byte> planes = grown(planes_, bytes);
   split_planes(elements, shape.width, planes);
-  const std::size_t start = payload_.size();
+  const std::size_t start = payload_bytes_;
   const std::uint64_t plane = bytes / shape.width;
   for (std::uint32_t i = 0; i < shape.width; ++i) {
     const auto part = planes.subspan(i * plane, plane);
+    const auto target = std::span(payload_).subspan(payload_bytes_, plane);
+    std::size_t stored = plane;
     if (shape.compressed) {
-      section.plane_bytes[i] = static_cast<std::uint32_t>(compressor_.append(part, payload_));
+      stored = compressor_.compress(part, target);
     } else {
-      payload_.insert(payload_.end(), part.begin(), part.end());
-      section.plane_bytes[i] = static_cast<std::uint32_t>(plane);
+      copy_bytes(part, target);
     }
+    section.plane_bytes[i] = static_cast<std::uint32_t>(stored);
+    payload_bytes_ += stored;
   }
-  section.stored_checksum = checksum(std::span(payload_).subspan(start));
+  section.stored_checksum = checksum(std::span(payload_).subspan(start, payload_bytes_ - start));
   return section;
 }
 
@@ -153,7 +156,8 @@ std::span<const std::byte> BlockEncoder::encode(std::span<const std::byte> raw, 
   BlockTable table;
   table.rows = rows;
   table.row_bytes = raw.size() / rows;
-  payload_.resize(kBlockHeadBytes + kSectionEntryBytes * shapes.size());
+  payload_bytes_ = kBlockHeadBytes + kSectionEntryBytes * shapes.size();
+  static_cast<void>(grown(payload_, payload_bytes_ + raw.size()));
   std::uint64_t column = 0;
   for (std::size_t i = 0; i < shapes.size(); ++i) {
     const PackedSection section = append_section(raw, table, column, shapes[i]);
@@ -167,17 +171,19 @@ std::span<const std::byte> BlockEncoder::encode(std::span<const std::byte> raw, 
   store(payload, 8,
         table_checksum(payload,
                        payload.subspan(kBlockHeadBytes, kSectionEntryBytes * shapes.size())));
-  if (payload_.size() < raw.size() / kMaxExpansion) payload_.resize(raw.size() / kMaxExpansion);
-  return payload_;
+  if (const std::size_t least = raw.size() / kMaxExpansion; payload_bytes_ < least) {
+    std::ranges::fill(payload.subspan(payload_bytes_, least - payload_bytes_), std::byte{0});
+    payload_bytes_ = least;
+  }
+  return payload.subspan(0, payload_bytes_);
 }
 
-std::span<std::byte> SectionDecoder::stored(const PackedSection& section) {
-  return grown(stored_, section.stream_bytes);
+std::span<std::byte> SectionDecoder::room(const PackedSection& section) {
+  return grown(room_, section.stream_bytes);
 }
 
 std::string SectionDecoder::decode(const BlockTable& table, const PackedSection& section,
-                                   std::span<std::byte> raw) {
-  const auto stored = std::span<const std::byte>(stored_).subspan(0, section.stream_bytes);
+                                   std::span<const std::byte> stored, std::span<std::byte> raw) {
   if (checksum(stored) != section.stored_checksum) return "the checksum of its bytes is wrong";
   const std::uint32_t width = section.shape.width;
   const std::uint64_t bytes = std::uint64_t{section.shape.row_bytes} * table.rows;
@@ -208,6 +214,21 @@ std::string SectionDecoder::decode(const BlockTable& table, const PackedSection&
     scatter_columns(elements, section.shape.row_bytes, raw, table.row_bytes, section.column);
   }
   return "";
+}
+
+std::string decode_block(std::span<const std::byte> payload, SectionDecoder& decoder,
+                         std::span<std::byte> raw) {
+  BlockTable table;
+  const auto bytes = block_table_bytes(payload, payload.size());
+  if (!bytes) return "its table has an impossible length";
+  std::string problem =
+      decode_block_table(payload.subspan(0, *bytes), raw.size(), payload.size(), table);
+  for (const PackedSection& section : table.sections) {
+    if (!problem.empty()) break;
+    problem =
+        decoder.decode(table, section, payload.subspan(section.stream, section.stream_bytes), raw);
+  }
+  return problem;
 }
 
 }  // namespace kvtool::format

@@ -81,24 +81,30 @@ class BlockEncoder {
   PlaneCompressor compressor_;
   std::vector<std::byte> column_;
   std::vector<std::byte> planes_;
-  std::vector<std::byte> payload_;
+  std::vector<std::byte> payload_;  // grows only; the first payload_bytes_ are in use
+  std::size_t payload_bytes_ = 0;
 };
 
 // Reuses its buffers. Not thread-safe.
 class SectionDecoder {
  public:
-  // Where the caller reads section.stream_bytes into before decode().
-  [[nodiscard]] std::span<std::byte> stored(const PackedSection& section);
-  // Puts the section into its columns of `raw`, the whole block. What is wrong, in
-  // words; empty when nothing is.
+  // Room of section.stream_bytes for callers that read the stream before decode().
+  [[nodiscard]] std::span<std::byte> room(const PackedSection& section);
+  // Puts the section whose stream is `stored` into its columns of `raw`, the whole
+  // block. What is wrong, in words; empty when nothing is.
   [[nodiscard]] std::string decode(const BlockTable& table, const PackedSection& section,
-                                   std::span<std::byte> raw);
+                                   std::span<const std::byte> stored, std::span<std::byte> raw);
 
  private:
   PlaneDecompressor decompressor_;
-  std::vector<std::byte> stored_;
+  std::vector<std::byte> room_;
   std::vector<std::byte> planes_;
   std::vector<std::byte> column_;
 };
+
+// A payload that lies in memory into `raw`, which has the block's length. What is
+// wrong, in words; empty when nothing is.
+[[nodiscard]] std::string decode_block(std::span<const std::byte> payload, SectionDecoder& decoder,
+                                       std::span<std::byte> raw);
 
 }  // namespace kvtool::format

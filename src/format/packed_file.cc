@@ -98,9 +98,9 @@ class PackedFile::Block {
 
   void decode(const PackedSection& section, std::span<std::byte> raw) const {
     SectionDecoder& decoder = this_threads_decoder();
-    file_.source_.read(record_.offset + kRecordHeaderBytes + section.stream,
-                       decoder.stored(section));
-    const std::string problem = decoder.decode(table_, section, raw);
+    const std::span<std::byte> stored = decoder.room(section);
+    file_.source_.read(record_.offset + kRecordHeaderBytes + section.stream, stored);
+    const std::string problem = decoder.decode(table_, section, stored, raw);
     if (problem.empty()) return;
     file_.damaged(record_, "section at column " + std::to_string(section.column) + " of " +
                                std::to_string(table_.row_bytes) + ": " + problem);

@@ -28,6 +28,8 @@ constexpr std::uint64_t kBlockBytes = 4u << 20;
 constexpr std::uint64_t kBlockSteps = 128;
 // Statistics alone are so small that more of them still make a small block.
 constexpr std::uint64_t kSmallBlockBytes = 256u << 10;
+// Stays in a core's cache between the read and the checksum.
+constexpr std::size_t kReadBackBytes = 256u << 10;
 
 FileSystem& file_system_of(const PackOptions& options) {
   return options.file_system != nullptr ? *options.file_system : posix_file_system();
@@ -55,6 +57,7 @@ class Replacement {
 
   void append(std::span<const std::byte> data) {
     file_->append(data);
+    sum_.update(data);
     size_ += data.size();
   }
   void append_padding() {
@@ -68,6 +71,10 @@ class Replacement {
     if (sync_) file_->sync();
     file_->close();
   }
+  // Checksum of what append() was given.
+  [[nodiscard]] std::uint64_t digest() const { return sum_.digest(); }
+  // Whether the closed file holds just that.
+  [[nodiscard]] bool reads_back(const std::function<void(std::uint64_t)>& take) const;
   void commit() {
     files_.rename(temporary_, target_);
     committed_ = true;
@@ -80,9 +87,30 @@ class Replacement {
   fs::path temporary_;
   bool sync_;
   std::unique_ptr<WritableFile> file_;
+  StreamingChecksum sum_;
   std::uint64_t size_ = 0;
   bool committed_ = false;
 };
+
+std::uint64_t read_all(const RandomAccessFile& file, std::uint64_t offset,
+                       std::span<std::byte> target) {
+  if (file.read(offset, target) == target.size()) return target.size();
+  throw_corrupt(file.path().string() + ": became shorter while it was read");
+}
+
+bool Replacement::reads_back(const std::function<void(std::uint64_t)>& take) const {
+  const std::unique_ptr<RandomAccessFile> written = files_.open(temporary_);
+  StreamingChecksum sum;
+  std::vector<std::byte> buffer(kReadBackBytes);
+  for (std::uint64_t at = 0; at < written->size();) {
+    const auto part =
+        std::span(buffer).subspan(0, std::min<std::uint64_t>(buffer.size(), written->size() - at));
+    at += read_all(*written, at, part);
+    sum.update(part);
+    take(part.size());
+  }
+  return written->size() == size_ && sum.digest() == sum_.digest();
+}
 
 class Progress {
  public:
@@ -125,6 +153,7 @@ class Packer {
   void pack_state(const RecordHeader& record, std::uint64_t end);
   void pack_plain(std::uint64_t end);
   void pack_block(std::uint64_t bytes, std::uint32_t rows, std::span<const SectionShape> shapes);
+  void prove(std::span<const std::byte> payload, std::span<const std::byte> raw);
   void append_record(RecordType type, std::uint8_t codec, std::uint64_t index,
                      std::uint64_t raw_bytes, std::span<const std::byte> payload);
   [[nodiscard]] std::vector<SectionShape> step_shapes() const;
@@ -137,8 +166,10 @@ class Packer {
   Replacement& target_;
   Progress& progress_;
   BlockEncoder encoder_;
+  SectionDecoder decoder_;
   StreamingChecksum sum_;  // of the original
   std::vector<std::byte> raw_;
+  std::vector<std::byte> decoded_;
   std::uint64_t position_ = 0;  // in the original
   std::uint64_t num_blocks_ = 0;
   std::uint32_t sequence_ = 2;  // META and PROMPT stand as they are
@@ -258,10 +289,22 @@ void Packer::pack_block(std::uint64_t bytes, std::uint32_t rows,
   const std::span<std::byte> raw = std::span(raw_).subspan(0, bytes);
   source_.read(position_, raw);
   sum_.update(raw);
-  append_record(kPackedRecord, kPlaneCodec, position_, bytes, encoder_.encode(raw, rows, shapes));
+  const std::span<const std::byte> payload = encoder_.encode(raw, rows, shapes);
+  prove(payload, raw);
+  append_record(kPackedRecord, kPlaneCodec, position_, bytes, payload);
   position_ += bytes;
   ++num_blocks_;
   progress_.add(bytes);
+}
+
+void Packer::prove(std::span<const std::byte> payload, std::span<const std::byte> raw) {
+  if (decoded_.size() < raw.size()) decoded_.resize(raw.size());
+  const std::span<std::byte> decoded = std::span(decoded_).subspan(0, raw.size());
+  const std::string problem = decode_block(payload, decoder_, decoded);
+  if (problem.empty() && std::memcmp(decoded.data(), raw.data(), raw.size()) == 0) return;
+  throw_corrupt(source_.path().string() + ": bytes " + std::to_string(position_) + " to " +
+                std::to_string(position_ + raw.size()) +
+                " do not unpack to what they were, so it stays as it is: the memory is at fault");
 }
 
 void Packer::append_record(RecordType type, std::uint8_t codec, std::uint64_t index,
@@ -283,12 +326,6 @@ void Packer::append_record(RecordType type, std::uint8_t codec, std::uint64_t in
   target_.append_padding();
 }
 
-std::uint64_t read_all(const RandomAccessFile& file, std::uint64_t offset,
-                       std::span<std::byte> target) {
-  if (file.read(offset, target) == target.size()) return target.size();
-  throw_corrupt(file.path().string() + ": became shorter while it was read");
-}
-
 // Reads the packed file piece by piece, as every reader will.
 template <typename Take>
 void for_each_piece(const PackedFile& packed, Take take) {
@@ -303,25 +340,31 @@ void for_each_piece(const PackedFile& packed, Take take) {
   }
 }
 
-void prove_equal(FileSystem& files, const fs::path& temporary, const RandomAccessFile& original,
-                 Progress& progress) {
-  const OpenedRecording written = open_recording_file(files, temporary);
-  const auto fail = [&] {
-    throw_corrupt(temporary.string() + ": does not unpack to " + original.path().string() +
-                  ", which stays as it is: the disk or the memory is at fault");
+// Every block was unpacked and compared before it was written.
+void prove_written(FileSystem& files, const Replacement& target, const RandomAccessFile& original,
+                   Progress& progress) {
+  const std::uint64_t written = target.size();
+  std::uint64_t read = 0;
+  std::uint64_t shown = 0;
+  // In shares of the original's length, as the first half was.
+  const auto take = [&](std::uint64_t bytes) {
+    read += bytes;
+    const auto done =
+        static_cast<std::uint64_t>(static_cast<double>(original.size()) *
+                                   static_cast<double>(read) / static_cast<double>(written));
+    progress.add(done - shown);
+    shown = done;
   };
-  if (written.packed == nullptr || !written.packed->end() ||
-      written.packed->size() != original.size()) {
-    fail();
+  if (target.reads_back(take)) {
+    const OpenedRecording opened = open_recording_file(files, target.temporary());
+    if (opened.packed != nullptr && opened.packed->end() &&
+        opened.packed->size() == original.size()) {
+      return;
+    }
   }
-  std::vector<std::byte> expected;
-  for_each_piece(*written.packed, [&](std::uint64_t at, std::span<const std::byte> piece) {
-    if (expected.size() < piece.size()) expected.resize(piece.size());
-    const std::span<std::byte> there = std::span(expected).subspan(0, piece.size());
-    read_all(original, at, there);
-    if (std::memcmp(piece.data(), there.data(), piece.size()) != 0) fail();
-    progress.add(piece.size());
-  });
+  throw_corrupt(target.temporary().string() + ": does not read back as what was packed from " +
+                original.path().string() +
+                ", which stays as it is: the disk or the memory is at fault");
 }
 
 void check_packable(const Recording& recording) {
@@ -331,6 +374,12 @@ void check_packable(const Recording& recording) {
     throw_usage(name + ": is truncated (" + recording.truncation() +
                 "); only complete recordings are packed: recover it first");
   }
+}
+
+// Another file beside an original that stays has nothing to lose.
+Replacement target_of(FileSystem& files, const fs::path& path, const PackOptions& options) {
+  if (!options.output.empty()) return {files, options.output, /*sync=*/false};
+  return {files, path, options.sync};
 }
 
 }  // namespace
@@ -349,11 +398,11 @@ PackResult pack_recording(const fs::path& path, const PackOptions& options) {
   DecodedHeader header = read_header(*file);
   const std::uint64_t uuid_low = uuid_low_half(header.header.uuid);
   Progress progress(options);
-  Replacement target(files, options.output.empty() ? path : options.output, options.sync);
+  Replacement target = target_of(files, path, options);
   Packer(RecordSource(std::move(file), uuid_low), std::move(header), num_steps, target, progress)
       .run();
   target.close();
-  prove_equal(files, target.temporary(), *original, progress);
+  prove_written(files, target, *original, progress);
   target.commit();
   return {original->size(), target.size()};
 }
@@ -372,23 +421,15 @@ PackResult unpack_recording(const fs::path& path, const PackOptions& options) {
                 "recover it first");
   }
   Progress progress(options);
-  Replacement target(files, options.output.empty() ? path : options.output, options.sync);
+  Replacement target = target_of(files, path, options);
   for_each_piece(packed, [&](std::uint64_t, std::span<const std::byte> piece) {
     target.append(piece);
     progress.add(piece.size());
   });
   target.close();
-  const std::unique_ptr<RandomAccessFile> written = files.open(target.temporary());
-  StreamingChecksum sum;
-  std::vector<std::byte> buffer(kBlockBytes);
-  for (std::uint64_t at = 0; at < written->size();) {
-    const std::size_t bytes = std::min<std::uint64_t>(buffer.size(), written->size() - at);
-    at += read_all(*written, at, std::span(buffer).subspan(0, bytes));
-    sum.update(std::span(buffer).subspan(0, bytes));
-    progress.add(bytes);
-  }
-  if (written->size() != packed.end()->original_bytes ||
-      sum.digest() != packed.end()->original_checksum) {
+  const bool intact = target.reads_back([&](std::uint64_t bytes) { progress.add(bytes); });
+  if (!intact || target.size() != packed.end()->original_bytes ||
+      target.digest() != packed.end()->original_checksum) {
     throw_corrupt(path.string() + ": what it unpacks to is not what was packed; it stays as it is");
   }
   target.commit();

@@ -148,20 +148,14 @@ struct PlaneCompressor::Context {
 PlaneCompressor::PlaneCompressor() : context_(std::make_unique<Context>()) {}
 PlaneCompressor::~PlaneCompressor() = default;
 
-std::size_t PlaneCompressor::append(std::span<const std::byte> plane, std::vector<std::byte>& out) {
-  const std::size_t start = out.size();
-  out.resize(start + plane.size());
-  const std::span<std::byte> target = std::span(out).subspan(start);
+std::size_t PlaneCompressor::compress(std::span<const std::byte> plane, std::span<std::byte> out) {
   if (may_compress(plane)) {
     const std::size_t size =
-        ZSTD_compress2(context_->zstd, target.data(), target.size(), plane.data(), plane.size());
+        ZSTD_compress2(context_->zstd, out.data(), out.size(), plane.data(), plane.size());
     // An error says that the frame would not fit: the plane stands as it is.
-    if (ZSTD_isError(size) == 0 && size < plane.size()) {
-      out.resize(start + size);
-      return size;
-    }
+    if (ZSTD_isError(size) == 0 && size < plane.size()) return size;
   }
-  copy_bytes(plane, target);
+  copy_bytes(plane, out);
   return plane.size();
 }
 

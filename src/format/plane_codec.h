@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <memory>
 #include <span>
-#include <vector>
 
 namespace kvtool::format {
 
@@ -24,9 +23,9 @@ class PlaneCompressor {
   PlaneCompressor(const PlaneCompressor&) = delete;
   PlaneCompressor& operator=(const PlaneCompressor&) = delete;
 
-  // Appends the plane to `out`, as it is where compression does not pay, and
-  // returns how many bytes were appended: fewer than the plane's, or as many.
-  std::size_t append(std::span<const std::byte> plane, std::vector<std::byte>& out);
+  // Puts the plane into `out`, which has its size, as it is where compression does not
+  // pay. Returns how many bytes of `out` it takes: fewer than the plane's, or as many.
+  [[nodiscard]] std::size_t compress(std::span<const std::byte> plane, std::span<std::byte> out);
 
  private:
   struct Context;

@@ -48,25 +48,24 @@ TEST(PlaneCodec, CompressesWhatPaysAndLeavesTheRest) {
   PlaneCompressor compressor;
   PlaneDecompressor decompressor;
   const Bytes exponents = random_bytes(20000, 8, 1);
-  Bytes out = bytes_of({9});
-  const std::size_t stored = compressor.append(exponents, out);
+  Bytes out(exponents.size());
+  const std::size_t stored = compressor.compress(exponents, out);
   EXPECT_LT(stored, exponents.size() / 2);
-  ASSERT_EQ(out.size(), stored + 1);
   Bytes back(exponents.size());
-  EXPECT_TRUE(decompressor.decompress(std::span(out).subspan(1), back));
+  EXPECT_TRUE(decompressor.decompress(std::span(out).subspan(0, stored), back));
   EXPECT_EQ(back, exponents);
 
   const Bytes noise = random_bytes(20000, 256, 2);
-  Bytes plain;
-  EXPECT_EQ(compressor.append(noise, plain), noise.size());
+  Bytes plain(noise.size());
+  EXPECT_EQ(compressor.compress(noise, plain), noise.size());
   EXPECT_EQ(plain, noise);
 }
 
 TEST(PlaneCodec, RefusesFramesOfAnotherLength) {
   PlaneCompressor compressor;
   PlaneDecompressor decompressor;
-  Bytes frame;
-  compressor.append(Bytes(1000, std::byte{3}), frame);
+  Bytes frame(1000);
+  frame.resize(compressor.compress(Bytes(1000, std::byte{3}), frame));
   Bytes shorter(999);
   Bytes longer(1001);
   Bytes right(1000);

@@ -145,10 +145,12 @@ def parallel(work: Workspace) -> list[Line]:
     recordings = work.fresh("recordings")
     work.run("save", *options, "--out", recordings)
     replayed = work.replay("bfloat16", recordings, "--mode", "inject", "--parallel")
-    base, ours = alternate(
+    peer = work.peer("bfloat16")
+    base, ours, theirs = alternate(
         min(work.repeats, 3),
         lambda: tokens_per_second(work.run("generate", *options)),
         lambda: tokens_per_second(work.run(*replayed)),
+        lambda: 1.0 / peer.generate(prompts[:1], sizes.parallel_tokens)[1],
     )
     measured = Side("replay --parallel", "tokens/s", ours)
     compared = Side("generate", "tokens/s", base)
@@ -159,7 +161,11 @@ def parallel(work: Workspace) -> list[Line]:
         measured.median / compared.median,
         Target(minimum=20.0),
     )
-    return [line.judge()]
+    python = Side("transformers", "tokens/s", theirs)
+    beside = Line(
+        "the same against generating in Python", measured, python, measured.median / python.median
+    )
+    return [line.judge(), beside]
 
 
 def context(work: Workspace) -> list[Line]:

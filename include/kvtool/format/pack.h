@@ -2,9 +2,12 @@
 // Every command reads packed recordings as they are; unpacking gives back the
 // original file, byte for byte. See docs/format.md, "Packed files".
 //
-// Both functions write a temporary file beside the target, read it back,
-// compare, and only then give it the target's name: at any moment the target is
-// the old file or the whole new one. Thread-safe for different targets.
+// Both functions write a temporary file beside the target, prove it, and only then
+// give it the target's name: at any moment the target is the old file or the whole new
+// one. Packing unpacks each block in memory and compares it with the original before it
+// writes it; unpacking checks the checksum of the original. Then both read the
+// temporary file back and check that it holds, by its checksum, what was written.
+// Thread-safe for different targets.
 //
 // Errors: kUsage for a recording that is (not) packed already or is truncated,
 // kCorrupt for damage, in the file or in what was written, kEnvironment for I/O.
@@ -22,7 +25,7 @@ namespace kvtool::format {
 struct PackOptions {
   FileSystem* file_system = nullptr;  // not owned; null means posix_file_system()
   std::filesystem::path output = {};  // empty: in place
-  // Durable before the old file goes: fdatasync before the rename, then the folder.
+  // In place: durable before the old file goes, fdatasync before the rename, then the folder.
   bool sync = true;
   // Called between pieces of a few MB with the bytes that are done, of
   // 2 * the original's length: written once, compared once. May throw to stop.
