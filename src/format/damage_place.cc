@@ -54,8 +54,13 @@ class Locator {
   [[nodiscard]] std::vector<Damage> locate_steps(std::uint64_t group, Iterator begin, Iterator end);
   [[nodiscard]] std::vector<DamagedColumn> damaged_columns(std::uint64_t group);
   void locate_state(const BadRecord& bad, Damage& damage);
+  [[nodiscard]] std::vector<DamagedColumn> unread_columns(std::uint64_t step) const;
   [[nodiscard]] std::uint64_t stored(std::uint64_t offset, std::size_t column);
-  static void append(std::vector<Damage>& damages, Damage damage);
+  void append(std::vector<Damage>& damages, Damage damage) const;
+  // Its columns are known for each step alone.
+  [[nodiscard]] bool is_unread(const Damage& damage) const {
+    return scan_.unpacking_problem(damage.offset_bytes, damage.length_bytes).has_value();
+  }
 
   const FileScan& scan_;
   const ScanResult& result_;
@@ -104,7 +109,7 @@ Damage Locator::locate_other(const BadRecord& bad) {
   damage.last_position =
       header_.prompt_length + (bad.record.type == RecordType::kFinal ? result_.num_steps : 0) - 1;
   try {
-    if (checksums_) locate_state(bad, damage);
+    locate_state(bad, damage);
   } catch (const Error&) {
     // What cannot be read twice stays unlocated; the damage itself is reported.
     damage.columns.clear();
@@ -117,6 +122,15 @@ void Locator::locate_state(const BadRecord& bad, Damage& damage) {
   const auto layout = state_layout(geometry_.layer(layer), *damage.last_position + 1);
   if (!layout || record_bytes(layout->payload_bytes) != bad.bytes) return;
   const std::uint64_t start = bad.record.offset + kRecordHeaderBytes;
+  if (scan_.unpacking_problem(bad.record.offset, bad.bytes)) {
+    if (scan_.unpacking_problem(start, layout->key_bytes)) damage.columns.push_back({layer, false});
+    if (scan_.unpacking_problem(start + layout->value_offset, layout->value_bytes)) {
+      damage.columns.push_back({layer, true});
+    }
+    damage.located = true;
+    return;
+  }
+  if (!checksums_) return;
   const std::uint64_t columns = *checksums_ + kChecksumsFixedBytes;
   if (reader_.checksum_of(start, layout->key_bytes) != stored(columns, 2 * std::size_t{layer})) {
     damage.columns.push_back({layer, false});
@@ -126,6 +140,23 @@ void Locator::locate_state(const BadRecord& bad, Damage& damage) {
     damage.columns.push_back({layer, true});
   }
   damage.located = true;
+}
+
+// K and V of one step that cannot be unpacked. What can be has a checksum of its own, so
+// that CHECKSUMS are not needed.
+std::vector<DamagedColumn> Locator::unread_columns(std::uint64_t step) const {
+  const std::uint64_t delta = result_.first_step + step * step_stride_bytes(header_) +
+                              kRecordHeaderBytes + stats_block_bytes(header_.top_k);
+  std::vector<DamagedColumn> columns;
+  for (std::uint32_t i = 0; i < geometry_.num_layers(); ++i) {
+    const LayerGeometry& layer = geometry_.layer(i);
+    const RowOffset& row = geometry_.row_offset(i);
+    if (scan_.unpacking_problem(delta + row.key, layer.key_bytes())) columns.push_back({i, false});
+    if (scan_.unpacking_problem(delta + row.value, layer.value_bytes())) {
+      columns.push_back({i, true});
+    }
+  }
+  return columns;
 }
 
 // Columns of the group that are not what they were when they were recorded.
@@ -156,10 +187,13 @@ std::vector<DamagedColumn> Locator::damaged_columns(std::uint64_t group) {
 
 std::vector<Damage> Locator::locate_steps(std::uint64_t group, Iterator begin, Iterator end) {
   const bool delta = header_.save_mode == SaveMode::kDelta;
+  const auto unread = [&](const BadRecord& bad) {
+    return scan_.unpacking_problem(bad.record.offset, bad.bytes).has_value();
+  };
   std::vector<DamagedColumn> columns;
   bool located = !delta;
   try {
-    if (delta && checksums_) {
+    if (delta && checksums_ && !std::all_of(begin, end, unread)) {
       columns = damaged_columns(group);
       located = true;
     }
@@ -174,21 +208,29 @@ std::vector<Damage> Locator::locate_steps(std::uint64_t group, Iterator begin, I
     if (delta) damage.first_position = damage.last_position = header_.prompt_length + step;
     damage.located = located;
     damage.columns = columns;
+    if (delta && unread(*begin)) {
+      damage.columns = unread_columns(step);
+      damage.located = true;
+    }
     try {
       const auto block =
           reader_.all(begin->record.offset + kRecordHeaderBytes, stats_block_bytes(header_.top_k));
-      damage.statistics = !decode_stats(header_, block);
+      damage.statistics =
+          !decode_stats(header_, block) ||
+          scan_.unpacking_problem(begin->record.offset + kRecordHeaderBytes, block.size());
     } catch (const Error&) {
       damage.statistics = true;
     }
     damages.push_back(std::move(damage));
   }
-  for (Damage& damage : damages) damage.shared = damages.size() > 1 && !columns.empty();
+  for (Damage& damage : damages) {
+    damage.shared = damages.size() > 1 && !columns.empty() && !is_unread(damage);
+  }
   return damages;
 }
 
 // Steps in a row with the same damage become one entry.
-void Locator::append(std::vector<Damage>& damages, Damage damage) {
+void Locator::append(std::vector<Damage>& damages, Damage damage) const {
   if (!damages.empty()) {
     Damage& last = damages.back();
     const bool joins = last.last_step && *last.last_step + 1 == *damage.first_step &&
@@ -198,7 +240,7 @@ void Locator::append(std::vector<Damage>& damages, Damage damage) {
       last.last_step = damage.last_step;
       last.last_position = damage.last_position;
       last.length_bytes += damage.length_bytes;
-      last.shared = last.shared || !damage.columns.empty();
+      last.shared = last.shared || (!damage.columns.empty() && !is_unread(damage));
       last.record = "STEP " + range_text(*last.first_step, *last.last_step);
       return;
     }
@@ -244,7 +286,8 @@ std::string columns_text(const std::vector<DamagedColumn>& columns) {
 FileVerdict make_verdict(const FileScan& scan, const ScanResult& result) {
   FileVerdict verdict;
   verdict.path = scan.source().path();
-  verdict.bytes = scan.source().size();
+  verdict.bytes = scan.stored_bytes();
+  verdict.packed = scan.packed() != nullptr;
   verdict.save_mode = scan.header().save_mode;
   verdict.complete = result.complete;
   verdict.truncation = result.truncation;
@@ -252,9 +295,18 @@ FileVerdict make_verdict(const FileScan& scan, const ScanResult& result) {
   verdict.intact_steps = result.intact_steps;
   verdict.num_records = result.num_records;
   if (!result.bad.empty()) verdict.damages = Locator(scan, result).locate();
-  verdict.state = !result.bad.empty() ? FileState::kDamaged
-                  : result.complete   ? FileState::kIntact
-                                      : FileState::kTruncated;
+  for (const PackedFault& fault : result.stored_bad) {
+    Damage damage;
+    damage.offset_bytes = fault.offset;
+    damage.length_bytes = fault.bytes;
+    damage.record = fault.record;
+    damage.problem = fault.problem;
+    damage.in_packed = true;
+    verdict.damages.push_back(std::move(damage));
+  }
+  verdict.state = !verdict.damages.empty()     ? FileState::kDamaged
+                  : verdict.truncation.empty() ? FileState::kIntact
+                                               : FileState::kTruncated;
   return verdict;
 }
 

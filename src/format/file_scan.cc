@@ -104,11 +104,26 @@ const RecordHeader* ScanResult::find(RecordType type, std::uint64_t index) const
   return found == records.end() || bad_keys.contains({type, index}) ? nullptr : &found->second;
 }
 
-FileScan::FileScan(std::unique_ptr<RandomAccessFile> file)
-    : FileScan(std::move(file), read_header(*file)) {}
+namespace {
 
-FileScan::FileScan(std::unique_ptr<RandomAccessFile>&& file, DecodedHeader decoded)
-    : source_(std::move(file), uuid_low_half(decoded.header.uuid)),
+// One block for each thread, and one for the map.
+OpenedRecording open_tolerantly(FileSystem& files, const std::filesystem::path& path,
+                                unsigned threads) {
+  return open_recording_file(files, path,
+                             {.tolerant = true, .cached_blocks = std::size_t{threads} + 1});
+}
+
+}  // namespace
+
+FileScan::FileScan(FileSystem& files, const std::filesystem::path& path, unsigned threads)
+    : FileScan(open_tolerantly(files, path, threads)) {}
+
+FileScan::FileScan(OpenedRecording opened)
+    : FileScan(std::move(opened), read_header(*opened.file)) {}
+
+FileScan::FileScan(OpenedRecording&& opened, DecodedHeader decoded)
+    : source_(std::move(opened.file), uuid_low_half(decoded.header.uuid)),
+      packed_(opened.packed),
       header_(std::move(decoded.header)),
       first_record_(decoded.header_bytes),
       uuid_low_(uuid_low_half(header_.uuid)),
@@ -124,6 +139,8 @@ std::optional<RecordHeader> FileScan::header_at(std::uint64_t offset, std::strin
   const std::optional<RecordHeader> header = decode_record_header(bytes);
   if (!header) {
     problem = kHeaderChecksum;
+  } else if (auto unread = unpacking_problem(offset, kRecordHeaderBytes)) {
+    problem = *std::move(unread);
   } else if (header->uuid_low != uuid_low_) {
     problem = describe_record(*header) + " of another recording stands here";
   } else if (header->offset != offset) {
@@ -143,6 +160,14 @@ void FileScan::stop(std::string truncation) {
 }
 
 std::optional<ScanTask> FileScan::next() {
+  if (auto task = next_record()) return task;
+  if (packed_ == nullptr || next_stored_ == packed_->records().size()) return std::nullopt;
+  ScanTask task{packed_->records()[next_stored_++]};
+  task.stored = true;
+  return task;
+}
+
+std::optional<ScanTask> FileScan::next_record() {
   while (!stopped_) {
     const std::uint64_t rest = source_.size() - position_;
     if (result_.complete) {
@@ -335,7 +360,8 @@ std::optional<RecordHeader> FileScan::find_next(std::uint64_t from) {
       continue;
     }
     const auto header = decode_record_header(bytes);
-    if (header && header->sequence > sequence_) return header;
+    if (!header || header->sequence <= sequence_) continue;
+    if (!unpacking_problem(at, kRecordHeaderBytes)) return header;
   }
   return std::nullopt;
 }
@@ -399,6 +425,12 @@ bool FileScan::holds_statistics(std::uint64_t steps) {
   return true;
 }
 
+// Only steps can stand between a step, or PREFILL_END, and this record.
+bool FileScan::ends_steps(const RecordHeader& record) const {
+  return record.type == RecordType::kStep ||
+         (record.type == RecordType::kChecksums && header_.save_mode == SaveMode::kDelta);
+}
+
 // The header at position_ is lost: goes on at the next one that is not.
 void FileScan::lose(const std::string& problem) {
   const std::optional<RecordHeader> found = find_next(position_ + kRecordAlignment);
@@ -410,7 +442,7 @@ void FileScan::lose(const std::string& problem) {
   // Between steps there are only steps; at the end of their run the statistics tell.
   const bool steps = lost.type == RecordType::kStep && records <= bytes / stride &&
                      bytes == records * stride &&
-                     ((found && found->type == RecordType::kStep) || holds_statistics(records));
+                     ((found && ends_steps(*found)) || holds_statistics(records));
   if (steps) {
     lose_steps(lost.index, records, problem);
   } else {
@@ -440,6 +472,16 @@ RecordHeader FileScan::step_header(const ScanTask& task, std::uint64_t number) c
 std::vector<BadRecord> FileScan::check(const ScanTask& task, std::vector<std::byte>& buffer) const {
   BlockReader reader(source_, buffer);
   std::vector<BadRecord> found;
+  if (task.stored) {
+    std::string problem;
+    try {
+      problem = packed_->stored_problem(task.first);
+    } catch (const Error& error) {
+      problem = error.what();
+    }
+    if (!problem.empty()) found.push_back(bad_record(task.first, problem, Fault::kStored));
+    return found;
+  }
   for (std::uint64_t i = 0; i < task.count; ++i) {
     const RecordHeader record = step_header(task, i);
     try {
@@ -475,6 +517,10 @@ std::optional<BadRecord> FileScan::check_record(const RecordHeader& expected, bo
                       Fault::kHeaderLost);
   }
   std::string problem = payload_problem(record, reader);
+  // Nothing that could not be unpacked counts as intact, whatever its checksum says.
+  if (auto unread = unpacking_problem(record.offset, record_bytes(record.stored_bytes))) {
+    return bad_record(record, *std::move(unread), Fault::kUnpacking);
+  }
   if (!problem.empty()) return bad_record(record, problem, Fault::kPayload);
   problem = content_problem(record, reader);
   if (!problem.empty()) return bad_record(record, problem, Fault::kMeaning);
@@ -522,8 +568,16 @@ std::string FileScan::content_problem(const RecordHeader& record, BlockReader& r
   }
 }
 
+std::uint64_t FileScan::stored_share(const ScanTask& task) const {
+  if (packed_ == nullptr) return task.bytes;
+  const double ratio = static_cast<double>(stored_bytes()) / static_cast<double>(source_.size());
+  return static_cast<std::uint64_t>(static_cast<double>(task.bytes) * ratio);
+}
+
 void FileScan::add(std::vector<BadRecord> bad) {
-  for (BadRecord& each : bad) result_.bad.push_back(std::move(each));
+  for (BadRecord& each : bad) {
+    (each.fault == Fault::kStored ? stored_bad_ : result_.bad).push_back(std::move(each));
+  }
 }
 
 // ---- Verdict ----
@@ -621,7 +675,33 @@ ScanResult FileScan::finish() {
   if (!result_.complete) result_.truncation += "; it holds " + progress();
   check_trailer();
   count_intact_steps();
+  if (packed_ != nullptr) take_stored_faults();
   return std::move(result_);
+}
+
+void FileScan::take_stored_faults() {
+  for (BadRecord& each : result_.bad) {
+    auto unread = unpacking_problem(each.record.offset, each.bytes);
+    if (unread && each.fault == Fault::kHeaderLost) each.problem = *std::move(unread);
+  }
+  result_.stored_bad = packed_->faults();
+  for (BadRecord& each : stored_bad_) {
+    const RecordHeader& record = each.record;
+    const bool is_block = record.type == kPackedRecord;
+    // The original's records tell more, and are the same damage.
+    if (is_block && !result_.bad.empty() && unpacking_problem(record.index, record.raw_bytes)) {
+      continue;
+    }
+    result_.stored_bad.push_back({record.offset, each.bytes,
+                                  "packed record " + std::to_string(record.sequence),
+                                  std::move(each.problem)});
+  }
+  std::sort(result_.stored_bad.begin(), result_.stored_bad.end(),
+            [](const PackedFault& a, const PackedFault& b) { return a.offset < b.offset; });
+  if (result_.complete && !packed_->end() && result_.stored_bad.empty()) {
+    result_.truncation = "the packed file ends without PACK_END at byte " +
+                         std::to_string(packed_->packed_bytes()) + "; it holds everything else";
+  }
 }
 
 void FileScan::count_intact_steps() {

@@ -2,6 +2,9 @@
 // (next) follows record headers, skips over runs of steps, and finds its way
 // back behind a damaged header; the check part reads payloads and may run in
 // several threads. Both together see what record_walk.h sees, and more.
+//
+// A packed file is scanned as its original: offsets are the original's. Behind that its
+// packed records are checked as they are stored.
 #pragma once
 
 #include <map>
@@ -14,6 +17,7 @@
 
 #include "header_codec.h"
 #include "kvtool/base/file.h"
+#include "packed_file.h"
 #include "record_codec.h"
 #include "record_source.h"
 
@@ -23,6 +27,8 @@ enum class Fault : std::uint8_t {
   kHeaderLost,  // nothing says what stands here but its place
   kPayload,     // a checksum, or padding that is not zero
   kMeaning,     // right checksums, impossible content
+  kUnpacking,   // some of its bytes cannot be unpacked
+  kStored,      // of a packed record, whose offset is that in the packed file
 };
 
 struct BadRecord {
@@ -38,6 +44,7 @@ struct ScanTask {
   RecordHeader first;
   std::uint64_t count = 1;
   std::uint64_t bytes = 0;
+  bool stored = false;  // a packed record, as it is stored
 };
 
 // Reads a file in blocks. One for each thread and task.
@@ -69,6 +76,8 @@ struct ScanResult {
   // Everything but STEP, by type and index; whole records with an intact header.
   std::map<std::pair<RecordType, std::uint64_t>, RecordHeader> records;
   std::vector<BadRecord> bad;  // by offset
+  // Of a packed file, by offset in it: what harms no record of the original, and what has none.
+  std::vector<PackedFault> stored_bad;
   std::uint64_t first_step = 0;
   std::uint64_t num_steps = 0;     // whole ones, damaged ones included
   std::uint64_t intact_steps = 0;  // before the first bad one, 0 without the whole prefill
@@ -86,10 +95,24 @@ struct ScanResult {
 
 class FileScan {
  public:
-  // Error kCorrupt or kIncompatible when the file header cannot be read.
-  explicit FileScan(std::unique_ptr<RandomAccessFile> file);
+  // `threads` will call check() at a time. Error kCorrupt or kIncompatible when the file
+  // header cannot be read.
+  FileScan(FileSystem& files, const std::filesystem::path& path, unsigned threads);
 
   [[nodiscard]] const RecordSource& source() const { return source_; }
+  // Null when the file is not packed.
+  [[nodiscard]] const PackedFile* packed() const { return packed_; }
+  // Of the file as it is stored.
+  [[nodiscard]] std::uint64_t stored_bytes() const {
+    return packed_ != nullptr ? packed_->packed_bytes() : source_.size();
+  }
+  // What the task is of them: for progress, so that packed files do not count as what they hold.
+  [[nodiscard]] std::uint64_t stored_share(const ScanTask& task) const;
+  // Why these bytes, which have been read, are not the original's; empty when they are.
+  [[nodiscard]] std::optional<std::string> unpacking_problem(std::uint64_t offset,
+                                                             std::uint64_t bytes) const {
+    return packed_ != nullptr ? packed_->damage().find(offset, bytes) : std::nullopt;
+  }
   [[nodiscard]] const RecordingHeader& header() const { return header_; }
   [[nodiscard]] std::uint64_t first_record() const { return first_record_; }
 
@@ -104,8 +127,11 @@ class FileScan {
   [[nodiscard]] ScanResult finish();
 
  private:
-  FileScan(std::unique_ptr<RandomAccessFile>&& file, DecodedHeader decoded);
+  explicit FileScan(OpenedRecording opened);
+  FileScan(OpenedRecording&& opened, DecodedHeader decoded);
 
+  [[nodiscard]] std::optional<ScanTask> next_record();
+  void take_stored_faults();
   [[nodiscard]] std::optional<RecordHeader> header_at(std::uint64_t offset, std::string& problem);
   [[nodiscard]] std::optional<std::uint64_t> expected_payload(const RecordHeader& record) const;
   [[nodiscard]] std::string shape_problem(const RecordHeader& record) const;
@@ -114,6 +140,7 @@ class FileScan {
   [[nodiscard]] std::uint64_t steps_from(const RecordHeader& first);
   void stop(std::string truncation);
   void lose(const std::string& problem);
+  [[nodiscard]] bool ends_steps(const RecordHeader& record) const;
   [[nodiscard]] bool holds_statistics(std::uint64_t steps);
   void lose_steps(std::uint64_t first, std::uint64_t count, const std::string& problem);
   [[nodiscard]] std::optional<RecordHeader> find_next(std::uint64_t from);
@@ -132,6 +159,9 @@ class FileScan {
   [[nodiscard]] RecordHeader step_header(const ScanTask& task, std::uint64_t number) const;
 
   RecordSource source_;
+  const PackedFile* packed_;  // in source_
+  std::size_t next_stored_ = 0;
+  std::vector<BadRecord> stored_bad_;
   RecordingHeader header_;
   std::uint64_t first_record_;
   std::uint64_t uuid_low_;

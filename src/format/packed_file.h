@@ -12,6 +12,7 @@
 #include "header_codec.h"
 #include "kvtool/base/file.h"
 #include "packed_block.h"
+#include "packed_damage.h"
 #include "record_source.h"
 
 namespace kvtool::format {
@@ -32,12 +33,30 @@ struct PackEnd {
 inline constexpr std::uint64_t kPackEndPayloadBytes = 24;
 void encode_pack_end(const PackEnd& end, std::span<std::byte> target);
 
-// Thread-safe. Holds the last few unpacked blocks. Errors: kCorrupt for damage,
-// which names the packed file and where in it.
+struct PackedFileOptions {
+  // Damage is no error: what cannot be unpacked reads as a filler, and damage() knows where.
+  // A damaged record is skipped, and told in faults().
+  bool tolerant = false;
+  // Unpacked ones that are held, each as long as its piece: at most 2^26 bytes, of a file that
+  // kvtool packed 4 MiB. As many as there are places that are read at the same time.
+  std::size_t cached_blocks = 2;
+};
+
+// Damage that has a place only in the packed file.
+struct PackedFault {
+  std::uint64_t offset = 0;
+  std::uint64_t bytes = 0;
+  std::string record;
+  std::string problem;
+};
+
+// Thread-safe. Holds the last few unpacked blocks. Errors, unless tolerant: kCorrupt for
+// damage, which names the packed file and where in it.
 class PackedFile final : public RandomAccessFile {
  public:
   // `header` was read from `file`, with the feature.
-  PackedFile(std::unique_ptr<RandomAccessFile> file, const DecodedHeader& header);
+  PackedFile(std::unique_ptr<RandomAccessFile> file, const DecodedHeader& header,
+             const PackedFileOptions& options = {});
   ~PackedFile() override;
 
   // Of the original; of a truncated file, up to its last whole block.
@@ -53,18 +72,36 @@ class PackedFile final : public RandomAccessFile {
   // Checks every stored byte that reading leaves out: payload checksums and padding.
   void verify() const;
 
+  // Records that verify() checks, each for itself: what is wrong with one, else empty.
+  [[nodiscard]] const std::vector<RecordHeader>& records() const { return records_; }
+  [[nodiscard]] std::string stored_problem(const RecordHeader& record) const;
+
+  // Of a tolerant one. Sections are known to be damaged once they have been read.
+  [[nodiscard]] const PackedDamage& damage() const { return *damage_; }
+  [[nodiscard]] const std::vector<PackedFault>& faults() const { return faults_; }
+
  private:
   struct BlockPlace {
     RecordHeader record;
+    bool lost = false;  // one or more records of which nothing can be read
     [[nodiscard]] std::uint64_t start() const { return record.index; }
     [[nodiscard]] std::uint64_t bytes() const { return record.raw_bytes; }
   };
   class Block;
 
   [[nodiscard]] std::uint64_t front_record(std::uint64_t offset, RecordType type) const;
+  void find_lost_front();
   void scan();
-  [[nodiscard]] bool scan_record(std::uint64_t& offset, std::uint32_t sequence);
-  void add_block(const RecordHeader& record);
+  [[nodiscard]] bool scan_record(std::uint64_t& offset, std::uint32_t& sequence);
+  [[nodiscard]] std::string header_problem(const RecordHeader& record, std::uint64_t offset,
+                                           std::uint32_t sequence) const;
+  [[nodiscard]] bool go_on_behind(std::uint64_t& offset, std::uint32_t& sequence,
+                                  const std::string& problem);
+  [[nodiscard]] std::optional<RecordHeader> find_record(std::uint64_t lost,
+                                                        std::uint32_t sequence) const;
+  [[nodiscard]] std::optional<PackEnd> read_end(const RecordHeader& record) const;
+  [[nodiscard]] std::string end_problem(const RecordHeader& record,
+                                        const std::optional<PackEnd>& end) const;
   void load_end(const RecordHeader& record);
   [[nodiscard]] bool zeros_from(std::uint64_t offset) const;
   [[nodiscard]] std::size_t block_at(std::uint64_t offset) const;
@@ -72,10 +109,15 @@ class PackedFile final : public RandomAccessFile {
   [[noreturn]] void damaged(const RecordHeader& record, const std::string& what) const;
 
   RecordSource source_;
+  std::uint64_t uuid_low_;
+  PackedFileOptions options_;
   std::vector<std::byte> header_;  // the original's
   std::uint64_t front_end_ = 0;    // up to here both files are alike but for the header
   std::uint64_t size_ = 0;
   std::vector<BlockPlace> blocks_;
+  std::vector<RecordHeader> records_;  // PACK_END is checked when it is found
+  std::vector<PackedFault> faults_;
+  std::unique_ptr<PackedDamage> damage_;  // null: damage is an error
   std::optional<PackEnd> end_;
 
   mutable std::mutex cache_mutex_;
@@ -88,6 +130,7 @@ struct OpenedRecording {
   const PackedFile* packed = nullptr;  // the same file, when it is packed
 };
 [[nodiscard]] OpenedRecording open_recording_file(FileSystem& files,
-                                                  const std::filesystem::path& path);
+                                                  const std::filesystem::path& path,
+                                                  const PackedFileOptions& options = {});
 
 }  // namespace kvtool::format

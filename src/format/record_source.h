@@ -18,6 +18,7 @@ class RecordSource {
   RecordSource(std::unique_ptr<RandomAccessFile> file, std::uint64_t uuid_low);
 
   [[nodiscard]] const std::filesystem::path& path() const { return file_->path(); }
+  [[nodiscard]] const RandomAccessFile& file() const { return *file_; }
   // As it was when the file was opened; a recording that grows is read up to here.
   [[nodiscard]] std::uint64_t size() const { return size_; }
 

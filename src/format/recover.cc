@@ -128,14 +128,14 @@ class Recovery {
         output_(output),
         options_(options),
         files_(options.file_system != nullptr ? *options.file_system : posix_file_system()),
-        scan_(files_.open(input)),
+        scan_(files_, input, 1),
         header_(scan_.header()) {}
 
   RecoverResult run();
 
  private:
   void scan();
-  void copy_intact();
+  void copy(const RandomAccessFile& from);
   void write_prefix();
   void salvage();
   [[nodiscard]] std::string obstacle() const;
@@ -170,14 +170,19 @@ RecoverResult Recovery::run() {
   scan();
   result_.source_uuid = to_string(header_.uuid);
   if (result_.input.state == FileState::kIntact) {
-    copy_intact();
+    copy(*files_.open(input_));
+    return std::move(result_);
+  }
+  if (found_.bad.empty() && found_.complete) {
+    // Only the packing is damaged: the original is all there.
+    copy(scan_.source().file());
     return std::move(result_);
   }
   if (found_.unknown_records > 0) {
     throw_incompatible(input_.string() +
                        ": holds records of types that this kvtool cannot rebuild (" +
                        std::to_string(found_.unknown_records) +
-                       "), such as packed ones: only an intact file of this kind can be copied");
+                       "): only an intact file of this kind can be copied");
   }
   header_.uuid = options_.uuid.value_or(random_uuid());
   const std::string why = obstacle();
@@ -201,7 +206,7 @@ void Recovery::scan() {
   std::vector<std::byte> buffer = make_block();
   while (const auto task = scan_.next()) {
     scan_.add(scan_.check(*task, buffer));
-    progress(task->bytes);
+    progress(scan_.stored_share(*task));
   }
   found_ = scan_.finish();
   result_.input = make_verdict(scan_, found_);
@@ -250,19 +255,20 @@ void Recovery::note_losses() {
   }
 }
 
-void Recovery::copy_intact() {
+void Recovery::copy(const RandomAccessFile& from) {
   publish(output_, true, [&](WritableFile& file) {
     std::vector<std::byte> block = make_block();
-    const RecordSource& source = scan_.source();
-    for (std::uint64_t done = 0; done < source.size();) {
+    for (std::uint64_t done = 0; done < from.size();) {
       const auto part =
-          std::span(block).subspan(0, std::min<std::uint64_t>(block.size(), source.size() - done));
-      source.read(done, part);
+          std::span(block).subspan(0, std::min<std::uint64_t>(block.size(), from.size() - done));
+      if (from.read(done, part) != part.size()) {
+        throw_corrupt(input_.string() + ": became shorter while it was read");
+      }
       file.append(part);
       done += part.size();
       progress(part.size());
     }
-    result_.bytes = source.size();
+    result_.bytes = from.size();
   });
   result_.written = true;
   result_.steps = found_.num_steps;

@@ -121,7 +121,11 @@ void Salvage::find_steps() {
         decode_stats(header_, reader.all(step_payload(step), stats_block_bytes(header_.top_k)));
     // A step's statistics have their own checksum, but not their own place.
     const bool placed =
-        intact || (bad->record.type == RecordType::kStep && bad->fault == Fault::kPayload);
+        intact || (bad->record.type == RecordType::kStep &&
+                   (bad->fault == Fault::kPayload || bad->fault == Fault::kUnpacking));
+    if (request_.scan.unpacking_problem(step_payload(step), stats_block_bytes(header_.top_k))) {
+      continue;
+    }
     if (!stats || !placed || !stats_problem(header_, *stats, false).empty()) continue;
     steps_.push_back(static_cast<std::int64_t>(step));
     inputs_.push_back(stats->input_token);
@@ -199,7 +203,7 @@ void Salvage::add_state(RecordType type, const std::string& prefix, std::uint32_
   bool key = true;
   bool value = true;
   for (const Damage& damage : request_.verdict.damages) {
-    if (damage.offset_bytes != found->second.offset) continue;
+    if (damage.in_packed || damage.offset_bytes != found->second.offset) continue;
     const auto wrong = [&](bool is_value) {
       return !damage.located || std::find(damage.columns.begin(), damage.columns.end(),
                                           DamagedColumn{layer, is_value}) != damage.columns.end();

@@ -34,11 +34,8 @@ class Verifier {
         done_(paths.size()) {}
 
   std::vector<FileVerdict> run() {
-    const unsigned wanted =
-        options_.threads > 0 ? options_.threads : std::thread::hardware_concurrency();
-    const unsigned threads = std::clamp(wanted, 1u, kMaxThreads);
     std::vector<std::thread> others;
-    for (unsigned i = 1; i < threads; ++i) others.emplace_back([this] { work(); });
+    for (unsigned i = 1; i < threads(); ++i) others.emplace_back([this] { work(); });
     work();
     for (std::thread& thread : others) thread.join();
     if (failure_) std::rethrow_exception(failure_);
@@ -46,6 +43,12 @@ class Verifier {
   }
 
  private:
+  [[nodiscard]] unsigned threads() const {
+    const unsigned wanted =
+        options_.threads > 0 ? options_.threads : std::thread::hardware_concurrency();
+    return std::clamp(wanted, 1u, kMaxThreads);
+  }
+
   struct Work {
     std::shared_ptr<Job> job;
     std::optional<ScanTask> task;  // empty: only its verdict is missing
@@ -88,7 +91,7 @@ void Verifier::open_next() {
   try {
     auto job = std::make_shared<Job>();
     job->number = number;
-    job->scan = std::make_unique<FileScan>(files_.open(paths_[number]));
+    job->scan = std::make_unique<FileScan>(files_, paths_[number], threads());
     current_ = std::move(job);
   } catch (const Error& error) {
     FileVerdict verdict;
@@ -129,7 +132,7 @@ bool Verifier::check(const Work& work, std::vector<std::byte>& buffer) {
   std::vector<BadRecord> bad = work.job->scan->check(*work.task, buffer);
   const std::lock_guard lock(mutex_);
   work.job->scan->add(std::move(bad));
-  bytes_done_ += work.task->bytes;
+  bytes_done_ += work.job->scan->stored_share(*work.task);
   if (options_.on_progress && !failure_) options_.on_progress(bytes_done_);
   return --work.job->outstanding == 0 && work.job->mapped;
 }
@@ -142,7 +145,8 @@ void Verifier::conclude(const Job& job) {
   } catch (const Error& error) {
     verdict = {};
     verdict.path = paths_[job.number];
-    verdict.bytes = job.scan->source().size();
+    verdict.bytes = job.scan->stored_bytes();
+    verdict.packed = job.scan->packed() != nullptr;
     verdict.error = error.what();
   }
   const std::lock_guard lock(mutex_);

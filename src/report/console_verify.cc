@@ -23,8 +23,9 @@ std::string state_word(const ConsolePage& page, FileState state) {
 
 void show_damages(ConsolePage& page, const format::FileVerdict& verdict) {
   for (const format::Damage& damage : verdict.damages) {
-    show_detail(page, fmt::format("{} (byte {}: {})", one_line(describe_place(damage)),
-                                  damage.offset_bytes, one_line(damage.problem)));
+    const char* where = verdict.packed && !damage.in_packed ? " unpacked" : "";
+    show_detail(page, fmt::format("{} (byte {}{}: {})", one_line(describe_place(damage)),
+                                  damage.offset_bytes, where, one_line(damage.problem)));
   }
 }
 
@@ -38,8 +39,8 @@ void show_verified(ConsolePage& page, const format::FileVerdict& verdict) {
     show_detail(page, one_line(verdict.error));
     return;
   }
-  page.line("{}{}  ({}, {}{})", state_word(page, verdict.state), path, megabytes(verdict.bytes),
-            counted(verdict.num_steps, "step"),
+  page.line("{}{}  ({}{}, {}{})", state_word(page, verdict.state), path, megabytes(verdict.bytes),
+            verdict.packed ? " packed" : "", counted(verdict.num_steps, "step"),
             path.ends_with(format::kPartialSuffix) ? ", unfinished" : "");
   if (verdict.state == FileState::kDamaged) {
     show_damages(page, verdict);

@@ -120,6 +120,26 @@ TEST_F(VerifyCommandTest, NothingToRecoverIsADamagedFile) {
   EXPECT_THAT(result.err, HasSubstr("nothing can be re"));
 }
 
+TEST_F(VerifyCommandTest, PackedRecordingsAreVerifiedAndRecovered) {
+  ASSERT_EQ(run(std::string("pack ") + kFirst).status, 0);
+  const std::string packed = read(kFirst);
+  const CommandResult intact = run(std::string("verify ") + kFirst);
+  EXPECT_EQ(intact.status, 0) << intact.err;
+  EXPECT_THAT(intact.out, AllOf(HasSubstr(std::string("ok          ") + kFirst),
+                                HasSubstr(" packed, "), HasSubstr("1 recording, intact; ")));
+  EXPECT_EQ(run(std::string("recover ") + kFirst + " -o same.kvc").status, 0);
+  EXPECT_EQ(read("same.kvc"), packed);
+  // The last byte is padding of PACK_END: nothing of the recording is lost.
+  std::string damaged = packed;
+  damaged.back() = '\1';
+  write(kFirst, damaged);
+  const CommandResult bad = run(std::string("verify ") + kFirst);
+  EXPECT_EQ(bad.status, 4);
+  EXPECT_THAT(bad.out, AllOf(HasSubstr("damaged     "), HasSubstr("PACK_END")));
+  EXPECT_EQ(run(std::string("recover ") + kFirst + " -o whole.kvc").status, 0);
+  EXPECT_EQ(read("whole.kvc"), whole_);
+}
+
 TEST_F(VerifyCommandTest, JsonOfARecovery) {
   write("x.kvc", whole_.substr(0, whole_.size() - 300));
   const CommandResult result = run("recover x.kvc -o y.kvc --json -");

@@ -1,6 +1,8 @@
 // Makes a complete recording out of a truncated or damaged one: what `kvtool
 // recover` does. The input is only read.
 //
+// A packed recording stays packed when it is intact; otherwise the output is not packed.
+//
 // Memory: a block of the input, one step, and a few numbers for each damaged record.
 #pragma once
 

@@ -3,7 +3,9 @@
 // recording has CHECKSUMS (docs/format.md).
 //
 // Files are read in blocks of kVerifyBlockBytes; memory does not grow with
-// their size, only with the number of damaged records.
+// their size, only with the number of damaged records. A packed recording is checked as
+// what it was before, and as it is stored; each thread holds an unpacked piece and buffers
+// to unpack one: of a file that kvtool packed 4 MiB each, by the format at most 64 MiB.
 #pragma once
 
 #include <cstdint>
@@ -40,6 +42,7 @@ struct DamagedColumn {
 
 // One damaged record, or several steps in a row that are damaged alike.
 struct Damage {
+  // Of a packed recording: in the file that it was before, unless in_packed.
   std::uint64_t offset_bytes = 0;
   std::uint64_t length_bytes = 0;
   std::string record;   // "STEP 12", "PREFILL of layer 3"
@@ -52,6 +55,8 @@ struct Damage {
   // Several steps of one group are damaged: each column is wrong in at least one of them.
   bool shared = false;
   bool statistics = false;  // the statistics block is wrong
+  // A place in the packed file, whose damage harms no record or several, which are listed too.
+  bool in_packed = false;
   // Positions of the sequence whose K/V is concerned.
   std::optional<std::uint64_t> first_position = {};
   std::optional<std::uint64_t> last_position = {};
@@ -62,11 +67,14 @@ struct Damage {
 struct FileVerdict {
   std::filesystem::path path;
   FileState state = FileState::kUnreadable;
-  std::string error = {};  // kUnreadable: why
-  std::uint64_t bytes = 0;
+  std::string error = {};   // kUnreadable: why
+  std::uint64_t bytes = 0;  // of the file, packed or not
+  bool packed = false;
   std::optional<SaveMode> save_mode = {};
-  bool complete = false;        // ends with a TRAILER
-  std::string truncation = {};  // where and how it ends early; empty when complete
+  bool complete = false;  // ends with a TRAILER
+  // Where and how it ends early; empty when complete. Of a packed recording that lacks only the
+  // end of the packing, both are set.
+  std::string truncation = {};
   std::uint64_t num_steps = 0;  // whole ones, damaged ones included
   // Steps before the first damage: what `recover` keeps. None without the whole prefill.
   std::uint64_t intact_steps = 0;
