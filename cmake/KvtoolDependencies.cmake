@@ -22,6 +22,7 @@ else()
 endif()
 find_package(Threads REQUIRED)
 
-# xxHash ships a pkg-config file only.
+# On Debian, xxHash and zstd ship a pkg-config file only.
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
+pkg_check_modules(ZSTD REQUIRED IMPORTED_TARGET libzstd>=1.5)

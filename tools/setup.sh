@@ -40,6 +40,7 @@ libspdlog-dev module:spdlog
 libgtest-dev module:gtest
 libgmock-dev module:gmock
 libxxhash-dev module:libxxhash
+libzstd-dev module:libzstd
 libpugixml-dev module:pugixml
 python3 command:python3
 LIST

@@ -55,11 +55,13 @@ suite() {
   stage_note "$passed passed, $failed failed, $skipped skipped"
 }
 
+# run_ctest FOLDER [ctest option...]
 run_ctest() {
   local folder=$1 junit="$KVTOOL_LOG_DIR/$1-junit.xml"
+  shift
   suite "$folder-ctest" "$junit" env UBSAN_OPTIONS=print_stacktrace=1 \
     ctest --test-dir "$KVTOOL_ROOT/$folder" --output-on-failure --no-tests=error \
-    --parallel "$(nproc)" --output-junit "$junit"
+    --parallel "$(nproc)" --output-junit "$junit" "$@"
 }
 
 run_pytest() {
@@ -68,11 +70,11 @@ run_pytest() {
     "$KVTOOL_PYTHON" -m pytest -q -p no:cacheprovider "$KVTOOL_ROOT/tests" --junit-xml "$junit"
 }
 
-# build FOLDER [cmake option...]: fails after showing the end of the log.
+# build TARGETS FOLDER [cmake option...]: fails after showing the end of the log.
 build() {
-  local folder=$1
-  shift
-  if logged "$folder" configure_and_build all "$folder" "${_werror[@]}" "$@"; then return 0; fi
+  local targets=$1 folder=$2
+  shift 2
+  if logged "$folder" configure_and_build "$targets" "$folder" "${_werror[@]}" "$@"; then return 0; fi
   show_log_tail 60
   stage_note "the build failed"
   _failed=$((_failed + 1))
@@ -94,11 +96,11 @@ test_main() {
 
   neutral_environment
   export KVTOOL_TEST_TOOLS=1  # read by setup.sh
-  begin_stages $((KVTOOL_SETUP_STAGES + 3 + (quick ? 0 : 2)))
+  begin_stages $((KVTOOL_SETUP_STAGES + 3 + (quick ? 0 : 4)))
   setup_stages
 
   stage "Build"
-  if build build -DKVTOOL_ENGINE=ON "-DKVTOOL_PYTHON=$KVTOOL_PYTHON"; then
+  if build all build -DKVTOOL_ENGINE=ON "-DKVTOOL_PYTHON=$KVTOOL_PYTHON"; then
     stage "C++ tests"
     run_ctest build
   fi
@@ -108,9 +110,15 @@ test_main() {
     # One build shows both: that everything but the engine builds without torch,
     # and that it is clean.
     stage "Build without torch, with AddressSanitizer and UndefinedBehaviorSanitizer"
-    if build build-asan --preset asan; then
+    if build all build-asan --preset asan; then
       stage "C++ tests without torch, with sanitizers"
       run_ctest build-asan
+    fi
+    # The rooms that have threads of their own outside of torch.
+    stage "Build of the background thread and the recordings, with ThreadSanitizer"
+    if build "kvtool_base_test kvtool_format_test" build-tsan --preset tsan; then
+      stage "C++ tests with ThreadSanitizer"
+      run_ctest build-tsan --label-regex '^(base|format)$'
     fi
   fi
   end_stages

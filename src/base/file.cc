@@ -1,12 +1,16 @@
 #include "kvtool/base/file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <fstream>
+#include <sstream>
 #include <system_error>
 #include <utility>
 
@@ -41,10 +45,81 @@ std::string write_failure(const std::filesystem::path& path, int error, std::uin
   }
 }
 
+// Closes at the end of its scope.
+class Descriptor {
+ public:
+  explicit Descriptor(int value) : value_(value) {}
+  ~Descriptor() {
+    if (value_ >= 0) ::close(value_);
+  }
+  Descriptor(Descriptor&& other) noexcept : value_(other.release()) {}
+  Descriptor& operator=(Descriptor&&) = delete;
+
+  [[nodiscard]] int get() const { return value_; }
+  int release() { return std::exchange(value_, -1); }
+
+ private:
+  int value_;
+};
+
+// " (pid 4711)" of the process that holds the lock of an open file or folder, where
+// the system tells: it names the lock by device and inode.
+std::string lock_holder(int descriptor) {
+  struct stat status{};
+  if (::fstat(descriptor, &status) != 0) return {};
+  char wanted[64];
+  std::snprintf(wanted, sizeof wanted, "%02x:%02x:%llu", major(status.st_dev), minor(status.st_dev),
+                static_cast<unsigned long long>(status.st_ino));
+  std::ifstream locks("/proc/locks");
+  for (std::string line; std::getline(locks, line);) {
+    std::istringstream words(line);
+    std::string number, kind, advisory, access, pid, inode;
+    words >> number >> kind >> advisory >> access >> pid >> inode;
+    // A process of another container has the number 0 or -1 here.
+    if (kind == "FLOCK" && inode == wanted && pid != "0" && pid != "-1")
+      return " (pid " + pid + ")";
+  }
+  return {};
+}
+
+enum class LockResult { kLocked, kNotSupported };
+
+// The lock belongs to the open file: it ends with the last descriptor of it,
+// that is with the process. `what` completes "another kvtool is ...".
+LockResult lock(int descriptor, const std::filesystem::path& path, const std::string& what) {
+  while (::flock(descriptor, LOCK_EX | LOCK_NB) != 0) {
+    switch (errno) {
+      case EINTR: continue;
+      case EWOULDBLOCK:
+        throw_environment(path.string() + ": another kvtool" + lock_holder(descriptor) + " is " +
+                          what + ": wait for it, or choose another --out");
+      // Network file systems: no lock daemon, or no lock without write access.
+      case ENOLCK:
+      case EOPNOTSUPP:
+      case ENOSYS:
+      case EINVAL:
+      case EBADF: return LockResult::kNotSupported;
+      default: throw_environment(path.string() + ": cannot be locked: " + reason(errno));
+    }
+  }
+  return LockResult::kLocked;
+}
+
+class PosixFolderLock final : public FolderLock {
+ public:
+  explicit PosixFolderLock(Descriptor descriptor) : descriptor_(std::move(descriptor)) {}
+
+ private:
+  Descriptor descriptor_;
+};
+
 class PosixWritableFile final : public WritableFile {
  public:
-  PosixWritableFile(int descriptor, std::filesystem::path path)
-      : descriptor_(descriptor), path_(std::move(path)) {}
+  // The second descriptor shares the first one's lock and outlives close().
+  PosixWritableFile(Descriptor descriptor, std::filesystem::path path)
+      : descriptor_(descriptor.release()),
+        lock_(::fcntl(descriptor_, F_DUPFD_CLOEXEC, 0)),
+        path_(std::move(path)) {}
   ~PosixWritableFile() override {
     if (descriptor_ >= 0) ::close(descriptor_);
   }
@@ -89,6 +164,7 @@ class PosixWritableFile final : public WritableFile {
   }
 
   int descriptor_;
+  Descriptor lock_;
   std::filesystem::path path_;
   std::uint64_t written_ = 0;
 };
@@ -133,17 +209,47 @@ class PosixRandomAccessFile final : public RandomAccessFile {
   throw_corrupt(message);
 }
 
+constexpr const char* kWritingIt = "writing it";
+
+Descriptor open_for_append(const std::filesystem::path& path, int flags) {
+  int descriptor = -1;
+  do {
+    descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | flags, 0666);
+  } while (descriptor < 0 && errno == EINTR);
+  if (descriptor < 0) {
+    throw_environment(path.string() + ": cannot be created: " + reason(errno));
+  }
+  return Descriptor(descriptor);
+}
+
+// The path still leads to the file that is open.
+bool is_same_file(int descriptor, const std::filesystem::path& path) {
+  struct stat opened{};
+  struct stat named{};
+  return ::fstat(descriptor, &opened) == 0 && ::lstat(path.c_str(), &named) == 0 &&
+         opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+}
+
 class PosixFileSystem final : public FileSystem {
  public:
   std::unique_ptr<WritableFile> create(const std::filesystem::path& path) override {
-    int descriptor = -1;
-    do {
-      descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0666);
-    } while (descriptor < 0 && errno == EINTR);
-    if (descriptor < 0) {
-      throw_environment(path.string() + ": cannot be created: " + reason(errno));
+    Descriptor descriptor = open_for_append(path, O_EXCL);
+    lock(descriptor.get(), path, kWritingIt);
+    return std::make_unique<PosixWritableFile>(std::move(descriptor), path);
+  }
+
+  std::unique_ptr<WritableFile> take_over(const std::filesystem::path& path) override {
+    for (;;) {
+      // No symbolic link is followed and no pipe is waited for.
+      Descriptor descriptor = open_for_append(path, O_NOFOLLOW | O_NONBLOCK);
+      lock(descriptor.get(), path, kWritingIt);
+      // Its writer may have renamed it between the two calls: then it is finished.
+      if (!is_same_file(descriptor.get(), path)) continue;
+      if (::ftruncate(descriptor.get(), 0) != 0) {
+        throw_environment(path.string() + ": cannot be emptied: " + reason(errno));
+      }
+      return std::make_unique<PosixWritableFile>(std::move(descriptor), path);
     }
-    return std::make_unique<PosixWritableFile>(descriptor, path);
   }
 
   std::unique_ptr<RandomAccessFile> open(const std::filesystem::path& path) override {
@@ -202,12 +308,41 @@ class PosixFileSystem final : public FileSystem {
       throw_environment(path.string() + ": folder cannot be synced: " + reason(error));
     }
   }
+
+  void sync_parents(const std::filesystem::path& folder) override {
+    for (std::filesystem::path each = folder; each.has_relative_path(); each = each.parent_path()) {
+      const std::filesystem::path parent = each.has_parent_path() ? each.parent_path() : ".";
+      if (::access(parent.c_str(), R_OK) != 0) return;
+      sync_directory(parent);
+    }
+  }
+
+  std::unique_ptr<FolderLock> lock_folder(const std::filesystem::path& folder) override {
+    Descriptor descriptor(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (descriptor.get() < 0) {
+      throw_environment(folder.string() + ": folder cannot be opened: " + reason(errno));
+    }
+    if (lock(descriptor.get(), folder, "writing to this folder") == LockResult::kNotSupported) {
+      return nullptr;
+    }
+    return std::make_unique<PosixFolderLock>(std::move(descriptor));
+  }
 };
 
 }  // namespace
 
 void FileSystem::create_directories(const std::filesystem::path& /*path*/) {}
 void FileSystem::sync_directory(const std::filesystem::path& /*path*/) {}
+void FileSystem::sync_parents(const std::filesystem::path& /*folder*/) {}
+
+std::unique_ptr<WritableFile> FileSystem::take_over(const std::filesystem::path& path) {
+  remove(path);
+  return create(path);
+}
+
+std::unique_ptr<FolderLock> FileSystem::lock_folder(const std::filesystem::path& /*folder*/) {
+  return nullptr;
+}
 
 FileSystem& posix_file_system() {
   static PosixFileSystem file_system;

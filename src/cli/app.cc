@@ -27,9 +27,10 @@ constexpr int kEnvironmentStatus = static_cast<int>(ErrorCode::kEnvironment);
 
 using CommandFactory = std::unique_ptr<Command> (*)();
 constexpr CommandFactory kCommands[] = {
-    make_generate_command,  make_save_command,   make_replay_command,  make_run_command,
-    make_info_command,      make_dump_command,   make_diff_command,    make_selftest_command,
-    make_calibrate_command, make_verify_command, make_recover_command, make_bench_command};
+    make_generate_command,  make_save_command,    make_replay_command, make_run_command,
+    make_info_command,      make_dump_command,    make_pack_command,   make_unpack_command,
+    make_verify_command,    make_recover_command, make_diff_command,   make_selftest_command,
+    make_calibrate_command, make_bench_command};
 
 constexpr const char* kDescription =
     "kvtool records an LLM's greedy generation together with its KV cache on one\n"

@@ -29,6 +29,8 @@ std::unique_ptr<Command> make_replay_command();
 std::unique_ptr<Command> make_run_command();
 std::unique_ptr<Command> make_info_command();
 std::unique_ptr<Command> make_dump_command();
+std::unique_ptr<Command> make_pack_command();
+std::unique_ptr<Command> make_unpack_command();
 std::unique_ptr<Command> make_diff_command();
 std::unique_ptr<Command> make_selftest_command();
 std::unique_ptr<Command> make_calibrate_command();

@@ -30,7 +30,10 @@ Examples:
 
   Record a reference for other devices:
     kvtool save --model models/MODEL.pt --prompts configs/prompts.jsonl \
-        --batch-size 1,4 --out ref_cache)");
+        --batch-size 1,4 --out ref_cache
+
+  Go on after a crash, or Ctrl-C: the same command, and
+    kvtool save ... --out ref_cache --resume)");
   }
 
   int execute(Services& services) override {

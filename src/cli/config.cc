@@ -155,7 +155,10 @@ void apply_kv_cache(const Value& object, KvCacheConfig& target) {
        {"load_from_batch_size", [&](const Value& v) { target.load_from_batch_size = as_count(v); }},
        {"load_base_dir", [&](const Value& v) { target.load_base_dir = as_name(v); }},
        {"replay_modes", [&](const Value& v) { target.replay_modes = as_replay_modes(v); }},
-       {"base_dir", [&](const Value& v) { target.base_dir = as_name(v); }}});
+       {"base_dir", [&](const Value& v) { target.base_dir = as_name(v); }},
+       {"resume", [&](const Value& v) { target.resume = as_bool(v); }},
+       {"fsync", [&](const Value& v) { target.fsync = as_bool(v); }},
+       {"fsync_every", [&](const Value& v) { target.fsync_every = as_count(v); }}});
 }
 
 }  // namespace

@@ -2,13 +2,16 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <list>
 #include <nlohmann/json.hpp>
 
 #include "kvtool/base/error.h"
 #include "kvtool/cli/run_meta.h"
+#include "kvtool/format/recording_check.h"
 #include "kvtool/format/row.h"
 #include "kvtool/report/text.h"
 #include "recording_ledger.h"
+#include "resume.h"
 #include "session.h"
 
 namespace kvtool::cli {
@@ -23,6 +26,11 @@ struct BatchPlan {
   std::uint64_t first = 0;
   std::uint64_t rows = 0;
   std::uint64_t padded_length = 0;
+  std::string id = {};
+  // By row: a recording of an earlier run is there and stays (--resume).
+  std::vector<bool> kept = {};
+
+  [[nodiscard]] bool all_kept() const { return std::ranges::find(kept, false) == kept.end(); }
 };
 
 struct EncodedInput {
@@ -105,7 +113,8 @@ class GenerationRun {
       for (const ModelFile& model : models) run_model(model, ledger);
     } catch (...) {
       if (settings_.save && engine_ready_) {
-        ledger.log_kept(session_.base_dir() / session_.device_label());
+        ledger.log_kept(session_.base_dir() / session_.device_label(),
+                        "; the same command with --resume records the rest");
       }
       throw;
     }
@@ -125,9 +134,11 @@ class GenerationRun {
     engine_ready_ = true;
     for (std::uint64_t i = 0; i < inputs_.size(); ++i)
       check_vocabulary(inputs_[i], i, model->info());
-    for (const std::uint64_t size : batch_sizes(settings_)) {
-      const std::vector<BatchPlan> batches = plan(size);
-      check_batches(batches, model->info());
+    std::vector<std::vector<BatchPlan>> plans;
+    for (const std::uint64_t size : batch_sizes(settings_)) plans.push_back(plan(size));
+    for (const auto& batches : plans) check_batches(batches, model->info());
+    if (settings_.save) prepare_folder(*model, plans);
+    for (const auto& batches : plans) {
       for (const BatchPlan& batch : batches) run_batch(*model, batch, batches.size(), ledger);
     }
   }
@@ -135,8 +146,10 @@ class GenerationRun {
   [[nodiscard]] std::vector<BatchPlan> plan(std::uint64_t batch_size) const {
     std::vector<BatchPlan> batches;
     for (std::uint64_t first = 0; first < inputs_.size(); first += batch_size) {
-      BatchPlan batch{batch_size, batches.size(), first,
-                      std::min<std::uint64_t>(batch_size, inputs_.size() - first), 0};
+      BatchPlan batch{batch_size, batches.size(),
+                      first,      std::min<std::uint64_t>(batch_size, inputs_.size() - first),
+                      0,          format::to_string(format::random_uuid())};
+      batch.kept.assign(batch.rows, false);
       for (std::uint64_t i = first; i < first + batch.rows; ++i) {
         batch.padded_length =
             std::max<std::uint64_t>(batch.padded_length, inputs_[i].encoded->token_ids.size());
@@ -147,12 +160,60 @@ class GenerationRun {
   }
 
   // All before the first token is generated.
-  void check_batches(const std::vector<BatchPlan>& batches, const engine::ModelInfo& model) {
+  void check_batches(const std::vector<BatchPlan>& batches, const engine::ModelInfo& model) const {
     for (const BatchPlan& batch : batches) {
       for (std::uint64_t i = batch.first; i < batch.first + batch.rows; ++i) {
         check_positions(inputs_[i], i, batch, settings_, model);
-        if (settings_.save) session_.check_not_recorded(path_of(batch, i, model));
       }
+    }
+  }
+
+  // The folder is this run's, and what stands in it may stay or be replaced.
+  void prepare_folder(const engine::Model& model, std::vector<std::vector<BatchPlan>>& plans) {
+    session_.lock_recordings(model.info().slug);
+    std::uint64_t kept = 0;
+    std::uint64_t planned = 0;
+    for (std::vector<BatchPlan>& batches : plans) {
+      for (BatchPlan& batch : batches) {
+        if (settings_.resume) {
+          find_kept(model, batch);
+        } else {
+          check_not_recorded(model, batch);
+        }
+        planned += batch.rows;
+        kept += static_cast<std::uint64_t>(std::ranges::count(batch.kept, true));
+      }
+    }
+    if (settings_.resume) {
+      spdlog::info("{} of {} recordings of {} are complete and kept", kept, planned,
+                   model.info().slug);
+    }
+  }
+
+  void check_not_recorded(const engine::Model& model, const BatchPlan& batch) {
+    for (std::uint64_t i = batch.first; i < batch.first + batch.rows; ++i) {
+      session_.check_not_recorded(path_of(batch, i, model.info()));
+    }
+  }
+
+  void find_kept(const engine::Model& model, BatchPlan& batch) {
+    for (std::uint64_t row = 0; row < batch.rows; ++row) {
+      const std::uint64_t input = batch.first + row;
+      const fs::path path = path_of(batch, input, model.info());
+      const std::optional<format::Recording> recording = find_whole_recording(path);
+      if (!recording) continue;
+      check_same_run(*recording, {.header = make_header(model, input),
+                                  .prompt = inputs_[input].encoded->token_ids,
+                                  .meta = make_input_meta(model, batch, input)});
+      // A row that is recorded beside it belongs to the same batch.
+      const std::string id = meta_string(recording->meta(), "run", "batch_id");
+      if (std::ranges::count(batch.kept, true) > 0 && id != batch.id) {
+        throw_usage(path.string() + ": it was recorded in another run than its neighbours in the " +
+                    "batch: record them again with --force, or choose another --out");
+      }
+      batch.id = id;
+      batch.kept[row] = true;
+      session_.services().files.remove(path.string() + std::string(format::kPartialSuffix));
     }
   }
 
@@ -166,10 +227,9 @@ class GenerationRun {
     return encoded.text.empty() ? text_of(model, encoded.token_ids) : encoded.text;
   }
 
-  std::unique_ptr<format::RowSink> make_sink(const engine::Model& model, const BatchPlan& batch,
-                                             std::uint64_t input, const std::string& batch_id) {
+  [[nodiscard]] format::RecordingHeader make_header(const engine::Model& model,
+                                                    std::uint64_t input) const {
     const engine::ModelInfo& info = model.info();
-    const EncodedPrompt& encoded = *inputs_[input].encoded;
     format::RecordingHeader header;
     header.uuid = format::random_uuid();
     header.model_sha256 = info.weights_sha256;
@@ -177,23 +237,27 @@ class GenerationRun {
     header.logits_dtype = info.logits_dtype;
     header.vocab_size = info.vocab_size;
     header.top_k = std::min(settings_.top_k, info.vocab_size);
-    header.prompt_length = encoded.token_ids.size();
+    header.prompt_length = inputs_[input].encoded->token_ids.size();
     header.geometry = info.geometry;
+    return header;
+  }
 
+  [[nodiscard]] nlohmann::json make_input_meta(const engine::Model& model, const BatchPlan& batch,
+                                               std::uint64_t input) {
     MetaParts meta;
     meta.kvtool_version = KVTOOL_VERSION;
     meta.created_utc = session_.created_utc();
-    meta.model = &info;
+    meta.model = &model.info();
     meta.device = &session_.engine().device();
     meta.device_label = session_.device_label();
-    meta.run = {.batch_id = batch_id,
+    meta.run = {.batch_id = batch.id,
                 .batch_size = batch.batch_size,
                 .batch_index = batch.index,
                 .row = input - batch.first,
                 .rows = batch.rows,
                 .input_index = input,
                 .padded_length = batch.padded_length,
-                .padding = batch.padded_length - header.prompt_length,
+                .padding = batch.padded_length - inputs_[input].encoded->token_ids.size(),
                 .cache_capacity = batch.padded_length + settings_.max_new_tokens - 1,
                 .max_new_tokens = settings_.max_new_tokens,
                 .ignore_eos = settings_.ignore_eos};
@@ -201,14 +265,19 @@ class GenerationRun {
     if (inputs_[input].prompt->kind == Prompt::Kind::kMessages) {
       meta.prompt["messages"] = inputs_[input].prompt->messages;
     }
+    return make_meta(meta);
+  }
+
+  std::unique_ptr<format::RowSink> make_sink(const engine::Model& model, const BatchPlan& batch,
+                                             std::uint64_t input) {
     return format::make_recording_sink(
-        {.path = path_of(batch, input, info),
-         .header = std::move(header),
-         .meta_json =
-             make_meta(meta).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
-         .prompt = encoded.token_ids,
+        {.path = path_of(batch, input, model.info()),
+         .header = make_header(model, input),
+         .meta_json = make_input_meta(model, batch, input)
+                          .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
+         .prompt = inputs_[input].encoded->token_ids,
          .token_text = [&model](std::int32_t token) { return model.token_bytes(token); },
-         .writer = {}});
+         .writer = session_.writer_options()});
   }
 
   void run_batch(engine::Model& model, const BatchPlan& batch, std::size_t num_batches,
@@ -217,14 +286,21 @@ class GenerationRun {
     std::vector<std::unique_ptr<format::RowSink>> sinks;
     std::vector<format::RowSink*> sink_pointers;
     std::vector<fs::path> paths;
-    const std::string batch_id = format::to_string(format::random_uuid());
+    std::list<format::Recording> kept;
     for (std::uint64_t i = batch.first; i < batch.first + batch.rows; ++i) {
       inputs.push_back({inputs_[i].encoded->token_ids});
       if (settings_.save) paths.push_back(path_of(batch, i, model.info()));
     }
     ledger.begin_batch(paths);
-    for (std::uint64_t i = batch.first; settings_.save && i < batch.first + batch.rows; ++i) {
-      sinks.push_back(make_sink(model, batch, i, batch_id));
+    if (batch.all_kept()) return ledger.end_batch();
+    for (std::uint64_t row = 0; settings_.save && row < batch.rows; ++row) {
+      if (batch.kept[row]) {
+        // Runs again only to keep the batch's shape.
+        kept.push_back(format::Recording::open(paths[row]));
+        sinks.push_back(format::make_recording_check(kept.back()));
+      } else {
+        sinks.push_back(make_sink(model, batch, batch.first + row));
+      }
       sink_pointers.push_back(sinks.back().get());
     }
     const engine::GenerateResult result =

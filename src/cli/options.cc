@@ -141,7 +141,23 @@ void add_save_options(CLI::App& app, RunOptions& options) {
       ->option_text("K")
       ->check(CLI::Range(std::uint32_t{1}, format::kMaxTopK))
       ->group(recording);
-  app.add_flag("--force", options.force, "Replace recordings that exist already")->group(recording);
+  auto* force = app.add_flag("--force", options.force, "Replace recordings that exist already");
+  force->group(recording);
+  auto* resume = app.add_flag("--resume", options.resume,
+                              "Continue an interrupted save: keep what is complete, record the "
+                              "rest. With {timestamp} in --out, in the newest such folder");
+  resume->excludes(force)->group(recording);
+  // CLI11 prints "Excludes:" into the help lines otherwise.
+  force->option_text(" ");
+  resume->option_text(" ");
+  app.add_flag("--fsync", options.fsync,
+               "A recording that has its final name outlives a power failure")
+      ->group(recording);
+  app.add_option("--fsync-every", options.fsync_every,
+                 "As --fsync, and the steps of an unfinished recording too, after every N of them")
+      ->option_text("N")
+      ->check(kCount)
+      ->group(recording);
 }
 
 void add_replay_options(CLI::App& app, RunOptions& options) {

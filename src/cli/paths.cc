@@ -55,6 +55,29 @@ bool parse_number(std::string_view digits, std::uint64_t& value) {
   return error == std::errc() && end == digits.data() + digits.size();
 }
 
+// "20261122_053529", or "20261122_053529-2" for the second run of that second.
+struct Stamp {
+  std::string time;
+  std::uint64_t number = 1;
+  std::string text;  // both
+
+  friend auto operator<=>(const Stamp&, const Stamp&) = default;
+};
+
+std::optional<Stamp> parse_stamp(const std::string& text) {
+  constexpr std::string_view kShape = "00000000_000000";
+  if (text.size() < kShape.size()) return std::nullopt;
+  Stamp stamp{.time = text.substr(0, kShape.size()), .number = 1, .text = text};
+  for (std::size_t i = 0; i < kShape.size(); ++i) {
+    const char c = stamp.time[i];
+    if (kShape[i] == '_' ? c != '_' : c < '0' || c > '9') return std::nullopt;
+  }
+  const std::string_view rest = std::string_view(text).substr(kShape.size());
+  if (rest.empty()) return stamp;
+  if (!rest.starts_with('-') || !parse_number(rest.substr(1), stamp.number)) return std::nullopt;
+  return stamp;
+}
+
 }  // namespace
 
 std::string utc_iso8601(WallTime time) { return formatted_utc(time, "%Y-%m-%dT%H:%M:%SZ"); }
@@ -69,6 +92,30 @@ std::filesystem::path expand_output_pattern(std::string_view pattern, WallTime t
     unique = fmt::format("{}-{}", timestamp, i);
   }
   return replaced(pattern, unique);
+}
+
+std::optional<std::filesystem::path> newest_output_folder(std::string_view pattern) {
+  check_placeholders(pattern);
+  if (pattern.find(kTimestamp) == std::string_view::npos) return std::nullopt;
+  const std::filesystem::path stamped = stamped_part(pattern, std::string(kTimestamp));
+  const std::string name = stamped.filename().string();
+  const std::size_t before = name.find(kTimestamp);
+  const std::size_t after = name.size() - before - kTimestamp.size();
+  std::optional<Stamp> newest;
+  std::error_code no_folder;
+  for (const auto& entry : std::filesystem::directory_iterator(
+           stamped.has_parent_path() ? stamped.parent_path() : ".", no_folder)) {
+    const std::string found = entry.path().filename().string();
+    if (found.size() < before + after) continue;
+    const std::string stamp = found.substr(before, found.size() - before - after);
+    const std::optional<Stamp> parsed = parse_stamp(stamp);
+    if (!parsed || (newest && *parsed < *newest)) continue;
+    // Also compares what stands before and after the timestamp.
+    if (stamped_part(pattern, stamp).filename() != found) continue;
+    if (std::filesystem::is_directory(replaced(pattern, stamp))) newest = parsed;
+  }
+  if (!newest) return std::nullopt;
+  return replaced(pattern, newest->text);
 }
 
 std::string model_slug(std::string_view model_id) {

@@ -104,7 +104,8 @@ report::RecordingInfo read_recording_info(const std::filesystem::path& path) {
   const format::RecordingHeader& header = recording.header();
   report::RecordingInfo info;
   info.path = path.string();
-  info.bytes = recording.file_bytes();
+  info.bytes = recording.stored_bytes();
+  if (recording.packed()) info.unpacked_bytes = recording.file_bytes();
   info.partial_name = is_partial_path(path);
   info.complete = recording.complete();
   info.truncation = recording.truncation();

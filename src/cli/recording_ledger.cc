@@ -21,13 +21,14 @@ bool is_finished(const std::filesystem::path& path) {
 
 }  // namespace
 
-void RecordingLedger::log_kept(const std::filesystem::path& folder) const {
+void RecordingLedger::log_kept(const std::filesystem::path& folder,
+                               const std::string& advice) const {
   const auto in_batch = std::count_if(current_.begin(), current_.end(), is_finished);
   const bool begun = finished_ > 0 || std::any_of(current_.begin(), current_.end(), is_begun);
   if (!begun) return;  // refused before anything was written
-  spdlog::warn("{} of {} recordings are complete in {}; unfinished ones end in {}",
+  spdlog::warn("{} of {} recordings are complete in {}; unfinished ones end in {}{}",
                finished_ + static_cast<std::uint64_t>(in_batch), planned_, folder.string(),
-               format::kPartialSuffix);
+               format::kPartialSuffix, advice);
 }
 
 }  // namespace kvtool::cli

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <string>
 #include <vector>
 
 namespace kvtool::cli {
@@ -16,8 +17,8 @@ class RecordingLedger {
     finished_ += current_.size();
     current_.clear();
   }
-  // Logs "2 of 8 recordings are complete in DIR; ..." as a warning.
-  void log_kept(const std::filesystem::path& folder) const;
+  // Logs "2 of 8 recordings are complete in DIR; ..." as a warning, `advice` behind it.
+  void log_kept(const std::filesystem::path& folder, const std::string& advice = {}) const;
 
  private:
   std::uint64_t planned_;

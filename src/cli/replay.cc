@@ -193,6 +193,7 @@ class ReplayRun {
   void run_model(const ModelFile& file, const ModelReplay& replay, RecordingLedger& ledger) {
     const std::unique_ptr<engine::Model> model = session_.load_model(file);
     engine_ready_ = true;
+    if (settings_.save) session_.lock_recordings(model->info().slug);
     prepare(*model, replay);
     for (std::size_t i = 0; i < replay.entries.size(); ++i) {
       check_all(*model, replay.entries[i]);
@@ -351,7 +352,7 @@ class ReplayRun {
          .meta_json = meta.dump(-1, ' ', false, json::error_handler_t::replace),
          .prompt = entry.prompt_ids,
          .token_text = [&model](std::int32_t token) { return model.token_bytes(token); },
-         .writer = {}});
+         .writer = session_.writer_options()});
   }
 
   void report_row(const engine::Model& model, const PlannedBatch& batch, const ReplayedRow& row) {

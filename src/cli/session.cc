@@ -16,7 +16,11 @@ Session::Session(Services& services, const Settings& settings, report::Reporter&
       progress_line_(services.err, services.err_is_terminal && !settings.quiet),
       verdicts_(settings.gate),
       started_(std::chrono::steady_clock::now()) {
-  if (settings.save) base_dir_ = expand_output_pattern(settings.base_dir, services.now());
+  if (!settings.save) return;
+  const std::optional<std::filesystem::path> newest =
+      settings.resume ? newest_output_folder(settings.base_dir) : std::nullopt;
+  base_dir_ = newest ? *newest : expand_output_pattern(settings.base_dir, services.now());
+  if (newest) spdlog::info("resuming in {}", newest->string());
 }
 
 engine::Engine& Session::engine() {
@@ -63,9 +67,27 @@ std::filesystem::path Session::recording_path(const std::string& slug, std::uint
   return base_dir_ / device_label() / slug / recording_file_name(batch_size, input_index);
 }
 
+void Session::lock_recordings(const std::string& slug) {
+  const std::filesystem::path folder = base_dir_ / device_label() / slug;
+  if (locks_.contains(folder)) return;
+  services_.files.create_directories(folder);
+  locks_[folder] = services_.files.lock_folder(folder);
+  if (!locks_[folder]) {
+    spdlog::warn("{} is on a file system without locks: let no other kvtool write there",
+                 folder.string());
+  }
+}
+
+format::WriterOptions Session::writer_options() const {
+  return {.file_system = &services_.files,
+          .sync = settings_.sync,
+          .sync_every_steps = settings_.sync_every_steps};
+}
+
 void Session::check_not_recorded(const std::filesystem::path& path) const {
   if (settings_.force || !std::filesystem::exists(path)) return;
-  throw_usage(path.string() + " exists already: choose another --out, or --force to replace it");
+  throw_usage(path.string() + " exists already: choose another --out, --force to replace it" +
+              (settings_.replay ? "" : ", or --resume to record what is missing"));
 }
 
 std::string Session::created_utc() const { return utc_iso8601(services_.now()); }

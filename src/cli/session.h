@@ -4,12 +4,14 @@
 
 #include <chrono>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 
 #include "kvtool/cli/progress.h"
 #include "kvtool/cli/services.h"
 #include "kvtool/cli/settings.h"
+#include "kvtool/format/writer.h"
 #include "kvtool/report/reporter.h"
 #include "verdicts.h"
 
@@ -36,8 +38,12 @@ class Session {
   [[nodiscard]] std::filesystem::path recording_path(const std::string& slug,
                                                      std::uint64_t batch_size,
                                                      std::uint64_t input_index);
+  // Keeps other runs out of the folder of the model's recordings until this one ends.
+  // Error kEnvironment, which names its process, when another run has it.
+  void lock_recordings(const std::string& slug);
   // Error kUsage when the recording exists and --force was not given.
   void check_not_recorded(const std::filesystem::path& path) const;
+  [[nodiscard]] format::WriterOptions writer_options() const;
   [[nodiscard]] std::string created_utc() const;
 
   void report(const report::InputResult& input);
@@ -60,6 +66,7 @@ class Session {
   std::string device_label_;
   std::chrono::steady_clock::time_point started_;
   std::unique_ptr<engine::Engine> engine_;
+  std::map<std::filesystem::path, std::unique_ptr<FolderLock>> locks_;
 };
 
 // Tokens as text bytes.

@@ -31,6 +31,9 @@ void take_config(const Config& config, Settings& settings) {
   const KvCacheConfig& cache = config.kv_cache;
   settings.save_mode = cache.save_mode;
   settings.base_dir = cache.base_dir.value_or(settings.base_dir);
+  settings.resume = cache.resume.value_or(false);
+  settings.sync_every_steps = cache.fsync_every.value_or(0);
+  settings.sync = cache.fsync.value_or(false) || settings.sync_every_steps != 0;
   settings.from = cache.load_from_device.value_or("");
   settings.ref_dir = cache.load_base_dir.value_or(settings.ref_dir);
   settings.from_batch_size = cache.load_from_batch_size;
@@ -78,6 +81,9 @@ void take_options(const RunOptions& options, Settings& settings) {
   settings.base_dir = options.out.value_or(settings.base_dir);
   settings.top_k = options.top_k;
   settings.force = options.force;
+  settings.resume = settings.resume || options.resume;
+  settings.sync_every_steps = options.fsync_every.value_or(settings.sync_every_steps);
+  settings.sync = settings.sync || options.fsync || options.fsync_every.has_value();
   settings.from = options.from.value_or(settings.from);
   settings.ref_dir = options.ref_dir.value_or(settings.ref_dir);
   if (options.from_batch_size) settings.from_batch_size = options.from_batch_size;
@@ -99,6 +105,18 @@ void remove_repeated(std::vector<std::uint64_t>& sizes) {
     if (std::find(unique.begin(), unique.end(), size) == unique.end()) unique.push_back(size);
   }
   sizes = std::move(unique);
+}
+
+// A configuration may serve several commands; the command line means this one.
+void check_resume(const RunOptions& options, Action action, Settings& settings) {
+  if (action == Action::kReplay && !options.resume) settings.resume = false;
+  if (!settings.resume) return;
+  if (settings.replay) {
+    throw_usage("only 'save' can be resumed: repeat the replay, with --force if it saves");
+  }
+  if (settings.force) {
+    throw_usage("kv_cache.resume keeps what is complete, --force replaces it: choose one of them");
+  }
 }
 
 bool is_exported_file_name(const std::string& given) {
@@ -129,6 +147,7 @@ Settings resolve_settings(const RunOptions& options, Action action, const std::s
       settings.replay = config.kv_cache.load.value_or(false);
       break;
   }
+  check_resume(options, action, settings);
   if (settings.replay && settings.from.empty()) {
     throw_usage(
         "nothing to replay: name the recordings with --from (or kv_cache.load_from_device), for "

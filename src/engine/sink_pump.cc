@@ -20,58 +20,42 @@ SinkPump::SinkPump(std::vector<format::RowSink*> sinks, const RowLayout& layout,
     wants_step_kv_ = wants_step_kv_ || (sink != nullptr && sink->needs().step_kv);
   }
   for (std::size_t index = 0; index < kSlots; ++index) {
-    slots_.push_back(std::make_unique<StepSlot>(
-        shape_.rows(), stats_.packed_width(), layout_.row_stride_bytes(), wants_step_kv_, device));
-    free_.push_back(slots_.back().get());
+    slots_.push_back(std::make_unique<StepSlot>(index, shape_.rows(), stats_.packed_width(),
+                                                layout_.row_stride_bytes(), wants_step_kv_,
+                                                device));
   }
-  thread_ = std::thread([this] { run(); });
+  worker_.emplace(kSlots);
 }
 
 SinkPump::~SinkPump() {
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
-    jobs_.clear();
-  }
-  changed_.notify_all();
-  thread_.join();
+  worker_.reset();
   // Copies that nobody will read must still end before their buffers go.
   for (const auto& slot : slots_) slot->wait();
 }
 
-StepSlot* SinkPump::acquire() {
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return !free_.empty() || error_; });
-  if (error_) std::rethrow_exception(error_);
-  StepSlot* slot = free_.back();
-  free_.pop_back();
-  return slot;
-}
+StepSlot* SinkPump::acquire() { return slots_[worker_->acquire()].get(); }
+
+void SinkPump::drain() { worker_->drain(); }
 
 void SinkPump::push(StepSlot* slot, const at::Tensor& packed) {
   slot->submit(packed, side_);
-  enqueue([this, slot] {
+  worker_->submit(slot->index(), [this, slot] {
+    const c10::InferenceMode guard;
     slot->wait();
     if (slot->step < 0) {
       deliver_prefill(*slot);
     } else {
       deliver_step(*slot);
     }
-    release(slot);
   });
-}
-
-void SinkPump::drain() {
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return (jobs_.empty() && !busy_) || error_; });
-  if (error_) std::rethrow_exception(error_);
 }
 
 void SinkPump::finish(const std::vector<std::int64_t>& steps,
                       const std::vector<format::RowEnd>& ends) {
   // A replay injects behind the last push; the final state is read after that.
   if (side_.exists()) side_.wait_for_compute();
-  enqueue([this, steps, ends] {
+  worker_->enqueue([this, steps, ends] {
+    const c10::InferenceMode guard;
     for (std::size_t row = 0; row < sinks_.size(); ++row) {
       format::RowSink* sink = sinks_[row];
       if (sink == nullptr) continue;
@@ -86,46 +70,6 @@ void SinkPump::finish(const std::vector<std::int64_t>& steps,
     }
   });
   drain();
-}
-
-void SinkPump::enqueue(Job job) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (error_) std::rethrow_exception(error_);
-    jobs_.push_back(std::move(job));
-  }
-  changed_.notify_all();
-}
-
-void SinkPump::run() {
-  const c10::InferenceMode guard;
-  std::unique_lock lock(mutex_);
-  while (true) {
-    changed_.wait(lock, [this] { return stopping_ || (!jobs_.empty() && !error_); });
-    if (stopping_) return;
-    const Job job = std::move(jobs_.front());
-    jobs_.pop_front();
-    busy_ = true;
-    lock.unlock();
-    std::exception_ptr error;
-    try {
-      job();
-    } catch (...) {
-      error = std::current_exception();
-    }
-    lock.lock();
-    busy_ = false;
-    if (error) error_ = error;
-    changed_.notify_all();
-  }
-}
-
-void SinkPump::release(StepSlot* slot) {
-  {
-    const std::lock_guard lock(mutex_);
-    free_.push_back(slot);
-  }
-  changed_.notify_all();
 }
 
 void SinkPump::deliver_prefill(StepSlot& slot) {

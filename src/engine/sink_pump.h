@@ -3,20 +3,17 @@
 // loop, memory stays flat. The first error of a sink stops the run with it.
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
-#include <deque>
-#include <exception>
 #include <functional>
 #include <memory>
-#include <mutex>
+#include <optional>
 #include <span>
-#include <thread>
 #include <vector>
 
 #include "engine/contiguous_cache.h"
 #include "engine/logit_stats.h"
 #include "engine/step_ring.h"
+#include "kvtool/base/background_worker.h"
 #include "kvtool/format/row.h"
 
 namespace kvtool::engine {
@@ -47,13 +44,8 @@ class SinkPump {
   void finish(const std::vector<std::int64_t>& steps, const std::vector<format::RowEnd>& ends);
 
  private:
-  using Job = std::function<void()>;
-
-  void enqueue(Job job);
-  void run();
   void deliver_prefill(StepSlot& slot);
   void deliver_step(StepSlot& slot);
-  void release(StepSlot* slot);
   // K and V of one row's slots, layer by layer, to `receive(layer, key, value)`.
   void read_cache(std::int64_t row, std::int64_t count,
                   const std::function<void(std::uint32_t, std::span<const std::byte>,
@@ -68,15 +60,8 @@ class SinkPump {
   bool wants_step_kv_ = false;
   format::StepStats scratch_;  // of the pump's thread
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
   std::vector<std::unique_ptr<StepSlot>> slots_;
-  std::vector<StepSlot*> free_;
-  std::deque<Job> jobs_;
-  bool busy_ = false;
-  bool stopping_ = false;
-  std::exception_ptr error_;
-  std::thread thread_;  // last: starts when everything else is ready
+  std::optional<BackgroundWorker> worker_;  // last: its jobs use everything above
 };
 
 }  // namespace kvtool::engine

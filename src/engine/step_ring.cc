@@ -19,8 +19,9 @@ void SideStream::wait_for_compute() {
   ready.block(*stream_);
 }
 
-StepSlot::StepSlot(std::int64_t batch, std::int64_t packed_width, std::int64_t row_stride_bytes,
-                   bool with_rows, at::Device device) {
+StepSlot::StepSlot(std::size_t index, std::int64_t batch, std::int64_t packed_width,
+                   std::int64_t row_stride_bytes, bool with_rows, at::Device device)
+    : index_(index) {
   host_packed_ = host_buffer({batch, packed_width}, at::kLong, device);
   if (with_rows) {
     host_rows_ = host_buffer({batch, row_stride_bytes}, at::kByte, device).zero_();

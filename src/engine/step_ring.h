@@ -34,9 +34,11 @@ class SideStream {
 // One step (or prefill) of the whole batch on its way to the sinks.
 class StepSlot {
  public:
-  // with_rows: room for K/V rows, u8 [B, row_stride_bytes].
-  StepSlot(std::int64_t batch, std::int64_t packed_width, std::int64_t row_stride_bytes,
-           bool with_rows, at::Device device);
+  // index: its place among the slots. with_rows: room for K/V rows, u8 [B, row_stride_bytes].
+  StepSlot(std::size_t index, std::int64_t batch, std::int64_t packed_width,
+           std::int64_t row_stride_bytes, bool with_rows, at::Device device);
+
+  [[nodiscard]] std::size_t index() const { return index_; }
 
   // Where the device puts rows: on the CPU this is the host buffer itself.
   [[nodiscard]] const at::Tensor& device_rows() const { return device_rows_; }
@@ -56,6 +58,7 @@ class StepSlot {
   std::vector<bool> active;                // rows that this step belongs to
 
  private:
+  std::size_t index_;
   at::Tensor host_packed_;  // i64 [B, packed_width], pinned on CUDA
   at::Tensor host_rows_;    // u8 [B, row_stride_bytes], pinned on CUDA
   at::Tensor device_rows_;

@@ -32,7 +32,6 @@ constexpr std::size_t kStrideAt = 112;
 constexpr std::size_t kStatsBytesAt = 120;
 
 constexpr std::size_t kChecksumBytes = 8;
-constexpr std::uint64_t kKnownFeatures = 0;
 
 std::uint64_t header_bytes_for(std::size_t layers) {
   return align_up(kHeaderFixedBytes + kLayerEntryBytes * layers + kChecksumBytes, kRecordAlignment);
@@ -116,7 +115,8 @@ void check_magic(const std::string& path, std::span<const std::byte> start) {
   }
 }
 
-void check_version(const std::string& path, std::span<const std::byte> fixed) {
+void check_version(const std::string& path, std::span<const std::byte> fixed,
+                   std::uint64_t known_features) {
   const auto major = load<std::uint16_t>(fixed, kMajorAt);
   if (major != kMajorVersion) {
     throw_incompatible(path + ": format version " + std::to_string(major) +
@@ -124,7 +124,7 @@ void check_version(const std::string& path, std::span<const std::byte> fixed) {
                        (major > kMajorVersion ? ": update kvtool" : ""));
   }
   const std::uint64_t unknown =
-      load<std::uint64_t>(fixed, kIncompatibleFeaturesAt) & ~kKnownFeatures;
+      load<std::uint64_t>(fixed, kIncompatibleFeaturesAt) & ~known_features;
   if (unknown != 0) {
     char text[32];
     std::snprintf(text, sizeof(text), "0x%llx", static_cast<unsigned long long>(unknown));
@@ -259,13 +259,13 @@ std::vector<std::byte> encode_header(const RecordingHeader& header) {
   return bytes;
 }
 
-DecodedHeader read_header(const RandomAccessFile& file) {
+DecodedHeader read_header(const RandomAccessFile& file, std::uint64_t known_features) {
   const std::string path = file.path().string();
   std::vector<std::byte> bytes(kHeaderFixedBytes);
   bytes.resize(file.read(0, bytes));
   check_magic(path, bytes);
   if (bytes.size() < kHeaderFixedBytes) throw_cut(path);
-  check_version(path, bytes);
+  check_version(path, bytes, known_features);
   bytes.resize(checked_header_bytes(path, bytes, file.size()));
   const std::span<std::byte> rest = std::span(bytes).subspan(kHeaderFixedBytes);
   if (file.read(kHeaderFixedBytes, rest) < rest.size()) throw_cut(path);
@@ -275,6 +275,14 @@ DecodedHeader read_header(const RandomAccessFile& file) {
     throw_damaged(path, "wrong checksum");
   }
   return {decode_fields(path, bytes), bytes.size()};
+}
+
+bool claims_feature(const RandomAccessFile& file, std::uint64_t features) {
+  std::array<std::byte, kCompatibleFeaturesAt> start;
+  if (file.read(0, start) < start.size()) return false;
+  const auto magic = std::as_bytes(std::span(kMagic));
+  return std::equal(magic.begin(), magic.end(), start.begin()) &&
+         (load<std::uint64_t>(start, kIncompatibleFeaturesAt) & features) != 0;
 }
 
 }  // namespace kvtool::format

@@ -35,6 +35,12 @@ struct DecodedHeader {
 
 // Error kCorrupt when the file is no recording or its header is damaged or cut
 // short; kIncompatible for versions and features that this reader does not know.
-[[nodiscard]] DecodedHeader read_header(const RandomAccessFile& file);
+// `known_features`: the incompatible feature bits that the caller can handle.
+[[nodiscard]] DecodedHeader read_header(const RandomAccessFile& file,
+                                        std::uint64_t known_features = 0);
+
+// The file starts with the magic and has one of these incompatible feature bits.
+// Nothing else is checked.
+[[nodiscard]] bool claims_feature(const RandomAccessFile& file, std::uint64_t features);
 
 }  // namespace kvtool::format

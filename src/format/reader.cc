@@ -9,6 +9,7 @@
 #include "checksum.h"
 #include "header_codec.h"
 #include "kvtool/base/error.h"
+#include "packed_file.h"
 #include "reader_impl.h"
 #include "trailer.h"
 
@@ -128,12 +129,14 @@ Recording& Recording::operator=(Recording&&) noexcept = default;
 
 Recording Recording::open(const std::filesystem::path& path, ReaderOptions options) {
   FileSystem& files = options.file_system != nullptr ? *options.file_system : posix_file_system();
-  std::unique_ptr<RandomAccessFile> file = files.open(path);
   try {
-    DecodedHeader decoded = read_header(*file);
+    OpenedRecording opened = open_recording_file(files, path);
+    DecodedHeader decoded = read_header(*opened.file);
     const std::uint64_t uuid_low = uuid_low_half(decoded.header.uuid);
-    return Recording(std::make_unique<Impl>(RecordSource(std::move(file), uuid_low),
-                                            std::move(decoded.header), decoded.header_bytes));
+    auto impl = std::make_unique<Impl>(RecordSource(std::move(opened.file), uuid_low),
+                                       std::move(decoded.header), decoded.header_bytes);
+    impl->packed = opened.packed;
+    return Recording(std::move(impl));
   } catch (const std::bad_alloc&) {
     throw_environment(path.string() + ": not enough memory to open it");
   }
@@ -141,6 +144,10 @@ Recording Recording::open(const std::filesystem::path& path, ReaderOptions optio
 
 const std::filesystem::path& Recording::path() const { return impl_->source.path(); }
 std::uint64_t Recording::file_bytes() const { return impl_->source.size(); }
+bool Recording::packed() const { return impl_->packed != nullptr; }
+std::uint64_t Recording::stored_bytes() const {
+  return packed() ? impl_->packed->packed_bytes() : file_bytes();
+}
 const RecordingHeader& Recording::header() const { return impl_->header; }
 const nlohmann::json& Recording::meta() const { return impl_->meta; }
 const nlohmann::json& Recording::summary() const { return impl_->summary; }
@@ -170,6 +177,7 @@ StepStats Recording::read_prefill_stats() const {
 StepStats Recording::read_step_stats(std::uint64_t step) const { return impl_->read_stats(step); }
 
 void Recording::verify() const {
+  if (packed()) impl_->packed->verify();
   const RecordIndex found =
       walk_records(impl_->source, impl_->header, impl_->first_record, WalkDepth::kEverything);
   // The walk follows the records, opening followed the trailer.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kvtool/format/reader.h"
+#include "packed_file.h"
 #include "record_source.h"
 #include "record_walk.h"
 
@@ -53,6 +54,7 @@ struct Recording::Impl {
   [[nodiscard]] const std::vector<LayerState>& final_states() const;
 
   RecordSource source;
+  const PackedFile* packed = nullptr;  // source's file, when it is packed
   RecordingHeader header;
   std::uint64_t first_record;
   RecordIndex index;

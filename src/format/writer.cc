@@ -61,6 +61,7 @@ struct RecordingWriter::Impl {
         header(std::move(recording_header)),
         file_system(options.file_system != nullptr ? *options.file_system : posix_file_system()),
         sync(options.sync),
+        sync_every_steps(options.sync ? options.sync_every_steps : 0),
         gaps(find_gaps(header.geometry)),
         checksums(header.geometry) {}
 
@@ -82,6 +83,10 @@ struct RecordingWriter::Impl {
 
   [[noreturn]] void usage(const std::string& what) const {
     throw_usage(path.string() + ": " + what);
+  }
+
+  [[nodiscard]] std::filesystem::path folder() const {
+    return path.has_parent_path() ? path.parent_path() : ".";
   }
 
   void append(std::span<const std::byte> data) {
@@ -137,6 +142,7 @@ struct RecordingWriter::Impl {
   RecordingHeader header;
   FileSystem& file_system;
   bool sync;
+  std::uint64_t sync_every_steps;
   std::vector<Gap> gaps;
 
   std::unique_ptr<WritableFile> file;
@@ -171,8 +177,11 @@ void RecordingWriter::Impl::start(const nlohmann::json& meta,
   step_record.resize(step_stride_bytes(header));
 
   if (path.has_parent_path()) file_system.create_directories(path.parent_path());
-  file_system.remove(partial_path);
-  file = file_system.create(partial_path);
+  file = file_system.take_over(partial_path);
+  if (sync) {
+    file_system.sync_directory(folder());
+    file_system.sync_parents(folder());
+  }
   append(encode_header(header));
   append_record(RecordType::kMeta, std::as_bytes(std::span(meta_text)));
   append_record(RecordType::kPrompt, std::as_bytes(prompt));
@@ -259,6 +268,7 @@ void RecordingWriter::Impl::write_step(const StepStats& stats, std::span<const s
   append(record);
   if (!delta.empty()) checksums.add_step(header.geometry, delta);
   ++index.num_steps;
+  if (sync_every_steps != 0 && index.num_steps % sync_every_steps == 0) file->sync();
 }
 
 void RecordingWriter::Impl::write_final_layer(std::uint32_t layer, std::span<const std::byte> key,
@@ -297,8 +307,10 @@ void RecordingWriter::Impl::finish(const nlohmann::json& summary) {
   append_trailer();
   if (sync) file->sync();
   file->close();
+  // Still locked: whoever wants to write this name finds it finished.
   file_system.rename(partial_path, path);
-  if (sync) file_system.sync_directory(path.has_parent_path() ? path.parent_path() : ".");
+  if (sync) file_system.sync_directory(folder());
+  file.reset();
   phase = Phase::kFinished;
 }
 

@@ -16,6 +16,13 @@ std::string batch_text(const RecordingInfo& info) {
   return text;
 }
 
+std::string size_text(const RecordingInfo& info) {
+  if (!info.unpacked_bytes) return megabytes(info.bytes);
+  return fmt::format("{}, packed from {} ({})", megabytes(info.bytes),
+                     megabytes(*info.unpacked_bytes),
+                     packing_ratio(info.bytes, *info.unpacked_bytes));
+}
+
 std::string versions_text(const RecordingInfo& info) {
   std::string text;
   if (!info.kvtool_version.empty()) text = "kvtool " + info.kvtool_version;
@@ -31,7 +38,7 @@ class RecordingPart {
 
   void show() {
     path("File:", info_.path);
-    row("Size:", megabytes(info_.bytes));
+    row("Size:", size_text(info_));
     row("State:", info_.complete ? "complete" : "truncated: " + info_.truncation);
     row("Model:", info_.model_id);
     row("Weights:", info_.model_sha256);
@@ -93,9 +100,10 @@ void show_listed(ConsolePage& page, const RecordingInfo& recording) {
     page.line("            {}", one_line(recording.error));
     return;
   }
-  page.line("{:>12}  {:<12}  {:>5} + {:>5} tokens  {}{}{}", megabytes(recording.bytes),
+  page.line("{:>12}  {:<12}  {:>5} + {:>5} tokens  {}{}{}{}", megabytes(recording.bytes),
             recording.save_mode, recording.prompt_length, recording.num_tokens,
-            one_line(recording.path), recording.complete ? "" : "  (truncated)",
+            one_line(recording.path), recording.unpacked_bytes ? "  (packed)" : "",
+            recording.complete ? "" : "  (truncated)",
             recording.partial_name ? " (unfinished)" : "");
 }
 

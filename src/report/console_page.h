@@ -54,6 +54,7 @@ void show_verdict(ConsolePage& page, const Verdict& verdict, const FlipTexts& te
                   const std::string& command);
 void show_gate(ConsolePage& page, const Verdict& verdict);
 void show_info(ConsolePage& page, const InfoResult& info);
+void show_packing(ConsolePage& page, const PackingResult& result);
 void show_selftest(ConsolePage& page, const SelftestResult& result);
 void show_calibration(ConsolePage& page, const CalibrationResult& result);
 void show_bench(ConsolePage& page, const BenchResult& result);

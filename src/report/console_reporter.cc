@@ -38,6 +38,8 @@ class ConsoleReporter : public Reporter {
                megabytes(dump.bytes), counted(dump.positions, "position"), dump.step);
   }
 
+  void packing(const PackingResult& result) override { show_packing(page_, result); }
+
   void selftest(const SelftestResult& result) override { show_selftest(page_, result); }
 
   void calibration(const CalibrationResult& result) override { show_calibration(page_, result); }

@@ -35,13 +35,6 @@ class HtmlReporter : public Reporter {
     flip_texts_.add(input);
   }
 
-  void info(const InfoResult& /*info*/) override {}
-  void exported(const DumpResult& /*dump*/) override {}
-  void bench(const BenchResult& /*result*/) override {}
-  void verified(const format::FileVerdict& /*verdict*/) override {}
-  void verified_all(const VerifyTotals& /*totals*/) override {}
-  void recovered(const RecoveryResult& /*recovery*/) override {}
-
   void selftest(const SelftestResult& result) override {
     sections_ += html::selftest_section(result);
     outcome_ = std::max(outcome_, result.passed() ? html::Outcome::kPass : html::Outcome::kFail,

@@ -3,6 +3,36 @@
 #include "kvtool/report/text.h"
 
 namespace kvtool::report {
+namespace {
+
+Json json_ratio(std::uint64_t packed, std::uint64_t original) {
+  if (original == 0) return nullptr;
+  return static_cast<double>(packed) / static_cast<double>(original);
+}
+
+}  // namespace
+
+Json json_packing(const PackingResult& result) {
+  Json recordings = Json::array();
+  for (const PackedRecording& recording : result.recordings) {
+    Json object = {{"path", json_text(recording.path)}};
+    if (!recording.error.empty()) {
+      object["error"] = json_text(recording.error);
+    } else if (!recording.note.empty()) {
+      object["note"] = json_text(recording.note);
+    } else {
+      object.update({{"original_bytes", recording.original_bytes},
+                     {"packed_bytes", recording.packed_bytes},
+                     {"ratio", json_ratio(recording.packed_bytes, recording.original_bytes)},
+                     {"seconds", recording.seconds}});
+    }
+    recordings.push_back(std::move(object));
+  }
+  return {{"unpacked", result.unpacked},
+          {"threads", result.threads},
+          {"wall_seconds", result.wall_seconds},
+          {"recordings", std::move(recordings)}};
+}
 
 Json json_recording(const RecordingInfo& info) {
   Json object = {{"path", json_text(info.path)}, {"bytes", info.bytes}};
@@ -13,6 +43,10 @@ Json json_recording(const RecordingInfo& info) {
   Json provenance = Json::object();
   for (const auto& [name, value] : info.provenance) {
     provenance[valid_utf8(name)] = json_text(value);
+  }
+  if (info.unpacked_bytes) {
+    object["packed"] = {{"unpacked_bytes", *info.unpacked_bytes},
+                        {"ratio", json_ratio(info.bytes, *info.unpacked_bytes)}};
   }
   object.update(
       {{"unfinished_name", info.partial_name},

@@ -68,6 +68,10 @@ class JsonReporter : public Reporter {
                          {"bytes", dump.bytes}};
   }
 
+  void packing(const PackingResult& result) override {
+    document_["packing"] = json_packing(result);
+  }
+
   void selftest(const SelftestResult& result) override {
     document_["selftests"].push_back(json_selftest(result));
   }

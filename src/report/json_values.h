@@ -54,6 +54,7 @@ struct KvDetail {
 [[nodiscard]] Json json_verdict(const Verdict& verdict, const FlipTexts& texts);
 [[nodiscard]] Json json_summary(const Summary& summary);
 [[nodiscard]] Json json_recording(const RecordingInfo& info);
+[[nodiscard]] Json json_packing(const PackingResult& result);
 [[nodiscard]] Json json_selftest(const SelftestResult& result);
 [[nodiscard]] Json json_calibration(const CalibrationResult& result);
 [[nodiscard]] Json json_bench(const BenchResult& result);

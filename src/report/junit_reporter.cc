@@ -225,15 +225,6 @@ class JunitReporter : public Reporter {
     suite(input.model_slug).cases.push_back(input_case(input));
   }
 
-  // Nothing that passes or fails.
-  void info(const InfoResult& /*info*/) override {}
-  void exported(const DumpResult& /*dump*/) override {}
-  void verified(const format::FileVerdict& /*verdict*/) override {}
-  void verified_all(const VerifyTotals& /*totals*/) override {}
-  void recovered(const RecoveryResult& /*recovery*/) override {}
-  void calibration(const CalibrationResult& /*result*/) override {}
-  void bench(const BenchResult& /*result*/) override {}
-
   void selftest(const SelftestResult& result) override {
     TestSuite& tests = suite(result.model_slug + ".selftest");
     tests.cases.push_back(control_case(result));

@@ -66,15 +66,11 @@ class MarkdownReporter : public Reporter {
   }
 
   // Files are checked, not runs: for people on the console, for programs in JSON.
-  void verified(const format::FileVerdict& /*verdict*/) override {}
-  void verified_all(const VerifyTotals& /*totals*/) override {}
-  void recovered(const RecoveryResult& /*recovery*/) override {}
 
   void calibration(const CalibrationResult& result) override {
     add_markdown_calibration(sections_, result);
   }
 
-  void bench(const BenchResult& /*result*/) override {}  // the command offers no --markdown
 
   void finish(const Summary& summary) override {
     judged_ = judged_ || !summary.verdicts.empty();

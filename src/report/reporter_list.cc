@@ -28,6 +28,9 @@ class ReporterList : public Reporter {
   void exported(const DumpResult& dump) override {
     for (const auto& reporter : reporters_) reporter->exported(dump);
   }
+  void packing(const PackingResult& result) override {
+    for (const auto& reporter : reporters_) reporter->packing(result);
+  }
   void selftest(const SelftestResult& result) override {
     for (const auto& reporter : reporters_) reporter->selftest(result);
   }

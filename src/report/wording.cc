@@ -31,6 +31,11 @@ std::string megabytes(std::uint64_t bytes) {
   return fmt::format("{:.2f} MB", static_cast<double>(bytes) / 1e6);
 }
 
+std::string packing_ratio(std::uint64_t packed, std::uint64_t original) {
+  if (original == 0) return "n/a";
+  return fmt::format("{:.3f} of it", static_cast<double>(packed) / static_cast<double>(original));
+}
+
 std::string rate(double tokens_per_second_value) {
   return std::isfinite(tokens_per_second_value) ? fmt::format("{:.2f}", tokens_per_second_value)
                                                 : "n/a";

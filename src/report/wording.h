@@ -16,6 +16,8 @@ inline constexpr std::size_t kTokenCharacters = 40;
 // printable(), without line breaks.
 [[nodiscard]] std::string one_line(std::string_view bytes);
 [[nodiscard]] std::string megabytes(std::uint64_t bytes);
+// "0.648 of it"; "n/a" of nothing.
+[[nodiscard]] std::string packing_ratio(std::uint64_t packed, std::uint64_t original);
 // "26.39", "n/a".
 [[nodiscard]] std::string rate(double tokens_per_second_value);
 // "99.1%", rounded down, so that 100.0% means all; "n/a" of nothing.

@@ -4,13 +4,16 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <csignal>
 #include <cstring>
 #include <fstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "kvtool/base/checked.h"
@@ -86,6 +89,118 @@ TEST_F(PosixFiles, CreateNeverReplacesAFile) {
   EXPECT_EQ(error.code(), ErrorCode::kEnvironment);
   EXPECT_THAT(error.what(), HasSubstr("cannot be created: File exists"));
   EXPECT_EQ(content("a"), "old");
+}
+
+TEST_F(PosixFiles, TakingOverEmptiesWhatADeadWriterLeft) {
+  write_file_atomically(path("a"), "left behind");
+  const auto out = files_.take_over(path("a"));
+  EXPECT_EQ(content("a"), "");
+  out->append(bytes_of("new"));
+  EXPECT_EQ(content("a"), "new");
+}
+
+TEST_F(PosixFiles, AFileHasOneWriter) {
+  auto out = files_.create(path("a"));
+  out->append(bytes_of("mine"));
+  const std::string holder = "(pid " + std::to_string(::getpid()) + ")";
+  for (int closed = 0; closed < 2; ++closed) {
+    const Error error = error_of([&] { files_.take_over(path("a")); });
+    EXPECT_EQ(error.code(), ErrorCode::kEnvironment);
+    EXPECT_THAT(error.what(), HasSubstr("a: another kvtool"));
+    EXPECT_THAT(error.what(), HasSubstr("is writing it: wait for it, or choose another --out"));
+    if (std::filesystem::exists("/proc/locks")) {
+      EXPECT_THAT(error.what(), HasSubstr(holder));
+    }
+    EXPECT_EQ(content("a"), "mine");
+    if (closed == 0) out->close();  // still locked, so that it can be renamed
+  }
+  out.reset();
+  EXPECT_NO_THROW(files_.take_over(path("a")));
+}
+
+TEST_F(PosixFiles, AFinishedFileIsNotTakenForTheOneThatWasBegun) {
+  auto out = files_.take_over(path("a.partial"));
+  out->append(bytes_of("finished"));
+  out->close();
+  files_.rename(path("a.partial"), path("a"));
+  const auto next = files_.take_over(path("a.partial"));
+  next->append(bytes_of("next"));
+  EXPECT_EQ(content("a"), "finished");
+}
+
+// Two writers open the same left file; the first finishes before the second has its lock.
+TEST_F(PosixFiles, WritersInARowNeverShareAFile) {
+  std::vector<std::thread> writers;
+  std::atomic<int> finished{0};
+  for (int writer = 0; writer < 4; ++writer) {
+    writers.emplace_back([&, writer] {
+      for (int i = 0; i < 200; ++i) {
+        try {
+          const auto out = files_.take_over(path("x.partial"));
+          const std::string line = std::to_string(writer) + ":" + std::to_string(i) + "\n";
+          for (int part = 0; part < 3; ++part) out->append(bytes_of(line));
+          out->close();
+          files_.rename(path("x.partial"), path(std::to_string(finished++)));
+        } catch (const Error& error) {
+          ASSERT_THAT(error.what(), HasSubstr("another kvtool"));
+        }
+      }
+    });
+  }
+  for (std::thread& writer : writers) writer.join();
+  ASSERT_GT(finished, 0);
+  for (int i = 0; i < finished; ++i) {
+    const std::string whole = content(std::to_string(i));
+    ASSERT_EQ(whole.size() % 3, 0U);
+    const std::string line = whole.substr(0, whole.size() / 3);
+    EXPECT_EQ(whole, line + line + line);
+  }
+}
+
+TEST_F(PosixFiles, TakingOverFollowsNoLinkAndWaitsForNoPipe) {
+  write_file_atomically(path("precious"), "precious");
+  std::filesystem::create_symlink(path("precious"), path("link"));
+  EXPECT_THROW(files_.take_over(path("link")), Error);
+  EXPECT_EQ(content("precious"), "precious");
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  EXPECT_THROW(files_.take_over(path("pipe")), Error);
+  EXPECT_THROW(files_.take_over(folder_), Error);
+}
+
+TEST_F(PosixFiles, AFolderIsLockedWithoutAFileUntilTheLockEnds) {
+  auto held = files_.lock_folder(folder_);
+  if (held == nullptr) GTEST_SKIP() << "no locks on this file system";
+  const Error error = error_of([&] { (void)files_.lock_folder(folder_); });
+  EXPECT_EQ(error.code(), ErrorCode::kEnvironment);
+  EXPECT_THAT(error.what(), HasSubstr("is writing to this folder"));
+  EXPECT_TRUE(std::filesystem::is_empty(folder_));
+  held.reset();
+  EXPECT_NE(files_.lock_folder(folder_), nullptr);
+}
+
+TEST_F(PosixFiles, ALockEndsWithItsProcess) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const auto lock = files_.lock_folder(folder_);
+    const auto out = files_.create(path("a.partial"));
+    ::raise(SIGKILL);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(status));
+  EXPECT_NO_THROW((void)files_.lock_folder(folder_));
+  EXPECT_NO_THROW((void)files_.take_over(path("a.partial")));
+}
+
+TEST_F(PosixFiles, ParentsAreSyncedWhetherThePathIsRelativeOrNot) {
+  files_.create_directories(path("x/y/z"));
+  EXPECT_NO_THROW(files_.sync_parents(path("x/y/z")));
+  const auto before = std::filesystem::current_path();
+  std::filesystem::current_path(folder_);
+  EXPECT_NO_THROW(files_.sync_parents("x/y/z"));
+  EXPECT_NO_THROW(files_.sync_parents("x"));
+  EXPECT_NO_THROW(files_.sync_parents("."));
+  std::filesystem::current_path(before);
 }
 
 TEST_F(PosixFiles, ClosedFileAcceptsNothing) {

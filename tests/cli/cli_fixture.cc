@@ -78,7 +78,8 @@ CommandResult CommandTest::run(const std::string& words, const std::vector<std::
             }
             return ProcessResult{0, answer.dump(), ""};
           },
-      .now = [] { return WallTime(std::chrono::seconds(1767323045)); }};
+      .now = [] { return WallTime(std::chrono::seconds(1767323045)); },
+      .files = files_};
   CommandResult result;
   result.status = run_app(static_cast<int>(argv.size()), argv.data(), services);
   result.out = out.str();

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "fake_engine.h"
+#include "support/faulty_file_system.h"
 
 namespace kvtool::cli {
 
@@ -45,6 +46,7 @@ class CommandTest : public FolderTest {
   static void write_prompts(std::size_t count);
 
   FakeEngineState engine_;
+  FaultyFileSystem files_;
   std::vector<std::string> encoder_requests_;
 };
 

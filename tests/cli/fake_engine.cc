@@ -227,7 +227,8 @@ class FakeModel : public engine::Model {
     std::vector<Tokens> contexts;
     for (std::size_t row = 0; row < inputs.size(); ++row) {
       contexts.push_back(inputs[row].token_ids);
-      const auto stats = stats_of(contexts[row], info_.vocab_size, options.top_k, true);
+      auto stats = stats_of(contexts[row], info_.vocab_size, options.top_k, true);
+      if (state_.generate_perturb) state_.generate_perturb(0, stats);
       result.rows.push_back({{stats.token}, format::StopReason::kMaxNewTokens});
       if (!sinks.empty() && sinks[row] != nullptr) feed_prefill(*sinks[row], contexts[row], stats);
     }
@@ -240,7 +241,8 @@ class FakeModel : public engine::Model {
           continue;
         }
         contexts[row].push_back(generated.tokens.back());
-        const auto stats = stats_of(contexts[row], info_.vocab_size, options.top_k, false);
+        auto stats = stats_of(contexts[row], info_.vocab_size, options.top_k, false);
+        if (state_.generate_perturb) state_.generate_perturb(step + 1, stats);
         generated.tokens.push_back(stats.token);
         if (!sinks.empty() && sinks[row] != nullptr) feed_step(*sinks[row], step, stats);
       }

@@ -24,6 +24,8 @@ struct FakeEngineState {
   // May change what a replay computes at token `index` (0: prefill). In free mode
   // the token that it leaves is fed next.
   std::function<void(std::uint64_t index, format::StepStats& stats)> perturb;
+  // The same for what a generation records; the tokens that are fed stay.
+  std::function<void(std::uint64_t index, format::StepStats& stats)> generate_perturb;
   // May change one layer's row of a replay's step: key [2, 3], value [2, 2].
   std::function<void(std::uint64_t step, std::uint32_t layer, std::span<float> key,
                      std::span<float> value)>

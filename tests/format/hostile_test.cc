@@ -73,10 +73,10 @@ TEST(KvcVersions, NewerMajorVersionIsRefused) {
 }
 
 TEST(KvcVersions, UnknownIncompatibleFeatureIsRefused) {
-  const Error error = open_error(raw().patch_header(16, std::uint64_t{0x11}).begin().end().bytes);
+  const Error error = open_error(raw().patch_header(16, std::uint64_t{0x30}).begin().end().bytes);
   EXPECT_EQ(error.code(), ErrorCode::kIncompatible);
   EXPECT_STREQ(error.what(),
-               "x.kvc: uses format features that this kvtool does not know (bits 0x11): update "
+               "x.kvc: uses format features that this kvtool does not know (bits 0x30): update "
                "kvtool");
 }
 

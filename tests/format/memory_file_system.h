@@ -42,6 +42,11 @@ class MemoryFileSystem final : public FileSystem {
   [[nodiscard]] bool exists(const std::filesystem::path& path) const {
     return files_.count(path) != 0;
   }
+  [[nodiscard]] std::vector<std::filesystem::path> names() const {
+    std::vector<std::filesystem::path> names;
+    for (const auto& [name, unused] : files_) names.push_back(name);
+    return names;
+  }
   [[nodiscard]] Bytes& bytes(const std::filesystem::path& path) { return *files_.at(path); }
   void put(const std::filesystem::path& path, Bytes content) {
     files_[path] = std::make_shared<Bytes>(std::move(content));
@@ -77,6 +82,10 @@ class MemoryFileSystem final : public FileSystem {
 
   void sync_directory(const std::filesystem::path& path) override {
     if (fails("sync_directory " + path.string())) throw_environment("injected");
+  }
+
+  void sync_parents(const std::filesystem::path& folder) override {
+    if (fails("sync_parents " + folder.string())) throw_environment("injected");
   }
 
  private:

@@ -93,14 +93,36 @@ TEST_F(KvcWriter, AppendsAStepInOneCall) {
 
 TEST_F(KvcWriter, SyncsTheFileBeforeAndItsFolderAfterTheRename) {
   write_sample(files_, "out/x.kvc", sample_header(SaveMode::kDelta), 1, true);
-  EXPECT_EQ(files_.log().front(), "create_directories out");
+  EXPECT_THAT(std::vector(files_.log().begin(), files_.log().begin() + 5),
+              ElementsAre("create_directories out", "remove", "create", "sync_directory out",
+                          "sync_parents out"));
   EXPECT_THAT(std::vector(files_.log().end() - 4, files_.log().end()),
               ElementsAre("sync", "close", "rename", "sync_directory out"));
 }
 
 TEST_F(KvcWriter, DoesNotSyncUnlessAsked) {
   write_sample(files_, "x.kvc", sample_header(SaveMode::kDelta), 1);
-  EXPECT_THAT(files_.log(), testing::Not(testing::Contains("sync")));
+  EXPECT_THAT(files_.log(), testing::Not(testing::Contains(StartsWith("sync"))));
+}
+
+TEST_F(KvcWriter, SyncsAfterEverySoManySteps) {
+  const RecordingHeader header = sample_header(SaveMode::kPrefillOnly);
+  const auto synced_at = [&](WriterOptions options) {
+    options.file_system = &files_;
+    RecordingWriter writer("x.kvc", header, sample_meta(), sample_prompt(header), options);
+    for (std::uint32_t layer = 0; layer < 2; ++layer) prefill_layer(writer, layer);
+    writer.write_prefill_end(sample_prefill_stats(header));
+    std::vector<std::uint64_t> steps;
+    for (std::uint64_t step = 0; step < 7; ++step) {
+      writer.write_step(sample_stats(header, step), {});
+      if (files_.log().back() == "sync") steps.push_back(step);
+    }
+    return steps;
+  };
+  header_ = header;
+  EXPECT_THAT(synced_at({.sync = true, .sync_every_steps = 3}), ElementsAre(2, 5));
+  EXPECT_THAT(synced_at({.sync = true}), ElementsAre());
+  EXPECT_THAT(synced_at({.sync_every_steps = 3}), ElementsAre());
 }
 
 TEST_F(KvcWriter, ClearsTheGapsOfADelta) {
@@ -268,15 +290,41 @@ TEST_P(FailingCall, AnywhereLeavesTheOlderRecordingAndAReadablePartialFile) {
   }
 }
 
-TEST(KvcWriterOnDisk, CreatesParentFoldersAndReadsBack) {
-  const std::filesystem::path folder =
+class KvcWriterOnDisk : public testing::Test {
+ protected:
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  std::filesystem::path folder_ =
       std::filesystem::temp_directory_path() / ("kvtool-" + to_string(random_uuid()));
-  const std::filesystem::path path = folder / "a" / "b" / "x.kvc";
+};
+
+TEST_F(KvcWriterOnDisk, ANameHasOneWriter) {
+  const std::filesystem::path path = folder_ / "x.kvc";
+  const RecordingHeader header = sample_header(SaveMode::kFinalOnly);
+  const auto begin = [&] {
+    return std::make_unique<RecordingWriter>(path, header, sample_meta(), sample_prompt(header));
+  };
+  auto first = begin();
+  first->write_prefill_end(sample_prefill_stats(header));
+  const Error error = error_of([&] { begin(); });
+  EXPECT_EQ(error.code(), ErrorCode::kEnvironment);
+  EXPECT_THAT(error.what(), HasSubstr("x.kvc.partial: another kvtool"));
+  first->write_step(sample_stats(header, 0), {});
+  for (std::uint32_t layer = 0; layer < 2; ++layer) {
+    first->write_final_layer(layer, sample_key(header.geometry, layer, 4),
+                             sample_value(header.geometry, layer, 4));
+  }
+  first->finish(sample_summary(1));
+  expect_sample(Recording::open(path), 1);
+  EXPECT_NO_THROW(begin()) << "finished, though the first writer still lives";
+}
+
+TEST_F(KvcWriterOnDisk, CreatesParentFoldersAndReadsBack) {
+  const std::filesystem::path path = folder_ / "a" / "b" / "x.kvc";
   write_sample(posix_file_system(), path, sample_header(SaveMode::kDelta), 3, true);
   write_sample(posix_file_system(), path, sample_header(SaveMode::kFinalOnly), 2, true);
   expect_sample(Recording::open(path), 2);
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(path.parent_path()), {}), 1);
-  std::filesystem::remove_all(folder);
 }
 
 }  // namespace

@@ -15,8 +15,11 @@
 
 namespace kvtool {
 
-// Append-only. Not thread-safe: one writer at a time. Destruction closes the
-// descriptor without syncing and never throws.
+// Append-only. Not thread-safe: one writer at a time. No buffer of its own: what
+// append() took is the operating system's, whatever becomes of the process.
+// The file is locked against other writers until destruction, which is later than
+// close(): it can be renamed before anyone else may write to it. Destruction
+// closes the descriptor without syncing and never throws.
 class WritableFile {
  public:
   virtual ~WritableFile() = default;
@@ -42,12 +45,22 @@ class RandomAccessFile {
   [[nodiscard]] virtual const std::filesystem::path& path() const = 0;
 };
 
+// Keeps others out of a folder for as long as it lives, at most as long as the process.
+class FolderLock {
+ public:
+  virtual ~FolderLock() = default;
+};
+
 class FileSystem {
  public:
   virtual ~FileSystem() = default;
 
   // Fails when the file exists already.
   virtual std::unique_ptr<WritableFile> create(const std::filesystem::path& path) = 0;
+  // As create, but a file that a writer left behind is emptied and used. Error
+  // kEnvironment, which names the process, when its writer is alive. The default,
+  // for file systems of one process, removes and creates.
+  virtual std::unique_ptr<WritableFile> take_over(const std::filesystem::path& path);
   virtual std::unique_ptr<RandomAccessFile> open(const std::filesystem::path& path) = 0;
   // Atomic replacement of `to`.
   virtual void rename(const std::filesystem::path& from, const std::filesystem::path& to) = 0;
@@ -58,6 +71,12 @@ class FileSystem {
   virtual void create_directories(const std::filesystem::path& path);
   // Makes creations and renames inside the folder durable (fsync).
   virtual void sync_directory(const std::filesystem::path& path);
+  // Makes the folder itself durable, which is an entry of its parent, and so on
+  // up to the root or to the first parent that may not be read.
+  virtual void sync_parents(const std::filesystem::path& folder);
+  // Error kEnvironment, which names the process, when another one holds the lock of
+  // this folder. Null where the file system has no locks, as by default. Leaves no file.
+  virtual std::unique_ptr<FolderLock> lock_folder(const std::filesystem::path& folder);
 };
 
 // The operating system's files. Lives for the whole process.

@@ -27,6 +27,9 @@ struct KvCacheConfig {
   std::optional<std::string> load_base_dir;
   std::vector<format::ReplayMode> replay_modes;
   std::optional<std::string> base_dir;  // may hold {timestamp}
+  std::optional<bool> resume;
+  std::optional<bool> fsync;
+  std::optional<std::uint64_t> fsync_every;
 };
 
 struct Config {

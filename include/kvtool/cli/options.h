@@ -43,6 +43,9 @@ struct RunOptions {
   std::optional<std::string> out;
   std::uint32_t top_k = 32;
   bool force = false;
+  bool resume = false;
+  bool fsync = false;
+  std::optional<std::uint64_t> fsync_every;
 
   // What is replayed.
   std::optional<std::string> from;

@@ -22,6 +22,10 @@ using WallTime = std::chrono::system_clock::time_point;
 // runs in one second do not share a folder. Error kUsage for any other {name}.
 [[nodiscard]] std::filesystem::path expand_output_pattern(std::string_view pattern, WallTime time);
 
+// The folder that the latest earlier run made from `pattern`: the one with the highest
+// time, then number. Nothing where there is none, or no {timestamp} in the pattern.
+[[nodiscard]] std::optional<std::filesystem::path> newest_output_folder(std::string_view pattern);
+
 // Lower case, every run of other characters than a-z and 0-9 turned to '_',
 // none at the ends. "RedHatAI/Meta-Llama-3.1-8B" -> "redhatai_meta_llama_3_1_8b".
 [[nodiscard]] std::string model_slug(std::string_view model_id);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "kvtool/base/file.h"
 #include "kvtool/cli/paths.h"
 #include "kvtool/cli/prompt_encoder.h"
 #include "kvtool/engine/api.h"
@@ -24,6 +25,8 @@ struct Services {
       open_engine;
   EncoderProcess encoder;
   std::function<WallTime()> now;
+  // Where recordings are written.
+  FileSystem& files = posix_file_system();
 };
 
 // The process's own streams, the engine library (or, in a build without it, the

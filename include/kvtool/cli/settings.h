@@ -39,6 +39,9 @@ struct Settings {
   std::string base_dir = "outputs/{timestamp}/kv_caches";
   std::uint32_t top_k = 32;
   bool force = false;
+  bool resume = false;  // not together with force or replay
+  bool sync = false;    // WriterOptions
+  std::uint64_t sync_every_steps = 0;
 
   bool replay = false;
   std::string from;  // empty: not given

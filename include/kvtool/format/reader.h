@@ -32,7 +32,11 @@ class Recording {
   Recording& operator=(Recording&&) noexcept;
 
   [[nodiscard]] const std::filesystem::path& path() const;
+  // As it was written, packed or not; messages count bytes in this file too.
   [[nodiscard]] std::uint64_t file_bytes() const;
+  // Packed recordings (format/pack.h) are read like others; they take stored_bytes() on disk.
+  [[nodiscard]] bool packed() const;
+  [[nodiscard]] std::uint64_t stored_bytes() const;
   [[nodiscard]] const RecordingHeader& header() const;
   [[nodiscard]] const Geometry& geometry() const { return header().geometry; }
   // Advisory: device, versions, settings, batch, prompt text. See docs/format.md.

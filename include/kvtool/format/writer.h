@@ -2,7 +2,11 @@
 // and no byte is rewritten. The file grows under `path` + kPartialSuffix and
 // gets its final name in finish(), so a name without the suffix is always a
 // complete recording. A writer that is destroyed before finish() leaves the
-// partial file where it is: it is readable up to the last whole record.
+// partial file where it is: it is readable up to the last whole record. The partial
+// file is locked, so that no name ever has two writers.
+//
+// Nothing is buffered: a step is one write, and belongs to the operating system
+// when write_step() returns. See docs/durability.md for what outlives what.
 //
 // Not thread-safe; one thread at a time may call. Errors: kEnvironment for
 // I/O (disk full, permission), kUsage for calls out of order or wrong sizes.
@@ -24,13 +28,18 @@ inline constexpr std::string_view kPartialSuffix = ".partial";  // batch1_input0
 
 struct WriterOptions {
   FileSystem* file_system = nullptr;  // not owned; null means posix_file_system()
-  bool sync = false;                  // fdatasync before the rename
+  // Durable against power loss: the file before the rename, its folder after it, and
+  // the folder's parents when the file is begun. The final name is then always whole.
+  bool sync = false;
+  // With `sync`: also the file after every so many steps; 0 for the end only.
+  std::uint64_t sync_every_steps = 0;
 };
 
 class RecordingWriter {
  public:
-  // Creates parent directories and the partial file; an older partial file of
-  // the same name is replaced, a finished recording stays until finish().
+  // Creates parent directories and the partial file; a partial file that a dead
+  // writer left is replaced, a finished recording stays until finish(). Error
+  // kEnvironment when another writer of this name is alive.
   // `meta` is a JSON object; `prompt` holds header.prompt_length token ids.
   RecordingWriter(std::filesystem::path path, RecordingHeader header, const nlohmann::json& meta,
                   std::span<const std::int32_t> prompt, WriterOptions options = {});

@@ -2,8 +2,8 @@
 // kind of output; a command never formats anything itself.
 //
 // Order of calls: begin, then device, model and input as a run goes on, then
-// finish or fail; info, exported, selftest, calibration, bench, verified and recovered stand for
-// themselves between begin and finish.
+// finish or fail; the results that stand for themselves (info, exported and what
+// follows it below) come between begin and finish.
 #pragma once
 
 #include <functional>
@@ -24,15 +24,16 @@ class Reporter {
   virtual void device(const DeviceDescription& device) = 0;
   virtual void model(const ModelDescription& model) = 0;
   virtual void input(const InputResult& input) = 0;
-  virtual void info(const InfoResult& info) = 0;
-  virtual void exported(const DumpResult& dump) = 0;
-  virtual void selftest(const SelftestResult& result) = 0;
-  virtual void calibration(const CalibrationResult& result) = 0;
-  virtual void bench(const BenchResult& result) = 0;
+  virtual void info(const InfoResult& /*info*/) {}
+  virtual void exported(const DumpResult& /*dump*/) {}
+  virtual void packing(const PackingResult& /*result*/) {}
+  virtual void selftest(const SelftestResult& /*result*/) {}
+  virtual void calibration(const CalibrationResult& /*result*/) {}
+  virtual void bench(const BenchResult& /*result*/) {}
   // Of each file, then of all.
-  virtual void verified(const format::FileVerdict& verdict) = 0;
-  virtual void verified_all(const VerifyTotals& totals) = 0;
-  virtual void recovered(const RecoveryResult& recovery) = 0;
+  virtual void verified(const format::FileVerdict& /*verdict*/) {}
+  virtual void verified_all(const VerifyTotals& /*totals*/) {}
+  virtual void recovered(const RecoveryResult& /*recovery*/) {}
   virtual void finish(const Summary& summary) = 0;
   // The command ended with an error; what was reported so far stays valid.
   virtual void fail(int exit_status, const std::string& message) = 0;

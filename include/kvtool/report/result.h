@@ -162,8 +162,9 @@ struct Summary {
 // One recording as `kvtool info` shows it.
 struct RecordingInfo {
   std::string path;
-  std::uint64_t bytes = 0;
-  std::string error;  // not empty: unreadable, nothing below is set
+  std::uint64_t bytes = 0;                      // on disk
+  std::string error;                            // not empty: unreadable, nothing below is set
+  std::optional<std::uint64_t> unpacked_bytes;  // only of a packed one
   bool partial_name = false;
   bool complete = false;
   std::string truncation;
@@ -231,6 +232,23 @@ struct RecoveryResult {
   std::string input;
   std::string output;
   format::RecoverResult result;
+};
+
+// One recording of `kvtool pack` or `unpack`.
+struct PackedRecording {
+  std::string path;
+  std::string note;   // not empty: left as it is, and why
+  std::string error;  // not empty: failed; nothing below is set
+  std::uint64_t original_bytes = 0;
+  std::uint64_t packed_bytes = 0;
+  double seconds = 0.0;
+};
+
+struct PackingResult {
+  bool unpacked = false;  // false: packed
+  std::vector<PackedRecording> recordings;
+  unsigned threads = 1;
+  double wall_seconds = 0.0;
 };
 
 // One fault of a selftest.

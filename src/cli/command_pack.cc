@@ -1,0 +1,125 @@
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <filesystem>
+
+#include "command.h"
+#include "kvtool/base/error.h"
+#include "kvtool/cli/paths.h"
+#include "kvtool/cli/progress.h"
+#include "packing.h"
+#include "reporting.h"
+
+namespace kvtool::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kPackFooter =
+    R"(Packed recordings keep their names, and every command reads them. The packed file
+is read back and compared with the original before it takes its place.
+Recordings that are packed already stay as they are.
+
+Examples:
+    kvtool pack ref_cache
+    kvtool pack ref_cache/CPU/MODEL/batch1_input0.kvc -o packed.kvc)";
+
+constexpr const char* kUnpackFooter =
+    R"(Gives back the file that was packed, byte for byte, and proves it by its
+checksum before it takes the packed file's place. Recordings that are not packed
+stay as they are.
+
+Examples:
+    kvtool unpack ref_cache
+    kvtool unpack packed.kvc -o batch1_input0.kvc)";
+
+// Both directions: the same options, the same report.
+class PackCommand : public Command {
+ public:
+  explicit PackCommand(bool unpack) : unpack_(unpack) {}
+
+  [[nodiscard]] const char* name() const override { return unpack_ ? "unpack" : "pack"; }
+  [[nodiscard]] const char* summary() const override {
+    return unpack_ ? "Turn packed recordings back into what they were"
+                   : "Make recordings smaller without losing a bit";
+  }
+
+  void declare(CLI::App& app) override {
+    app.add_option("paths", paths_, "Recordings (.kvc), or folders: all recordings below them")
+        ->option_text("FILE|DIR...")
+        ->required();
+    app.add_option("-o,--output", output_, "Write a new file and keep the recording; one FILE only")
+        ->option_text("FILE.kvc");
+    app.add_flag("--force", force_, "Replace the --output file when it exists");
+    app.add_option("--threads", threads_, "Recordings at a time (default: as many as cores)")
+        ->option_text("N")
+        ->check(CLI::Range(1, 1024));
+    add_json_option(app, reports_);
+    add_verbosity_options(app, quiet_, verbose_);
+    app.footer(unpack_ ? kUnpackFooter : kPackFooter);
+  }
+
+  int execute(Services& services) override {
+    return with_reporter(
+        services, {name(), reports_, quiet_, verbose_}, [&](report::Reporter& reporter) {
+          PackingJob job{unpack_, recordings(), output_, threads_, {}};
+          ProgressLine line(services.err, services.err_is_terminal && !quiet_);
+          job.progress = [&](std::uint64_t bytes) {
+            line.update(std::string(name()) + "ing: " + std::to_string(bytes / 2'000'000) + " MB");
+          };
+          const PackingOutcome outcome = run_packing(job);
+          line.clear();
+          reporter.packing(outcome.result);
+          reporter.finish({});
+          return outcome.exit_status;
+        });
+  }
+
+ private:
+  [[nodiscard]] std::vector<fs::path> recordings() const {
+    std::vector<fs::path> found;
+    for (const std::string& path : paths_) {
+      if (!fs::exists(path)) throw_usage(path + ": there is no such file or folder");
+      if (!fs::is_directory(path)) {
+        found.emplace_back(path);
+        continue;
+      }
+      const std::size_t before = found.size();
+      for (const fs::path& each : recordings_below(path)) {
+        // Whoever writes it is not done.
+        if (!is_partial_path(each)) found.push_back(each);
+      }
+      if (found.size() == before) throw_usage(path + " holds no finished recording (*.kvc)");
+    }
+    std::sort(found.begin(), found.end());
+    found.erase(std::unique(found.begin(), found.end()), found.end());
+    check_output(found.size());
+    return found;
+  }
+
+  void check_output(std::size_t recordings) const {
+    if (output_.empty()) return;
+    if (recordings != 1 || fs::is_directory(paths_.front())) {
+      throw_usage("--output names one file, so give one recording");
+    }
+    if (fs::is_directory(output_)) throw_usage(output_ + " is a folder: name a file");
+    if (!force_ && fs::exists(output_)) {
+      throw_usage(output_ + " exists already: choose another name, or --force to replace it");
+    }
+  }
+
+  bool unpack_;
+  std::vector<std::string> paths_;
+  std::string output_;
+  bool force_ = false;
+  unsigned threads_ = 0;
+  ReportTargets reports_;
+  bool quiet_ = false;
+  bool verbose_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_pack_command() { return std::make_unique<PackCommand>(false); }
+std::unique_ptr<Command> make_unpack_command() { return std::make_unique<PackCommand>(true); }
+
+}  // namespace kvtool::cli
