@@ -159,7 +159,8 @@ std::vector<Damage> Locator::locate_steps(std::uint64_t group, Iterator begin, I
   std::vector<DamagedColumn> columns;
   bool located = !delta;
   try {
-    if (delta && checksums_) {
+    // A step that is out of order may have any number.
+    if (delta && checksums_ && group < checksum_groups(result_.num_steps)) {
       columns = damaged_columns(group);
       located = true;
     }

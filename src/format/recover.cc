@@ -177,7 +177,7 @@ RecoverResult Recovery::run() {
     throw_incompatible(input_.string() +
                        ": holds records of types that this kvtool cannot rebuild (" +
                        std::to_string(found_.unknown_records) +
-                       "), such as packed ones: only an intact file of this kind can be copied");
+                       "): only an intact file of this kind can be copied");
   }
   header_.uuid = options_.uuid.value_or(random_uuid());
   const std::string why = obstacle();
