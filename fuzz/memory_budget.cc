@@ -30,8 +30,7 @@ void on_allocation(const volatile void*, std::size_t bytes) {
 // the little that lives so long.
 void on_free(const volatile void* block) {
   if (block == nullptr || !counting.load(std::memory_order_relaxed)) return;
-  alive -= static_cast<long long>(
-      __sanitizer_get_allocated_size(const_cast<const void*>(block)));
+  alive -= static_cast<long long>(__sanitizer_get_allocated_size(const_cast<const void*>(block)));
 }
 
 }  // namespace

@@ -9,8 +9,7 @@
 #include "layout.h"
 #include "seal.h"
 
-extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size,
-                                        std::size_t max_size);
+extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, std::size_t max_size);
 
 namespace kvtool::fuzz {
 namespace {
@@ -22,12 +21,21 @@ struct Field {
   std::size_t bytes;
 };
 // docs/format.md: what a file header, a layer entry and a record header consist of.
-constexpr std::array<Field, 12> kHeaderFields = {{{8, 2}, {10, 2}, {12, 4}, {16, 8}, {24, 8},
-                                                  {80, 1}, {81, 1}, {84, 4}, {88, 4}, {92, 4},
-                                                  {96, 8}, {112, 8}}};
+constexpr std::array<Field, 12> kHeaderFields = {{{8, 2},
+                                                  {10, 2},
+                                                  {12, 4},
+                                                  {16, 8},
+                                                  {24, 8},
+                                                  {80, 1},
+                                                  {81, 1},
+                                                  {84, 4},
+                                                  {88, 4},
+                                                  {92, 4},
+                                                  {96, 8},
+                                                  {112, 8}}};
 constexpr std::array<Field, 5> kLayerFields = {{{0, 1}, {1, 1}, {4, 4}, {8, 4}, {12, 4}}};
-constexpr std::array<Field, 7> kRecordFields = {{{0, 2}, {2, 1}, {4, 4}, {8, 8}, {16, 8}, {24, 8},
-                                                 {32, 8}}};
+constexpr std::array<Field, 7> kRecordFields = {
+    {{0, 2}, {2, 1}, {4, 4}, {8, 8}, {16, 8}, {24, 8}, {32, 8}}};
 
 class Mutation {
  public:
@@ -55,7 +63,8 @@ class Mutation {
             .places = below(8) != 0,
             .sequence = below(8) != 0,
             .statistics = below(16) != 0,
-            .trailer = below(4) != 0};
+            .trailer = below(4) != 0,
+            .packed = below(16) != 0};
   }
 
   void change() {
@@ -76,9 +85,18 @@ class Mutation {
   }
 
   std::uint64_t interesting(std::uint64_t old) {
-    constexpr std::array<std::uint64_t, 12> kValues = {
-        0, 1, 2, 64, 128, 4096, 1u << 26, 1u << 31, 0xffffffff, std::uint64_t{1} << 62,
-        std::uint64_t{1} << 63, ~std::uint64_t{0}};
+    constexpr std::array<std::uint64_t, 12> kValues = {0,
+                                                       1,
+                                                       2,
+                                                       64,
+                                                       128,
+                                                       4096,
+                                                       1u << 26,
+                                                       1u << 31,
+                                                       0xffffffff,
+                                                       std::uint64_t{1} << 62,
+                                                       std::uint64_t{1} << 63,
+                                                       ~std::uint64_t{0}};
     switch (below(4)) {
       case 0: return kValues[below(kValues.size())];
       case 1: return old + below(9) - 4;
@@ -106,8 +124,8 @@ class Mutation {
     const std::size_t room = may_grow && max_size_ > file_.size() ? max_size_ - file_.size() : 0;
     std::vector<std::uint8_t> part(bytes + std::min<std::size_t>(room, 4096) + 1);
     std::copy_n(reinterpret_cast<const std::uint8_t*>(file_.data()) + at, bytes, part.begin());
-    const std::size_t changed =
-        LLVMFuzzerMutate(part.data(), bytes, may_grow ? part.size() - 1 : std::max<std::size_t>(bytes, 1));
+    const std::size_t changed = LLVMFuzzerMutate(
+        part.data(), bytes, may_grow ? part.size() - 1 : std::max<std::size_t>(bytes, 1));
     if (may_grow) file_.resize(std::min(at + changed, max_size_));
     const std::size_t kept = std::min(changed, file_.size() - at);
     std::copy_n(reinterpret_cast<const std::byte*>(part.data()), kept,
@@ -143,7 +161,8 @@ class Mutation {
   // Another length, and as many bytes.
   void resize_payload(std::size_t record) {
     const std::size_t old = whole(record);
-    const std::uint64_t bytes = below(4) == 0 ? below(4096) : stored_bytes(record) + below(129) - 64;
+    const std::uint64_t bytes =
+        below(4) == 0 ? below(4096) : stored_bytes(record) + below(129) - 64;
     if (bytes > 65536 || file_.size() + bytes > max_size_) return;
     const auto end = static_cast<std::ptrdiff_t>(record + old);
     const std::size_t now = record_bytes(bytes);

@@ -37,8 +37,7 @@ void verify(format::MemoryFileSystem& files) {
 void recover(format::MemoryFileSystem& files) {
   format::RecoverResult result;
   try {
-    result = format::recover_recording("x.kvc", "y.kvc",
-                                       {.file_system = &files, .salvage = true});
+    result = format::recover_recording("x.kvc", "y.kvc", {.file_system = &files, .salvage = true});
   } catch (const Error& error) {
     // It proves what it writes, so this would be its own mistake.
     if (error.code() == ErrorCode::kEnvironment) fail(error);

@@ -53,8 +53,7 @@ void check(const format::Bytes& file) {
   require(covered == file.size() - 8 - header_bytes, "bytes without a tensor");
 }
 
-void write(format::MemoryFileSystem& files, const format::Recording& recording,
-           std::int64_t step) {
+void write(format::MemoryFileSystem& files, const format::Recording& recording, std::int64_t step) {
   try {
     format::write_safetensors(recording, step, "out.safetensors", &files);
   } catch (const Error&) {

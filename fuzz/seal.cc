@@ -8,7 +8,10 @@
 #include "header_codec.h"
 #include "kvtool/base/error.h"
 #include "layout.h"
+#include "packed_block.h"
+#include "packed_file.h"
 #include "record_codec.h"
+#include "seal_packed.h"
 
 namespace kvtool::fuzz {
 namespace {
@@ -97,6 +100,32 @@ Trailer count(std::span<const std::byte> file, const std::vector<std::size_t>& r
   return found;
 }
 
+// The parts of a packed file, in their order.
+class PackedParts {
+ public:
+  explicit PackedParts(std::uint64_t front_bytes) : next_(front_bytes) {}
+
+  void seal(std::span<std::byte> record, std::span<std::byte> payload) {
+    const auto type = load<std::uint16_t>(record, 0);
+    if (type == static_cast<std::uint16_t>(kPackedRecord)) {
+      const auto raw_bytes = load<std::uint64_t>(record, 32);
+      store(record, 8, next_);
+      next_ += raw_bytes;
+      ++blocks_;
+      seal_packed(payload, raw_bytes);
+    }
+    if (type == static_cast<std::uint16_t>(kPackEndRecord) &&
+        payload.size() == kPackEndPayloadBytes) {
+      const auto sum = load<std::uint64_t>(payload, 8);
+      encode_pack_end({next_, sum, blocks_}, payload);
+    }
+  }
+
+ private:
+  std::uint64_t next_;  // byte of the original
+  std::uint64_t blocks_ = 0;
+};
+
 }  // namespace
 
 std::vector<std::size_t> find_records(std::span<const std::byte> file) {
@@ -127,6 +156,8 @@ void seal(std::span<std::byte> file, const SealOptions& options) {
   const std::uint32_t top_k = std::min(load<std::uint32_t>(header, kTopKAt), kMaxTopK);
   const auto uuid = load<std::uint64_t>(header, kUuidLowAt);
   const std::vector<std::size_t> records = find_records(file);
+  const bool is_packed = (load<std::uint64_t>(header, 16) & kPackedFeature) != 0;
+  PackedParts parts(records.size() > 2 ? records[2] : 0);
   for (std::size_t i = 0; i < records.size(); ++i) {
     const std::size_t at = records[i];
     const auto record = file.subspan(at, kRecordHeaderBytes);
@@ -144,6 +175,7 @@ void seal(std::span<std::byte> file, const SealOptions& options) {
       if (options.trailer && type == RecordType::kTrailer && stored == kTrailerPayloadBytes) {
         encode_trailer(count(file, records), payload);
       }
+      if (is_packed && options.packed) parts.seal(record, payload);
       store(record, 48, checksum(payload));
     }
     store(record, 56, checksum(record.subspan(0, 56)));

@@ -15,6 +15,7 @@ struct SealOptions {
   bool sequence = true;    // sequence numbers of records
   bool statistics = true;  // the checksums inside of PREFILL_END and STEP
   bool trailer = true;     // counts and offsets in TRAILER
+  bool packed = true;      // places, counts and checksums of PACKED and PACK_END
 };
 
 // Where records start, as far as their lengths can be followed; where one cannot,

@@ -2,25 +2,31 @@
 //
 //   kvtool_fuzz_seeds DIR
 //
-// DIR/recording and DIR/safetensors get recordings of every save mode, whole and cut.
+// DIR/recording and DIR/safetensors get recordings of every save mode, whole and cut;
+// DIR/packed gets them packed.
 #include <cstdio>
 #include <filesystem>
 #include <string>
 
 #include "format/sample.h"
 #include "kvtool/base/error.h"
+#include "kvtool/format/pack.h"
 
 namespace {
 
 using namespace kvtool;
 namespace fs = std::filesystem;
 
-void put(const fs::path& root, const std::string& name, const format::Bytes& bytes) {
-  for (const char* target : {"recording", "safetensors"}) {
-    fs::create_directories(root / target);
-    write_file_atomically(root / target / name,
-                          {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
-  }
+void put(const fs::path& folder, const std::string& name, const format::Bytes& bytes) {
+  fs::create_directories(folder);
+  write_file_atomically(folder / name, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+}
+
+// The file, and one that ends early.
+void put_both(const fs::path& folder, const std::string& name, const format::Bytes& bytes) {
+  put(folder, name, bytes);
+  const auto most = static_cast<std::ptrdiff_t>(bytes.size() * 2 / 3);
+  put(folder, name + "_cut", {bytes.begin(), bytes.begin() + most});
 }
 
 // Few layers and small rows: the shorter an input, the more of them a second has.
@@ -31,16 +37,16 @@ format::RecordingHeader header_of(format::SaveMode mode, std::uint32_t layers) {
   return header;
 }
 
-void put_sample(const fs::path& root, const format::RecordingHeader& header,
-                std::uint64_t steps) {
+void put_sample(const fs::path& root, const format::RecordingHeader& header, std::uint64_t steps) {
   format::MemoryFileSystem files;
   format::write_sample(files, "x.kvc", header, steps);
-  const format::Bytes& whole = files.bytes("x.kvc");
   const std::string name = std::string(format::save_mode_name(header.save_mode)) + "_" +
                            std::to_string(header.geometry.num_layers()) + "_" +
                            std::to_string(steps);
-  put(root, name, whole);
-  put(root, name + "_cut", {whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(whole.size() * 2 / 3)});
+  put_both(root / "recording", name, files.bytes("x.kvc"));
+  put_both(root / "safetensors", name, files.bytes("x.kvc"));
+  format::pack_recording("x.kvc", {.file_system = &files});
+  put_both(root / "packed", name, files.bytes("x.kvc"));
 }
 
 }  // namespace
@@ -51,8 +57,8 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
-    for (const auto mode : {format::SaveMode::kDelta, format::SaveMode::kPrefillOnly,
-                            format::SaveMode::kFinalOnly}) {
+    for (const auto mode :
+         {format::SaveMode::kDelta, format::SaveMode::kPrefillOnly, format::SaveMode::kFinalOnly}) {
       put_sample(argv[1], format::sample_header(mode), 2);
       put_sample(argv[1], header_of(mode, 1), 0);
       // More than one group of checksums.
