@@ -15,6 +15,9 @@ if(KVTOOL_SANITIZE)
     -fno-omit-frame-pointer -fno-sanitize-recover=all)
   target_link_options(kvtool_options INTERFACE -fsanitize=${KVTOOL_SANITIZE})
 endif()
+if(KVTOOL_FUZZ)
+  target_compile_options(kvtool_options INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 
 # kvtool_room(NAME SOURCES file... [DEPENDS target...])
 # A static library kvtool_NAME with alias kvtool::NAME. What a room does not

@@ -63,7 +63,16 @@ void BlockReader::fill(std::uint64_t offset) {
   filled_ = bytes;
 }
 
+void BlockReader::require(std::uint64_t offset, std::uint64_t bytes) const {
+  if (offset <= source_.size() && bytes <= source_.size() - offset) return;
+  source_.throw_damaged_at(offset, std::to_string(bytes) +
+                                       " bytes should be here, but the file has " +
+                                       std::to_string(source_.size()) + " bytes");
+}
+
 std::span<const std::byte> BlockReader::some(std::uint64_t offset, std::uint64_t bytes) {
+  if (bytes == 0) return {};
+  require(offset, 1);
   if (offset < start_ || offset >= start_ + filled_) fill(offset);
   const std::span<const std::byte> filled = std::span(buffer_).subspan(0, filled_);
   const auto rest = filled.subspan(offset - start_);
@@ -71,6 +80,7 @@ std::span<const std::byte> BlockReader::some(std::uint64_t offset, std::uint64_t
 }
 
 std::span<const std::byte> BlockReader::all(std::uint64_t offset, std::uint64_t bytes) {
+  require(offset, bytes);
   const auto found = some(offset, bytes);
   if (found.size() == bytes) return found;
   fill(offset);
@@ -330,8 +340,7 @@ std::string FileScan::order_problem(const RecordHeader& record) const {
                 : record.index == previous_known_->index + 1 && previous_->type == record.type;
     return run && next ? "" : order;
   }
-  // Records of types that this version does not know may stand for those it misses.
-  if (unsure_ || result_.unknown_records > 0) return "";
+  if (unsure_) return "";
   if (record.index != 0) return order;
   const bool run_ended = !(before == RecordType::kPrefill || before == RecordType::kFinal) ||
                          previous_known_->index + 1 == layers;
@@ -439,8 +448,11 @@ void FileScan::lose(const std::string& problem) {
   const std::uint64_t stride = step_stride_bytes(header_);
   const std::uint64_t records = found ? found->sequence - sequence_ : 1;
   RecordHeader lost = after_previous();
+  // A step that was out of order says nothing about what follows it.
+  const bool placed = lost.index == result_.num_steps && records <= kMaxSteps - lost.index &&
+                      (lost.index == 0 || position_ == result_.first_step + lost.index * stride);
   // Between steps there are only steps; at the end of their run the statistics tell.
-  const bool steps = lost.type == RecordType::kStep && records <= bytes / stride &&
+  const bool steps = lost.type == RecordType::kStep && placed && records <= bytes / stride &&
                      bytes == records * stride &&
                      ((found && ends_steps(*found)) || holds_statistics(records));
   if (steps) {
@@ -637,14 +649,10 @@ void FileScan::check_trailer() {
   std::array<std::byte, kTrailerPayloadBytes> payload;
   source_.read(found->offset + kRecordHeaderBytes, payload);
   const Trailer trailer = decode_trailer(payload);
-  // Damaged records may be what it counts, and unknown ones may count as steps.
-  const bool exact = result_.bad.empty() && result_.unknown_records == 0;
-  if (exact ? trailer == expected
-            : trailer.file_bytes == expected.file_bytes &&
-                  trailer.num_records == expected.num_records) {
-    if (result_.unknown_records > 0 && result_.num_steps == 0 && trailer.num_steps <= kMaxSteps) {
-      result_.num_steps = trailer.num_steps;
-    }
+  // Damaged records may be what it counts.
+  if (result_.bad.empty() ? trailer == expected
+                          : trailer.file_bytes == expected.file_bytes &&
+                                trailer.num_records == expected.num_records) {
     return;
   }
   result_.bad.push_back(

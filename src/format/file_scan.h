@@ -53,6 +53,8 @@ class BlockReader {
   // `buffer` has a multiple of kRecordAlignment bytes and outlives the reader.
   BlockReader(const RecordSource& source, std::vector<std::byte>& buffer);
 
+  // Error kCorrupt where the file has no such bytes, since damaged records may ask for any.
+
   // At least one and at most `bytes` bytes from `offset` on.
   [[nodiscard]] std::span<const std::byte> some(std::uint64_t offset, std::uint64_t bytes);
   // Exactly `bytes`, at most a buffer.
@@ -62,6 +64,7 @@ class BlockReader {
   [[nodiscard]] bool is_zero(std::uint64_t offset, std::uint64_t bytes);
 
  private:
+  void require(std::uint64_t offset, std::uint64_t bytes) const;
   void fill(std::uint64_t offset);
 
   const RecordSource& source_;

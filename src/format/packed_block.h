@@ -21,7 +21,7 @@ inline constexpr auto kPackedRecord = static_cast<RecordType>(16);
 inline constexpr auto kPackEndRecord = static_cast<RecordType>(17);
 inline constexpr std::uint8_t kPlaneCodec = 1;
 
-inline constexpr std::uint64_t kMaxBlockBytes = 64u << 20;
+inline constexpr std::uint64_t kMaxBlockBytes = 8u << 20;
 inline constexpr std::uint64_t kMaxExpansion = 256;
 inline constexpr std::uint32_t kMaxSections = 16384;
 inline constexpr std::size_t kMaxElementBytes = 4;

@@ -314,18 +314,47 @@ TEST(KvcVerifyUnknown, RecordsOfUnknownTypesAreCheckedToo) {
   EXPECT_THAT(places(verify(bytes)), ElementsAre("record of unknown type 77"));
 }
 
-TEST(KvcVerifyUnknown, TheyMayStandForPrefillAndSteps) {
-  RawRecording raw(sample_header(SaveMode::kDelta));
-  const Bytes bytes = raw.meta()
-                          .prompt()
-                          .unknown(500)
-                          .unknown(100)
-                          .summary()
-                          .trailer([](Trailer& trailer) { trailer.num_steps = 7; })
-                          .bytes;
+TEST(KvcVerifyUnknown, TheyDoNotStandForRecordsThatAreMissing) {
+  const auto raw = [](SaveMode mode) { return RawRecording(sample_header(mode)).meta().prompt(); };
+  const Bytes no_prefill = raw(SaveMode::kDelta)
+                               .unknown(500)
+                               .summary()
+                               .trailer([](Trailer& trailer) { trailer.num_steps = 7; })
+                               .bytes;
+  EXPECT_EQ(verify(no_prefill).state, FileState::kDamaged);
+  EXPECT_EQ(verify(no_prefill).num_steps, 0u);
+  const Bytes no_final =
+      raw(SaveMode::kFinalOnly).prefill_end().step(0).unknown(500).summary().trailer().bytes;
+  EXPECT_EQ(verify(no_final).state, FileState::kDamaged);
+  EXPECT_THROW(static_cast<void>(open_bytes(no_final)), Error);
+}
+
+// A record of a foreign writer may have any length and number.
+TEST(KvcVerifyForeign, AStepThatIsTooShortIsNotReadPastTheEnd) {
+  for (const std::uint64_t index : {std::uint64_t{1}, std::uint64_t{1} << 40, ~std::uint64_t{0}}) {
+    const Bytes bytes = RawRecording(sample_header(SaveMode::kDelta))
+                            .begin()
+                            .step(0)
+                            .checksums(1)
+                            .record(RecordType::kStep, index, {})
+                            .bytes;
+    const FileVerdict verdict = verify(bytes);
+    EXPECT_EQ(verdict.state, FileState::kDamaged);
+    ASSERT_EQ(verdict.damages.size(), 1u);
+    EXPECT_EQ(verdict.damages[0].first_step, index);
+    EXPECT_TRUE(verdict.damages[0].statistics);
+  }
+}
+
+TEST(KvcVerifyForeign, AStepOutOfOrderSaysNothingAboutLostOnesBehindIt) {
+  RawRecording raw(sample_header(SaveMode::kPrefillOnly));
+  raw.begin().step(0).step(std::uint64_t{1} << 40);
+  const std::uint64_t lost = raw.bytes.size();
+  Bytes bytes = raw.step(1).step(2).bytes;
+  bytes[lost] ^= std::byte{1};
   const FileVerdict verdict = verify(bytes);
-  EXPECT_EQ(verdict.state, FileState::kIntact);
-  EXPECT_EQ(verdict.num_steps, 7u);
+  EXPECT_EQ(verdict.state, FileState::kDamaged);
+  EXPECT_LE(verdict.num_steps, 5u);
 }
 
 TEST(KvcVerifyForeign, WhatOnlyAForeignWriterMakesIsDamage) {
