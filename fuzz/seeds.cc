@@ -3,10 +3,12 @@
 //   kvtool_fuzz_seeds DIR
 //
 // DIR/recording and DIR/safetensors get recordings of every save mode, whole and cut;
-// DIR/packed gets them packed.
+// DIR/packed gets them packed, DIR/json what META may be.
 #include <cstdio>
 #include <filesystem>
+#include <span>
 #include <string>
+#include <string_view>
 
 #include "format/sample.h"
 #include "kvtool/base/error.h"
@@ -16,6 +18,15 @@ namespace {
 
 using namespace kvtool;
 namespace fs = std::filesystem;
+
+constexpr std::string_view kMeta =
+    R"({"device": {"label": "CPU"}, "a": [1, -2, 2.5e3, null, true, "\u00e9\ud83d\ude00"],)"
+    R"( "b": {"c": {"d": [[[]], {}]}}})";
+
+format::Bytes bytes_of(std::string_view text) {
+  const auto bytes = std::as_bytes(std::span(text));
+  return {bytes.begin(), bytes.end()};
+}
 
 void put(const fs::path& folder, const std::string& name, const format::Bytes& bytes) {
   fs::create_directories(folder);
@@ -64,6 +75,7 @@ int main(int argc, char** argv) {
       // More than one group of checksums.
       put_sample(argv[1], header_of(mode, 3), 70);
     }
+    put(fs::path(argv[1]) / "json", "meta", bytes_of(kMeta));
   } catch (const Error& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return static_cast<int>(error.code());

@@ -83,6 +83,18 @@ root_prefix() {
   fi
 }
 
+# Clang with libFuzzer, for tools/fuzz.sh. Not every system has it, and nothing else needs it.
+install_fuzzing_packages() {
+  local prefix
+  if command -v clang++ >/dev/null || ! command -v apt-get >/dev/null; then return 0; fi
+  prefix="$(root_prefix)" || return 0
+  # shellcheck disable=SC2086 # an empty prefix must vanish
+  if ! logged apt-clang $prefix env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y --no-install-recommends clang libclang-rt-dev; then
+    stage_note "clang cannot be installed: no fuzzing"
+  fi
+}
+
 install_system_packages() {
   local missing prefix
   mapfile -t missing < <(missing_system_packages)
@@ -278,6 +290,7 @@ readonly KVTOOL_SETUP_STAGES=2
 setup_stages() {
   stage "System packages"
   install_system_packages
+  if [[ -n "${KVTOOL_TEST_TOOLS:-}" ]]; then install_fuzzing_packages; fi
   stage "Python environment"
   install_python_packages
 }

@@ -3,8 +3,8 @@
 #
 #   bash tools/test.sh [--quick]
 #
-#   --quick   the full build and its tests only: no build without torch and no
-#             sanitizers
+#   --quick   the full build and its tests only: no build without torch, no
+#             sanitizers and no fuzzing
 #
 # Environment: KVTOOL_WERROR=ON turns warnings into errors; KVTOOL_PYTHON names
 # the Python whose torch is used (tools/setup.sh). Every suite is run even if
@@ -70,6 +70,21 @@ run_pytest() {
     "$KVTOOL_PYTHON" -m pytest -q -p no:cacheprovider "$KVTOOL_ROOT/tests" --junit-xml "$junit"
 }
 
+# Counts as one test. tools/setup.sh installs clang++ where it can.
+run_fuzzing() {
+  if ! command -v clang++ >/dev/null; then
+    _skipped=$((_skipped + 1))
+    stage_note "skipped: no clang++"
+  elif logged fuzzing bash "$KVTOOL_ROOT/tools/fuzz.sh" 60; then
+    _passed=$((_passed + 1))
+    stage_note "no input fails"
+  else
+    _failed=$((_failed + 1))
+    show_log_tail 40
+    stage_note "the build or an input fails"
+  fi
+}
+
 # build TARGETS FOLDER [cmake option...]: fails after showing the end of the log.
 build() {
   local targets=$1 folder=$2
@@ -96,7 +111,7 @@ test_main() {
 
   neutral_environment
   export KVTOOL_TEST_TOOLS=1  # read by setup.sh
-  begin_stages $((KVTOOL_SETUP_STAGES + 3 + (quick ? 0 : 4)))
+  begin_stages $((KVTOOL_SETUP_STAGES + 3 + (quick ? 0 : 5)))
   setup_stages
 
   stage "Build"
@@ -120,6 +135,8 @@ test_main() {
       stage "C++ tests with ThreadSanitizer"
       run_ctest build-tsan --label-regex '^(base|format)$'
     fi
+    stage "Fuzzing what reads untrusted files"
+    run_fuzzing
   fi
   end_stages
 

@@ -79,7 +79,7 @@ class Diff {
     }
     if (plan.different_weights && warned_.insert(plan.model.slug).second) {
       spdlog::warn("{} was recorded with other weights: the comparison is of two models",
-                   plan.model.slug);
+                   report::printable(plan.model.slug));
     }
     for (const analysis::ProvenanceDifference& difference : plan.provenance) {
       const std::string text = difference.label + ": " + difference.recorded + " against " +

@@ -37,25 +37,49 @@ std::string parse_reason(const json::parse_error& error) {
   return colon == std::string::npos ? what : what.substr(colon + 2);
 }
 
-class DuplicateKeys {
+// Refuses what a tree would hide or could not bear: a key that stands twice, and nesting
+// so deep that copying or printing the tree would exhaust the stack.
+class DocumentCheck final : public nlohmann::json_sax<json> {
  public:
-  explicit DuplicateKeys(std::string subject) : subject_(std::move(subject)) {}
+  explicit DocumentCheck(std::string subject) : subject_(std::move(subject)) {}
 
-  bool operator()(int /*depth*/, json::parse_event_t event, json& parsed) {
-    if (event == json::parse_event_t::object_start) seen_.emplace_back();
-    if (event == json::parse_event_t::object_end) seen_.pop_back();
-    if (event == json::parse_event_t::key) {
-      const auto& key = parsed.get_ref<const std::string&>();
-      if (!seen_.back().insert(key).second) {
-        throw_usage(subject_ + ": key '" + key + "' stands twice in one object");
-      }
-    }
-    return true;
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t&) override { return true; }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool start_object(std::size_t) override { return open(); }
+  bool key(string_t& name) override {
+    if (seen_.back().insert(name).second) return true;
+    throw_usage(subject_ + ": key '" + name + "' stands twice in one object");
+  }
+  bool end_object() override { return close(); }
+  bool start_array(std::size_t) override { return open(); }
+  bool end_array() override { return close(); }
+  // Left to the parser that builds the tree, which comes to the same place.
+  bool parse_error(std::size_t, const std::string&, const json::exception&) override {
+    return false;
   }
 
  private:
+  bool open() {
+    if (seen_.size() == kMaxDepth) {
+      throw_usage(subject_ + ": nested deeper than " + std::to_string(kMaxDepth));
+    }
+    seen_.emplace_back();
+    return true;
+  }
+  bool close() {
+    seen_.pop_back();
+    return true;
+  }
+
+  static constexpr std::size_t kMaxDepth = 64;
+
   std::string subject_;
-  std::vector<std::set<std::string>> seen_;
+  std::vector<std::set<std::string>> seen_;  // of every open object; arrays have none
 };
 
 std::vector<std::int32_t> parse_token_ids(const json& value, const std::string& origin) {
@@ -98,8 +122,10 @@ json parse_messages(const json& value, const std::string& origin) {
 
 json parse_json_text(std::string_view text, const std::string& subject, bool ignore_comments) {
   try {
-    // A callback slows parsing down, but configurations and prompts are small.
-    return json::parse(text, DuplicateKeys(subject), /*allow_exceptions=*/true, ignore_comments);
+    DocumentCheck check(subject);
+    static_cast<void>(json::sax_parse(text.begin(), text.end(), &check, json::input_format_t::json,
+                                      /*strict=*/true, ignore_comments));
+    return json::parse(text, nullptr, /*allow_exceptions=*/true, ignore_comments);
   } catch (const json::parse_error& error) {
     const auto [line, column] = line_and_column(text, error.byte == 0 ? 0 : error.byte - 1);
     throw_usage(subject + ":" + std::to_string(line) + ":" + std::to_string(column) + ": " +

@@ -10,6 +10,7 @@
 #include "kvtool/cli/paths.h"
 #include "kvtool/cli/reference.h"
 #include "kvtool/format/reader.h"
+#include "kvtool/report/text.h"
 
 namespace kvtool::cli {
 namespace {
@@ -60,7 +61,7 @@ EntriesByBatchSize read_folder(const fs::path& folder, std::optional<std::uint64
       entry = read_reference_entry(path);
     } catch (const Error& error) {
       if (!is_partial_path(path)) throw;
-      spdlog::warn("{} is left out: {}", path.string(), error.what());
+      spdlog::warn("{} is left out: {}", path.string(), report::printable(error.what()));
       continue;
     }
     entry.selected = !is_partial_path(path);
@@ -133,7 +134,8 @@ std::vector<ReferenceEntry> file_with_mates(const fs::path& file, const fs::path
       const bool same_batch = mate.run && mate.run->batch_id == entries.front().run->batch_id;
       if (same_batch) entries.push_back(std::move(mate));
     } catch (const Error& error) {
-      spdlog::warn("{} is left out of the batch: {}", path.string(), error.what());
+      spdlog::warn("{} is left out of the batch: {}", path.string(),
+                   report::printable(error.what()));
     }
   }
   return entries;

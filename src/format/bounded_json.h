@@ -8,7 +8,7 @@
 namespace kvtool::format {
 
 inline constexpr int kMaxJsonDepth = 16;
-inline constexpr std::size_t kMaxJsonValues = 1u << 20;
+inline constexpr std::size_t kMaxJsonValues = 1u << 17;
 
 // A JSON object within depth and value limits; else Error kCorrupt that says
 // what is wrong, without naming a file.

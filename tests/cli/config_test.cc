@@ -90,6 +90,14 @@ TEST(Config, KeysMayNotStandTwice) {
             "dir/c.json: key 'cpu' stands twice in one object");
 }
 
+TEST(Config, NestingIsBounded) {
+  const std::string deep(200'000, '[');
+  for (const char* start : {R"({"prompts": [{"messages": [{"role": "a", "content": "b", "x": )",
+                            R"({"prompts": [{"token_ids": )"}) {
+    EXPECT_EQ(error_of(start + deep), "dir/c.json: nested deeper than 64");
+  }
+}
+
 TEST(Config, ReplayModesAreOneOrSeveral) {
   const auto modes = [](std::string_view text) {
     return parse_config(text, "dir/c.json").kv_cache.replay_modes;
