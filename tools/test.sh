@@ -75,7 +75,7 @@ run_fuzzing() {
   if ! command -v clang++ >/dev/null; then
     _skipped=$((_skipped + 1))
     stage_note "skipped: no clang++"
-  elif logged fuzzing bash "$KVTOOL_ROOT/tools/fuzz.sh" 60; then
+  elif logged fuzzing bash "$KVTOOL_ROOT/tools/fuzz.sh" 30; then
     _passed=$((_passed + 1))
     stage_note "no input fails"
   else
@@ -133,7 +133,9 @@ test_main() {
     stage "Build of the background thread and the recordings, with ThreadSanitizer"
     if build "kvtool_base_test kvtool_format_test" build-tsan --preset tsan; then
       stage "C++ tests with ThreadSanitizer"
-      run_ctest build-tsan --label-regex '^(base|format)$'
+      # Without what changes every byte of a file, on one thread and for minutes.
+      run_ctest build-tsan --label-regex '^(base|format)$' \
+        --exclude-regex 'EveryFlippedByte|CutAnywhere|EveryCut|CutsBefore|RecoversOnly|RandomSealed'
     fi
     stage "Fuzzing what reads untrusted files"
     run_fuzzing
