@@ -37,8 +37,6 @@ function(kvtool_test name)
   target_link_libraries(kvtool_${name}_test
     PRIVATE ${TEST_DEPENDS} kvtool_options GTest::gmock GTest::gtest_main)
   target_include_directories(kvtool_${name}_test PRIVATE ${PROJECT_SOURCE_DIR}/tests)
-  # These headers are most of what a small test compiles.
-  target_precompile_headers(kvtool_${name}_test PRIVATE <gmock/gmock.h> <gtest/gtest.h>)
   set_target_properties(kvtool_${name}_test PROPERTIES
     RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
   gtest_discover_tests(kvtool_${name}_test DISCOVERY_MODE PRE_TEST
