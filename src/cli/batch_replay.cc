@@ -133,7 +133,8 @@ class BatchReplay {
     options.allow_different_weights = options_.allow_different_weights;
     options.fault = options_.fault;
     options.parallel = options_.parallel;
-    options.parallel_memory_bytes = options_.parallel_memory_bytes;
+    options.parallel_memory_bytes =
+        options_.parallel_memory_bytes.value_or(options.parallel_memory_bytes);
     const engine::ReplayResult run = model_.replay(live_, options, sinks, progress);
     totals.prefill_seconds += run.timing.prefill_seconds;
     totals.decode_seconds += run.timing.decode_seconds;

@@ -21,8 +21,8 @@ namespace kvtool::cli {
 struct BatchReplayOptions {
   std::vector<format::ReplayMode> modes = {format::ReplayMode::kInject};
   bool allow_different_weights = false;
-  bool parallel = false;  // see engine::ReplayOptions
-  std::uint64_t parallel_memory_bytes = std::uint64_t{1} << 30;
+  bool parallel = false;                               // see engine::ReplayOptions
+  std::optional<std::uint64_t> parallel_memory_bytes;  // empty: the engine's default
   std::optional<engine::Fault> fault;
   double near_tie_ulps = analysis::kDefaultToleranceUlps;
   std::uint64_t block_positions = 64;  // of the K/V profile, the same in all batches of a run

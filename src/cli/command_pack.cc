@@ -77,20 +77,8 @@ class PackCommand : public Command {
 
  private:
   [[nodiscard]] std::vector<fs::path> recordings() const {
-    std::vector<fs::path> found;
-    for (const std::string& path : paths_) {
-      if (!fs::exists(path)) throw_usage(path + ": there is no such file or folder");
-      if (!fs::is_directory(path)) {
-        found.emplace_back(path);
-        continue;
-      }
-      const std::size_t before = found.size();
-      for (const fs::path& each : recordings_below(path)) {
-        // Whoever writes it is not done.
-        if (!is_partial_path(each)) found.push_back(each);
-      }
-      if (found.size() == before) throw_usage(path + " holds no finished recording (*.kvc)");
-    }
+    // Whoever writes an unfinished one is not done.
+    std::vector<fs::path> found = named_recordings(paths_, Unfinished::kLeftOut);
     std::sort(found.begin(), found.end());
     found.erase(std::unique(found.begin(), found.end()), found.end());
     check_output(found.size());

@@ -49,7 +49,7 @@ Examples:
 
  private:
   int verify(Services& services, report::Reporter& reporter) const {
-    const std::vector<fs::path> recordings = find_recordings();
+    const std::vector<fs::path> recordings = named_recordings(paths_, Unfinished::kIncluded);
     std::uint64_t total_bytes = 0;
     for (const fs::path& path : recordings) {
       std::error_code ignored;
@@ -77,21 +77,6 @@ Examples:
     reporter.verified_all(totals);
     reporter.finish({});
     return totals.all_intact() ? 0 : static_cast<int>(ErrorCode::kCorrupt);
-  }
-
-  [[nodiscard]] std::vector<fs::path> find_recordings() const {
-    std::vector<fs::path> found;
-    for (const std::string& path : paths_) {
-      if (!fs::exists(path)) throw_usage(path + ": there is no such file or folder");
-      if (!fs::is_directory(path)) {
-        found.emplace_back(path);
-        continue;
-      }
-      const std::vector<fs::path> below = recordings_below(path);
-      if (below.empty()) throw_usage(path + " holds no recording (*.kvc)");
-      found.insert(found.end(), below.begin(), below.end());
-    }
-    return found;
   }
 
   static void count(const format::FileVerdict& verdict, report::VerifyTotals& totals) {

@@ -191,6 +191,27 @@ std::vector<std::filesystem::path> recordings_below(const std::filesystem::path&
   return paths;
 }
 
+std::vector<std::filesystem::path> named_recordings(const std::vector<std::string>& given,
+                                                    Unfinished unfinished) {
+  namespace fs = std::filesystem;
+  const bool leaves_out = unfinished == Unfinished::kLeftOut;
+  std::vector<fs::path> found;
+  for (const std::string& path : given) {
+    if (!fs::exists(path)) throw_usage(path + ": there is no such file or folder");
+    if (!fs::is_directory(path)) {
+      found.emplace_back(path);
+      continue;
+    }
+    std::vector<fs::path> below = recordings_below(path);
+    if (leaves_out) std::erase_if(below, is_partial_path);
+    if (below.empty()) {
+      throw_usage(path + " holds no " + (leaves_out ? "finished " : "") + "recording (*.kvc)");
+    }
+    found.insert(found.end(), below.begin(), below.end());
+  }
+  return found;
+}
+
 std::string shell_quoted(std::string_view text) {
   const auto is_plain = [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||

@@ -89,7 +89,9 @@ void take_options(const RunOptions& options, Settings& settings) {
   if (options.from_batch_size) settings.from_batch_size = options.from_batch_size;
   if (options.batch == "1") settings.batch_shape = BatchShape::kSingle;
   if (options.parallel) settings.batch_shape = BatchShape::kParallel;
-  settings.parallel_memory_bytes = options.parallel_memory_mib << 20;
+  if (options.parallel_memory_mib) {
+    settings.parallel_memory_bytes = *options.parallel_memory_mib << 20;
+  }
   if (!options.modes.empty()) settings.replay_modes = parse_modes(options.modes);
   if (options.gate) settings.gate = load_gate(*options.gate);
   settings.allow_different_weights = options.allow_different_weights;

@@ -10,12 +10,16 @@
 namespace kvtool::engine {
 namespace {
 
-constexpr std::int64_t kIdMask = 0xffffffff;
 constexpr std::size_t kLanes = 8;
 // Elements whose comparison with the threshold is one decision.
 constexpr std::size_t kChunk = 64;
 // Candidates beyond the wanted ones that are gathered before the threshold moves.
 constexpr std::size_t kSurplus = 256;
+
+// An involution between float bits and int32 that keeps the order of floats.
+constexpr std::int32_t flip_negative(std::int32_t bits) {
+  return bits ^ ((bits >> 31) & 0x7fffffff);
+}
 
 template <typename Bits>
 [[gnu::always_inline]] inline std::uint64_t sum_of_products(const Bits* bits,
@@ -78,16 +82,20 @@ KVTOOL_VECTORIZED void add_lanes(const float* row, std::size_t count, double* la
   }
 }
 
+}  // namespace
+
 float logit_of_key(std::int64_t key) {
   return std::bit_cast<float>(flip_negative(static_cast<std::int32_t>(key >> 32)));
 }
 
-}  // namespace
+std::int32_t id_of_key(std::int64_t key) {
+  return static_cast<std::int32_t>(kKeyIdMask - (key & kKeyIdMask));
+}
 
 std::int64_t ordered_key(float logit, std::size_t id) {
   // Adding +0 turns -0 into +0, which is equal and must rank equal.
   const std::int32_t ordered = flip_negative(std::bit_cast<std::int32_t>(logit + 0.0F));
-  return (std::int64_t{ordered} << 32) | (kIdMask - static_cast<std::int64_t>(id));
+  return (std::int64_t{ordered} << 32) | (kKeyIdMask - static_cast<std::int64_t>(id));
 }
 
 std::uint64_t weighted_sum(std::span<const std::uint16_t> bits,

@@ -10,14 +10,13 @@
 
 namespace kvtool::engine {
 
-// An involution between float bits and int32 that keeps the order of floats.
-[[nodiscard]] constexpr std::int32_t flip_negative(std::int32_t bits) {
-  return bits ^ ((bits >> 31) & 0x7fffffff);
-}
-
 // The logit, mapped to integers of the same order, above 2^32 - 1 - id: keys
 // sort by logit descending, then id ascending. Zeros of both signs are equal.
 [[nodiscard]] std::int64_t ordered_key(float logit, std::size_t id);
+[[nodiscard]] float logit_of_key(std::int64_t key);
+[[nodiscard]] std::int32_t id_of_key(std::int64_t key);
+// What a key holds below its logit for id 0.
+inline constexpr std::int64_t kKeyIdMask = 0xffffffff;
 
 // Sum of bits[i] * weights[i] modulo 2^64.
 [[nodiscard]] std::uint64_t weighted_sum(std::span<const std::uint16_t> bits,

@@ -13,8 +13,6 @@
 namespace kvtool::engine {
 namespace {
 
-constexpr std::int64_t kIdMask = 0xffffffff;
-
 // Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014.
 std::uint64_t splitmix64(std::uint64_t index) {
   std::uint64_t z = (index + 1) * 0x9e3779b97f4a7c15ULL;
@@ -45,7 +43,7 @@ std::uint64_t row_digest(const at::Tensor& row, const at::Tensor& weights) {
 LogitStats::LogitStats(std::int64_t vocab_size, std::int64_t top_k, at::Device device)
     : top_k_(top_k) {
   if (top_k < 1 || top_k > vocab_size) throw_usage("top-k must be 1 to the vocabulary's size");
-  inverted_ids_ = at::arange(kIdMask, kIdMask - vocab_size, -1, at::kLong).to(device);
+  inverted_ids_ = at::arange(kKeyIdMask, kKeyIdMask - vocab_size, -1, at::kLong).to(device);
   at::Tensor weights = at::empty({vocab_size}, at::kLong);
   for (std::int64_t id = 0; id < vocab_size; ++id) {
     weights.data_ptr<std::int64_t>()[id] =
@@ -128,13 +126,9 @@ at::Tensor LogitStats::greedy_keys_with_tensors(const at::Tensor& logits) const 
   return ordered_keys(logits).amax(-1);
 }
 
-std::int32_t LogitStats::token_of(std::int64_t key) {
-  return static_cast<std::int32_t>(kIdMask - (key & kIdMask));
-}
+std::int32_t LogitStats::token_of(std::int64_t key) { return id_of_key(key); }
 
-float LogitStats::logit_of(std::int64_t key) {
-  return std::bit_cast<float>(flip_negative(static_cast<std::int32_t>(key >> 32)));
-}
+float LogitStats::logit_of(std::int64_t key) { return logit_of_key(key); }
 
 std::int32_t LogitStats::choice(std::span<const std::int64_t> packed) const {
   const auto logsumexp = std::bit_cast<double>(packed[static_cast<std::size_t>(top_k_)]);

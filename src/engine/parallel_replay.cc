@@ -71,23 +71,19 @@ class ParallelReplay {
         limits_(limits_for(model, options.parallel_memory_bytes)),
         rows_(batch.rows.size()) {
     for (std::size_t index = 0; index < rows_.size(); ++index) {
-      const RowLength length = length_of(batch.rows[index]);
-      check_positions(length.prompt, length.steps + 1, model.info.max_positions);
+      lengths_.push_back(length_of(batch.rows[index]));
+      check_positions(lengths_[index].prompt, lengths_[index].steps + 1, model.info.max_positions);
       rows_[index].source = batch.rows[index].reference;
       if (index < sinks.size()) rows_[index].sink = sinks[index];
     }
   }
 
   ReplayResult execute(const Progress& progress) {
-    std::vector<RowLength> lengths;
     std::uint64_t total = 0;
-    for (const ReplayRow& row : batch_.rows) {
-      lengths.push_back(length_of(row));
-      total += static_cast<std::uint64_t>(lengths.back().steps);
-    }
+    for (const RowLength& length : lengths_) total += static_cast<std::uint64_t>(length.steps);
     ReplayResult result;
     if (progress) progress(0, total);
-    for (const std::vector<PlannedPiece>& planned : plan_passes(lengths, limits_)) {
+    for (const std::vector<PlannedPiece>& planned : plan_passes(lengths_, limits_)) {
       run_pass(planned);
       for (const PlannedPiece& piece : planned) {
         result.timing.decode_steps += static_cast<std::uint64_t>(piece.steps);
@@ -156,7 +152,7 @@ class ParallelReplay {
   ParallelPiece prepare(const PlannedPiece& planned, PassInput& input) {
     Row& row = rows_[planned.row];
     const format::RowSource& source = *row.source;
-    const RowLength length = length_of(batch_.rows[planned.row]);
+    const RowLength& length = lengths_[planned.row];
     ParallelPiece piece;
     piece.offset = static_cast<std::int64_t>(input.tokens.size());
     piece.first_step = planned.first_step;
@@ -217,7 +213,7 @@ class ParallelReplay {
            ++index) {
         Row& row = rows_[planned[index].row];
         const ParallelPiece& piece = pieces[index];
-        const RowLength length = length_of(batch_.rows[planned[index].row]);
+        const RowLength& length = lengths_[planned[index].row];
         const bool is_last = piece.first_step + piece.steps == length.steps;
         if (row.sink != nullptr) {
           deliver_piece(row, piece, packed_of[index], own_rows, elapsed_ns);
@@ -292,6 +288,7 @@ class ParallelReplay {
   ParallelCache cache_;
   PassLimits limits_;
   std::vector<Row> rows_;
+  std::vector<RowLength> lengths_;  // of rows_
   Stopwatch watch_;
   double seconds_ = 0.0;
 };

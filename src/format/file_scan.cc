@@ -281,7 +281,7 @@ std::string FileScan::shape_problem(const RecordHeader& record) const {
   if (known && record.raw_bytes != record.stored_bytes) return "payload with two lengths";
   const bool layered = record.type == RecordType::kPrefill || record.type == RecordType::kFinal;
   if (layered && record.index >= header_.geometry.num_layers()) return "layer that does not exist";
-  const auto expected = expected_payload(record);
+  const auto expected = expected_payload_bytes(header_, record, result_.num_steps);
   if (expected && record.stored_bytes != *expected) {
     return "payload of " + std::to_string(record.stored_bytes) + " bytes, expected " +
            std::to_string(*expected);
@@ -291,22 +291,6 @@ std::string FileScan::shape_problem(const RecordHeader& record) const {
     return "JSON of " + std::to_string(record.stored_bytes) + " bytes";
   }
   return "";
-}
-
-std::optional<std::uint64_t> FileScan::expected_payload(const RecordHeader& record) const {
-  const auto state = [&](std::uint64_t positions) {
-    const auto layout = state_layout(header_.geometry.layer(record.index), positions);
-    return layout ? layout->payload_bytes : kMaxSize;
-  };
-  switch (record.type) {
-    case RecordType::kPrompt: return 4 * header_.prompt_length;
-    case RecordType::kPrefill: return state(header_.prompt_length);
-    case RecordType::kPrefillEnd: return stats_block_bytes(header_.top_k);
-    case RecordType::kStep: return step_payload_bytes(header_);
-    case RecordType::kFinal: return state(header_.prompt_length + result_.num_steps);
-    case RecordType::kTrailer: return kTrailerPayloadBytes;
-    default: return std::nullopt;
-  }
 }
 
 // What must not be between the previous record and this one. Behind a lost record

@@ -136,7 +136,6 @@ class FileScan {
   [[nodiscard]] std::optional<ScanTask> next_record();
   void take_stored_faults();
   [[nodiscard]] std::optional<RecordHeader> header_at(std::uint64_t offset, std::string& problem);
-  [[nodiscard]] std::optional<std::uint64_t> expected_payload(const RecordHeader& record) const;
   [[nodiscard]] std::string shape_problem(const RecordHeader& record) const;
   [[nodiscard]] std::string order_problem(const RecordHeader& record) const;
   [[nodiscard]] std::optional<ScanTask> accept(const RecordHeader& record);

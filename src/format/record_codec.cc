@@ -21,6 +21,24 @@ std::uint64_t uuid_low_half(const Uuid& uuid) {
   return load<std::uint64_t>(std::as_bytes(std::span(uuid)), 8);
 }
 
+std::optional<std::uint64_t> expected_payload_bytes(const RecordingHeader& header,
+                                                    const RecordHeader& record,
+                                                    std::uint64_t num_steps) {
+  const auto state = [&](std::uint64_t positions) {
+    const auto layout = state_layout(header.geometry.layer(record.index), positions);
+    return layout ? layout->payload_bytes : kMaxSize;
+  };
+  switch (record.type) {
+    case RecordType::kPrompt: return 4 * header.prompt_length;
+    case RecordType::kPrefill: return state(header.prompt_length);
+    case RecordType::kPrefillEnd: return stats_block_bytes(header.top_k);
+    case RecordType::kStep: return step_payload_bytes(header);
+    case RecordType::kFinal: return state(header.prompt_length + num_steps);
+    case RecordType::kTrailer: return kTrailerPayloadBytes;
+    default: return std::nullopt;
+  }
+}
+
 std::string describe_record(const RecordHeader& header) {
   switch (header.type) {
     case RecordType::kMeta: return "META";

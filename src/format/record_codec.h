@@ -39,6 +39,12 @@ struct RecordHeader {
   std::uint64_t payload_checksum = 0;
 };
 
+// The payload that a record of this type and index must have in a recording of
+// `num_steps` steps; empty where any length is right. The layer of a state exists.
+[[nodiscard]] std::optional<std::uint64_t> expected_payload_bytes(const RecordingHeader& header,
+                                                                  const RecordHeader& record,
+                                                                  std::uint64_t num_steps);
+
 // Little-endian number in the last eight bytes of the UUID.
 [[nodiscard]] std::uint64_t uuid_low_half(const Uuid& uuid);
 

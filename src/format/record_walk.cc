@@ -46,7 +46,6 @@ class Walker {
 
   void check_order(const RecordHeader& record);
   void check_after(const RecordHeader& record, bool allowed, const char* rule) const;
-  std::optional<std::uint64_t> expected_payload(const RecordHeader& record) const;
   void check_size(const RecordHeader& record) const;
   std::string payload_problem(const RecordHeader& record);
   void check_content(const RecordHeader& record);
@@ -177,28 +176,11 @@ void Walker::check_order(const RecordHeader& record) {
   check_after(record, sequence_ >= 2, "META and PROMPT are the first records");
 }
 
-// Empty for records of any length.
-std::optional<std::uint64_t> Walker::expected_payload(const RecordHeader& record) const {
-  const auto state = [&](std::uint64_t positions) {
-    const auto layout = state_layout(header_.geometry.layer(record.index), positions);
-    return layout ? layout->payload_bytes : kMaxSize;
-  };
-  switch (record.type) {
-    case RecordType::kPrompt: return 4 * header_.prompt_length;
-    case RecordType::kPrefill: return state(header_.prompt_length);
-    case RecordType::kPrefillEnd: return stats_block_bytes(header_.top_k);
-    case RecordType::kStep: return step_payload_bytes(header_);
-    case RecordType::kFinal: return state(header_.prompt_length + index_.trailer.num_steps);
-    case RecordType::kTrailer: return kTrailerPayloadBytes;
-    default: return std::nullopt;
-  }
-}
-
 void Walker::check_size(const RecordHeader& record) const {
   const bool known =
       static_cast<std::uint16_t>(record.type) >= 1 && record.type <= RecordType::kTrailer;
   if (known) source_.check_codec(record);
-  const auto expected = expected_payload(record);
+  const auto expected = expected_payload_bytes(header_, record, index_.trailer.num_steps);
   if (expected && record.stored_bytes != *expected) {
     source_.throw_damaged(record, "payload of " + std::to_string(record.stored_bytes) +
                                       " bytes, expected " + std::to_string(*expected));

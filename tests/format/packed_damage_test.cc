@@ -18,17 +18,6 @@ namespace {
 
 using testing::HasSubstr;
 
-Bytes packed_sample(SaveMode mode, std::uint64_t steps) {
-  MemoryFileSystem files;
-  files.put("x.kvc", sample_bytes(mode, steps));
-  pack_recording("x.kvc", {.file_system = &files});
-  return files.bytes("x.kvc");
-}
-
-Bytes first_bytes(const Bytes& bytes, std::uint64_t count) {
-  return {bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(count)};
-}
-
 struct FoundRecord {
   std::uint64_t offset = 0;
   RecordHeader header;

@@ -13,6 +13,7 @@
 #include "packed_block.h"
 #include "sample.h"
 #include "support/error_of.h"
+#include "verified.h"
 
 namespace kvtool::format {
 namespace {
@@ -24,29 +25,6 @@ using testing::IsEmpty;
 using testing::SizeIs;
 
 constexpr std::uint64_t kSteps = 3;
-
-Bytes packed_sample(SaveMode mode, std::uint64_t steps) {
-  MemoryFileSystem files;
-  files.put("x.kvc", sample_bytes(mode, steps));
-  pack_recording("x.kvc", {.file_system = &files});
-  return files.bytes("x.kvc");
-}
-
-Bytes first_bytes(const Bytes& bytes, std::uint64_t count) {
-  return {bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(count)};
-}
-
-FileVerdict verify(const Bytes& bytes, unsigned threads = 1) {
-  MemoryFileSystem files;
-  files.put("x.kvc", bytes);
-  return verify_files({"x.kvc"}, {.file_system = &files, .threads = threads}).front();
-}
-
-std::vector<std::string> places(const FileVerdict& verdict) {
-  std::vector<std::string> texts;
-  for (const Damage& damage : verdict.damages) texts.push_back(describe_place(damage));
-  return texts;
-}
 
 // What recover makes of `bytes`; verified by it. Empty when nothing can be recovered.
 struct Recovered {

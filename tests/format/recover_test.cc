@@ -24,10 +24,6 @@ using testing::StartsWith;
 
 constexpr std::uint64_t kSteps = 3;
 
-Bytes first_bytes(const Bytes& bytes, std::uint64_t count) {
-  return {bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(count)};
-}
-
 Uuid output_uuid() {
   Uuid uuid{};
   uuid.fill(0x5a);

@@ -4,6 +4,8 @@
 
 #include <numeric>
 
+#include "kvtool/format/pack.h"
+
 namespace kvtool::format {
 namespace {
 
@@ -162,6 +164,17 @@ Bytes sample_bytes(SaveMode mode, std::uint64_t steps, SampleOffsets* offsets) {
   const SampleOffsets found = write_sample(files, "x.kvc", sample_header(mode), steps);
   if (offsets != nullptr) *offsets = found;
   return files.bytes("x.kvc");
+}
+
+Bytes packed_sample(SaveMode mode, std::uint64_t steps) {
+  MemoryFileSystem files;
+  files.put("x.kvc", sample_bytes(mode, steps));
+  pack_recording("x.kvc", {.file_system = &files});
+  return files.bytes("x.kvc");
+}
+
+Bytes first_bytes(const Bytes& bytes, std::uint64_t count) {
+  return {bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(count)};
 }
 
 Recording open_bytes(const Bytes& bytes, const std::string& name) {

@@ -45,6 +45,11 @@ SampleOffsets write_sample(FileSystem& files, const std::filesystem::path& path,
 [[nodiscard]] Bytes sample_bytes(SaveMode mode, std::uint64_t steps,
                                  SampleOffsets* offsets = nullptr);
 
+// The same, packed.
+[[nodiscard]] Bytes packed_sample(SaveMode mode, std::uint64_t steps);
+
+[[nodiscard]] Bytes first_bytes(const Bytes& bytes, std::uint64_t count);
+
 [[nodiscard]] Recording open_bytes(const Bytes& bytes, const std::string& name = "x.kvc");
 
 // Everything the recording offers equals the sample's first `steps` steps.

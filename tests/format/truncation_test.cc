@@ -19,10 +19,6 @@ using testing::StartsWith;
 
 constexpr std::uint64_t kSteps = 3;
 
-Bytes first_bytes(const Bytes& bytes, std::uint64_t count) {
-  return {bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(count)};
-}
-
 Error open_error(const Bytes& bytes) {
   return error_of([&] { static_cast<void>(open_bytes(bytes)); });
 }

@@ -10,6 +10,7 @@
 #include "layout.h"
 #include "raw_recording.h"
 #include "sample.h"
+#include "verified.h"
 
 namespace kvtool::format {
 namespace {
@@ -22,22 +23,6 @@ using testing::SizeIs;
 
 constexpr std::uint64_t kSteps = 3;
 constexpr std::array kModes = {SaveMode::kDelta, SaveMode::kPrefillOnly, SaveMode::kFinalOnly};
-
-FileVerdict verify(Bytes bytes, unsigned threads = 1) {
-  MemoryFileSystem files;
-  files.put("x.kvc", std::move(bytes));
-  return verify_files({"x.kvc"}, {.file_system = &files, .threads = threads}).front();
-}
-
-std::vector<std::string> places(const FileVerdict& verdict) {
-  std::vector<std::string> texts;
-  for (const Damage& damage : verdict.damages) texts.push_back(describe_place(damage));
-  return texts;
-}
-
-Bytes first_bytes(const Bytes& bytes, std::uint64_t count) {
-  return {bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(count)};
-}
 
 std::vector<RecordHeader> records_of(const Bytes& bytes) {
   std::vector<RecordHeader> records;

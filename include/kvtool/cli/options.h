@@ -53,7 +53,7 @@ struct RunOptions {
   std::optional<std::uint64_t> from_batch_size;
   std::string batch = "recorded";
   bool parallel = false;
-  std::uint64_t parallel_memory_mib = 1024;
+  std::optional<std::uint64_t> parallel_memory_mib;
   std::vector<std::string> modes;
   std::optional<std::string> gate;
   bool allow_different_weights = false;

@@ -50,6 +50,11 @@ struct RecordingName {
 // kEnvironment when the folder itself cannot be read.
 [[nodiscard]] std::vector<std::filesystem::path> recordings_below(
     const std::filesystem::path& folder);
+// What `given` names, in that order: files as they are, folders as the recordings
+// below them. Error kUsage for what does not exist and for a folder that holds none.
+enum class Unfinished { kIncluded, kLeftOut };  // in folders
+[[nodiscard]] std::vector<std::filesystem::path> named_recordings(
+    const std::vector<std::string>& given, Unfinished unfinished);
 [[nodiscard]] bool is_partial_path(const std::filesystem::path& path);
 
 // For a command line that a user may paste: quoted for the shell where needed.

@@ -48,7 +48,7 @@ struct Settings {
   std::string ref_dir = "ref_cache";
   std::optional<std::uint64_t> from_batch_size;
   BatchShape batch_shape = BatchShape::kRecorded;
-  std::uint64_t parallel_memory_bytes = std::uint64_t{1} << 30;  // with BatchShape::kParallel
+  std::optional<std::uint64_t> parallel_memory_bytes;  // with BatchShape::kParallel
   std::vector<format::ReplayMode> replay_modes;  // empty: those that the gate needs
   std::optional<analysis::GateSpec> gate;        // nothing: the default gate
   bool allow_different_weights = false;
