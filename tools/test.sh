@@ -85,6 +85,11 @@ run_fuzzing() {
   fi
 }
 
+# Clang, if it is there, compiles with sanitizers in half the time, and warns of other things.
+prefer_clang() {
+  if command -v clang++ >/dev/null; then export CXX=clang++; fi
+}
+
 # build TARGETS FOLDER [cmake option...]: fails after showing the end of the log.
 build() {
   local targets=$1 folder=$2
@@ -122,6 +127,7 @@ test_main() {
   stage "Python and end-to-end tests"
   run_pytest
   if ((!quick)); then
+    prefer_clang
     # One build shows both: that everything but the engine builds without torch,
     # and that it is clean.
     stage "Build without torch, with AddressSanitizer and UndefinedBehaviorSanitizer"

@@ -66,7 +66,7 @@ class Locator {
   const ScanResult& result_;
   const RecordingHeader& header_;
   const Geometry& geometry_;
-  std::vector<std::byte> block_;
+  ReadBlock block_;
   BlockReader reader_;
   std::optional<std::uint64_t> checksums_;  // where the payload starts
 };

@@ -50,9 +50,9 @@ bool all_zero(std::span<const std::byte> bytes) {
 
 }  // namespace
 
-std::vector<std::byte> make_block() { return std::vector<std::byte>(kVerifyBlockBytes); }
+ReadBlock make_block() { return ReadBlock(kVerifyBlockBytes); }
 
-BlockReader::BlockReader(const RecordSource& source, std::vector<std::byte>& buffer)
+BlockReader::BlockReader(const RecordSource& source, ReadBlock& buffer)
     : source_(source), buffer_(buffer) {}
 
 void BlockReader::fill(std::uint64_t offset) {
@@ -465,7 +465,7 @@ RecordHeader FileScan::step_header(const ScanTask& task, std::uint64_t number) c
   return header;
 }
 
-std::vector<BadRecord> FileScan::check(const ScanTask& task, std::vector<std::byte>& buffer) const {
+std::vector<BadRecord> FileScan::check(const ScanTask& task, ReadBlock& buffer) const {
   BlockReader reader(source_, buffer);
   std::vector<BadRecord> found;
   if (task.stored) {
@@ -717,7 +717,7 @@ void FileScan::count_intact_steps() {
 }
 
 ScanResult scan_file(FileScan& scan) {
-  std::vector<std::byte> buffer = make_block();
+  ReadBlock buffer = make_block();
   while (const auto task = scan.next()) scan.add(scan.check(*task, buffer));
   return scan.finish();
 }

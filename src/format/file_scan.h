@@ -18,6 +18,7 @@
 #include "header_codec.h"
 #include "kvtool/base/file.h"
 #include "packed_file.h"
+#include "read_block.h"
 #include "record_codec.h"
 #include "record_source.h"
 
@@ -51,7 +52,7 @@ struct ScanTask {
 class BlockReader {
  public:
   // `buffer` has a multiple of kRecordAlignment bytes and outlives the reader.
-  BlockReader(const RecordSource& source, std::vector<std::byte>& buffer);
+  BlockReader(const RecordSource& source, ReadBlock& buffer);
 
   // Error kCorrupt where the file has no such bytes, since damaged records may ask for any.
 
@@ -68,11 +69,11 @@ class BlockReader {
   void fill(std::uint64_t offset);
 
   const RecordSource& source_;
-  std::vector<std::byte>& buffer_;
+  ReadBlock& buffer_;
   std::uint64_t start_ = 0;
   std::uint64_t filled_ = 0;
 };
-[[nodiscard]] std::vector<std::byte> make_block();
+[[nodiscard]] ReadBlock make_block();
 
 // What a finished scan knows. Steps are not listed: step s is at first_step + s * stride.
 struct ScanResult {
@@ -122,8 +123,7 @@ class FileScan {
   // What is to be checked next; empty at the end. One thread at a time.
   [[nodiscard]] std::optional<ScanTask> next();
   // Reads the task's payloads. Any thread.
-  [[nodiscard]] std::vector<BadRecord> check(const ScanTask& task,
-                                             std::vector<std::byte>& buffer) const;
+  [[nodiscard]] std::vector<BadRecord> check(const ScanTask& task, ReadBlock& buffer) const;
   // Takes what check() found. One thread at a time.
   void add(std::vector<BadRecord> bad);
   // Once, after all tasks. Error kCorrupt when the file ends before its prompt does.
@@ -168,7 +168,7 @@ class FileScan {
   std::uint64_t first_record_;
   std::uint64_t uuid_low_;
 
-  std::vector<std::byte> block_;
+  ReadBlock block_;
   std::uint64_t position_;
   std::uint64_t sequence_ = 0;
   std::optional<RecordHeader> previous_;        // of any type

@@ -8,6 +8,7 @@
 #include "bytes.h"
 #include "checksum.h"
 #include "kvtool/base/error.h"
+#include "read_block.h"
 
 namespace kvtool::format {
 namespace {
@@ -210,7 +211,7 @@ void PackedFile::damaged(const RecordHeader& record, const std::string& what) co
 }
 
 bool PackedFile::zeros_from(std::uint64_t offset) const {
-  std::vector<std::byte> chunk(kChunkBytes);
+  ReadBlock chunk(kChunkBytes);
   while (offset < source_.size()) {
     const auto part =
         std::span(chunk).subspan(0, std::min<std::uint64_t>(chunk.size(), source_.size() - offset));
@@ -287,7 +288,7 @@ bool PackedFile::scan_record(std::uint64_t& offset, std::uint32_t& sequence) {
 // How much of the original may be missing is bounded as if all of it had been packed.
 std::optional<RecordHeader> PackedFile::find_record(std::uint64_t lost,
                                                     std::uint32_t sequence) const {
-  std::vector<std::byte> chunk(kChunkBytes);
+  ReadBlock chunk(kChunkBytes);
   for (std::uint64_t start = lost + kRecordAlignment; start < source_.size();
        start += chunk.size()) {
     const auto part =
@@ -442,7 +443,7 @@ std::size_t PackedFile::read(std::uint64_t offset, std::span<std::byte> target) 
 }
 
 std::string PackedFile::stored_problem(const RecordHeader& record) const {
-  std::vector<std::byte> chunk(kChunkBytes);
+  ReadBlock chunk(kChunkBytes);
   const std::uint64_t start = record.offset + kRecordHeaderBytes;
   StreamingChecksum sum;
   for (std::uint64_t done = 0; done < record.stored_bytes;) {

@@ -10,6 +10,7 @@
 #include "checksum.h"
 #include "kvtool/base/checked.h"
 #include "kvtool/base/error.h"
+#include "read_block.h"
 
 namespace kvtool::format {
 namespace {
@@ -59,7 +60,7 @@ class Walker {
   std::uint64_t sequence_ = 0;
   std::optional<RecordType> previous_;
   RecordIndex index_;
-  std::vector<std::byte> chunk_;
+  ReadBlock chunk_;
   std::vector<std::byte> head_;  // the payload's first bytes, at most a chunk
 };
 

@@ -115,7 +115,7 @@ class RecordAppender {
   const RecordSource& source_;
   std::uint64_t uuid_low_;
   WritableFile& file_;
-  std::vector<std::byte> block_;
+  ReadBlock block_;
   std::uint64_t offset_ = 0;
   std::uint32_t sequence_ = 0;
 };
@@ -203,7 +203,7 @@ RecoverResult Recovery::run() {
 }
 
 void Recovery::scan() {
-  std::vector<std::byte> buffer = make_block();
+  ReadBlock buffer = make_block();
   while (const auto task = scan_.next()) {
     scan_.add(scan_.check(*task, buffer));
     progress(scan_.stored_share(*task));
@@ -257,7 +257,7 @@ void Recovery::note_losses() {
 
 void Recovery::copy(const RandomAccessFile& from) {
   publish(output_, true, [&](WritableFile& file) {
-    std::vector<std::byte> block = make_block();
+    ReadBlock block = make_block();
     for (std::uint64_t done = 0; done < from.size();) {
       const auto part =
           std::span(block).subspan(0, std::min<std::uint64_t>(block.size(), from.size() - done));

@@ -109,7 +109,7 @@ class Salvage {
 };
 
 void Salvage::find_steps() {
-  std::vector<std::byte> block = make_block();
+  ReadBlock block = make_block();
   BlockReader reader(request_.scan.source(), block);
   auto bad = request_.result.bad.begin();
   const auto end = request_.result.bad.end();

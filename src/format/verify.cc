@@ -56,7 +56,7 @@ class Verifier {
 
   void work() {
     try {
-      std::vector<std::byte> buffer = make_block();
+      ReadBlock buffer = make_block();
       while (auto work = take()) {
         if (!work->task || check(*work, buffer)) conclude(*work->job);
       }
@@ -68,7 +68,7 @@ class Verifier {
 
   std::optional<Work> take();
   void open_next();
-  bool check(const Work& work, std::vector<std::byte>& buffer);
+  bool check(const Work& work, ReadBlock& buffer);
   void conclude(const Job& job);
   void publish(std::size_t number, FileVerdict verdict);
 
@@ -128,7 +128,7 @@ std::optional<Verifier::Work> Verifier::take() {
 }
 
 // True for the file's last task.
-bool Verifier::check(const Work& work, std::vector<std::byte>& buffer) {
+bool Verifier::check(const Work& work, ReadBlock& buffer) {
   std::vector<BadRecord> bad = work.job->scan->check(*work.task, buffer);
   const std::lock_guard lock(mutex_);
   work.job->scan->add(std::move(bad));

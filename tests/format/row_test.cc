@@ -256,7 +256,7 @@ TEST_F(Row, RecordingSinkRejectsMetadataThatIsNoObject) {
   for (const char* meta : {"", "[]", "{"}) {
     RecordingSinkOptions given = options(SaveMode::kDelta);
     given.meta_json = meta;
-    EXPECT_THROW(make_recording_sink(std::move(given)), Error) << meta;
+    EXPECT_THROW((void)make_recording_sink(std::move(given)), Error) << meta;
   }
 }
 
