@@ -158,6 +158,16 @@ class Program {
     const std::string where =
         command.get_name() == "kvtool" ? std::string("kvtool") : "kvtool " + command.get_name();
     std::string message = error.what();
+    // CLI11 names a positional argument as the code does, not as the help does.
+    for (const CLI::Option* option : command.get_options()) {
+      if (error.get_name() != "RequiredError" || !option->get_required() || !option->empty()) {
+        continue;
+      }
+      const std::string name = option->get_positional() ? "" : option->get_name() + " ";
+      message =
+          where + " needs " + name + option->get_option_text() + ": " + option->get_description();
+      break;
+    }
     for (const std::string& extra : app_.remaining(true)) {
       const std::string name = extra.substr(0, extra.find('='));
       if (!name.starts_with("--")) continue;

@@ -48,9 +48,9 @@ class PackCommand : public Command {
     app.add_option("paths", paths_, "Recordings (.kvc), or folders: all recordings below them")
         ->option_text("FILE|DIR...")
         ->required();
-    app.add_option("-o,--output", output_, "Write a new file and keep the recording; one FILE only")
+    app.add_option("-o,--out", output_, "Write a new file and keep the recording; one FILE only")
         ->option_text("FILE.kvc");
-    app.add_flag("--force", force_, "Replace the --output file when it exists");
+    app.add_flag("--force", force_, "Replace the --out file when it exists");
     app.add_option("--threads", threads_, "Recordings at a time (default: as many as cores)")
         ->option_text("N")
         ->check(CLI::Range(1, 1024));
@@ -88,7 +88,7 @@ class PackCommand : public Command {
   void check_output(std::size_t recordings) const {
     if (output_.empty()) return;
     if (recordings != 1 || fs::is_directory(paths_.front())) {
-      throw_usage("--output names one file, so give one recording");
+      throw_usage("--out names one file, so give one recording");
     }
     if (fs::is_directory(output_)) throw_usage(output_ + " is a folder: name a file");
     if (!force_ && fs::exists(output_)) {

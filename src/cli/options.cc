@@ -141,15 +141,7 @@ void add_save_options(CLI::App& app, RunOptions& options) {
       ->option_text("K")
       ->check(CLI::Range(std::uint32_t{1}, format::kMaxTopK))
       ->group(recording);
-  auto* force = app.add_flag("--force", options.force, "Replace recordings that exist already");
-  force->group(recording);
-  auto* resume = app.add_flag("--resume", options.resume,
-                              "Continue an interrupted save: keep what is complete, record the "
-                              "rest. With {timestamp} in --out, in the newest such folder");
-  resume->excludes(force)->group(recording);
-  // CLI11 prints "Excludes:" into the help lines otherwise.
-  force->option_text(" ");
-  resume->option_text(" ");
+  app.add_flag("--force", options.force, "Replace recordings that exist already")->group(recording);
   app.add_flag("--fsync", options.fsync,
                "A recording that has its final name outlives a power failure")
       ->group(recording);
@@ -158,6 +150,17 @@ void add_save_options(CLI::App& app, RunOptions& options) {
       ->option_text("N")
       ->check(kCount)
       ->group(recording);
+}
+
+void add_resume_option(CLI::App& app, RunOptions& options) {
+  auto* force = app.get_option("--force");
+  auto* resume = app.add_flag("--resume", options.resume,
+                              "Continue an interrupted save: keep what is complete, record the "
+                              "rest. With {timestamp} in --out, in the newest such folder");
+  resume->excludes(force)->group(force->get_group());
+  // CLI11 prints "Excludes:" into the help lines otherwise.
+  force->option_text(" ");
+  resume->option_text(" ");
 }
 
 void add_replay_options(CLI::App& app, RunOptions& options) {

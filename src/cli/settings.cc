@@ -110,8 +110,8 @@ void remove_repeated(std::vector<std::uint64_t>& sizes) {
 }
 
 // A configuration may serve several commands; the command line means this one.
-void check_resume(const RunOptions& options, Action action, Settings& settings) {
-  if (action == Action::kReplay && !options.resume) settings.resume = false;
+void check_resume(Action action, Settings& settings) {
+  if (action == Action::kReplay) settings.resume = false;
   if (!settings.resume) return;
   if (settings.replay) {
     throw_usage("only 'save' can be resumed: repeat the replay, with --force if it saves");
@@ -149,7 +149,7 @@ Settings resolve_settings(const RunOptions& options, Action action, const std::s
       settings.replay = config.kv_cache.load.value_or(false);
       break;
   }
-  check_resume(options, action, settings);
+  check_resume(action, settings);
   if (settings.replay && settings.from.empty()) {
     throw_usage(
         "nothing to replay: name the recordings with --from (or kv_cache.load_from_device), for "

@@ -97,6 +97,15 @@ TEST_F(Binary, WrongValuesAreUsageErrors) {
   EXPECT_EQ(kvtool({"generate", "-q", "-v"}).exit_status, 2);
 }
 
+TEST_F(Binary, WhatACommandCannotDoWithoutIsNamedAsInItsHelp) {
+  const ProcessResult pack = kvtool({"pack"});
+  EXPECT_EQ(pack.exit_status, 2);
+  EXPECT_THAT(pack.error_output, HasSubstr("kvtool pack needs FILE|DIR...: Recordings (.kvc)"));
+  const ProcessResult dump = kvtool({"dump", kRecording});
+  EXPECT_EQ(dump.exit_status, 2);
+  EXPECT_THAT(dump.error_output, HasSubstr("kvtool dump needs --to FILE.safetensors: "));
+}
+
 TEST_F(Binary, NoPromptIsAUsageErrorWithAnExample) {
   const ProcessResult result = kvtool({"generate", "--model", "models/tiny.pt"});
   EXPECT_EQ(result.exit_status, 2);

@@ -86,7 +86,7 @@ TEST_F(PackCommandTest, OutputKeepsTheRecordingAndOverwritesNothing) {
   EXPECT_EQ(read("whole.kvc"), first_);
   const CommandResult folder = run("pack rec -o one.kvc");
   EXPECT_EQ(folder.status, 2);
-  EXPECT_THAT(folder.err, HasSubstr("--output names one file"));
+  EXPECT_THAT(folder.err, HasSubstr("--out names one file"));
 }
 
 TEST_F(PackCommandTest, ALinkKeepsPointingAtTheRecording) {

@@ -272,7 +272,13 @@ TEST_F(Resume, WhatItCannotGoWithIsAUsageError) {
   ASSERT_EQ(save("").status, 0);
   const CommandResult result = run("replay --from rec/CPU --save --resume --out own");
   EXPECT_EQ(result.status, 2);
-  EXPECT_THAT(result.err, HasSubstr("only 'save' can be resumed"));
+  EXPECT_THAT(result.err, HasSubstr("kvtool replay has no option --resume"));
+  write("load.json",
+        R"({"models": ["models/tiny.pt"], "prompts": "prompts.jsonl", "kv_cache": )"
+        R"({"load": true, "save": true, "load_from_device": "CPU", "load_base_dir": "rec"}})");
+  const CommandResult loaded = run("run --config load.json --resume");
+  EXPECT_EQ(loaded.status, 2);
+  EXPECT_THAT(loaded.err, HasSubstr("only 'save' can be resumed"));
   ASSERT_EQ(run("replay --from rec/CPU --save --device-label OTHER --out rec").status, 0);
   const CommandResult replayed = save("--resume --device-label OTHER");
   EXPECT_EQ(replayed.status, 2);

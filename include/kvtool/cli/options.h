@@ -64,6 +64,8 @@ struct RunOptions {
 // Model, prompts, generation, device, --json, -q and -v.
 void add_common_options(CLI::App& app, RunOptions& options);
 void add_save_options(CLI::App& app, RunOptions& options);
+// After add_save_options(): only a save can be resumed.
+void add_resume_option(CLI::App& app, RunOptions& options);
 void add_replay_options(CLI::App& app, RunOptions& options);
 // --gate and --allow-different-weights.
 void add_gate_options(CLI::App& app, std::optional<std::string>& gate,
