@@ -132,4 +132,26 @@ void ContiguousCache::inject(const at::Tensor& deltas, const RowLayout& layout, 
   }
 }
 
+void ContiguousCache::inject_slots(const at::Tensor& deltas, const RowLayout& layout,
+                                   std::int64_t row, std::int64_t first_slot) {
+  const std::int64_t count = deltas.size(0);
+  if (layout.groups_match(layout_)) {
+    for (std::size_t index = 0; index < storage_.size(); ++index) {
+      // [entries, slots, heads, dim] -> [entries, heads, slots, dim]
+      storage_[index]
+          .select(1, row)
+          .narrow(2, first_slot, count)
+          .copy_(layout.group_view(deltas, layout.groups()[index]).transpose(1, 2));
+    }
+    return;
+  }
+  for (std::int64_t layer = 0; layer < layout_.num_layers(); ++layer) {
+    const auto rows_of = [&](const RowLayout::Entry& entry) {
+      return layout.entry_view(deltas, entry).squeeze(2).transpose(0, 1);
+    };
+    key_rows(layer, row, first_slot, count).copy_(rows_of(layout.key(layer)));
+    value_rows(layer, row, first_slot, count).copy_(rows_of(layout.value(layer)));
+  }
+}
+
 }  // namespace kvtool::engine

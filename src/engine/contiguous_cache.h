@@ -46,6 +46,9 @@ class ContiguousCache : public CachePolicy {
   // this cache, other dtypes are converted.
   void inject(const at::Tensor& deltas, const RowLayout& layout, std::int64_t slot,
               const std::vector<std::int64_t>& rows);
+  // The same for one row and the slots from `first_slot` on: deltas u8 [slots, row stride].
+  void inject_slots(const at::Tensor& deltas, const RowLayout& layout, std::int64_t row,
+                    std::int64_t first_slot);
 
  private:
   at::Tensor attend_prefill(const AttentionCall& call, const at::Tensor& keys,

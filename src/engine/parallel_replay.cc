@@ -36,7 +36,8 @@ PassLimits limits_for(const TorchModel& model, std::uint64_t memory_bytes) {
   const std::uint64_t logits =
       std::uint64_t{model.info.vocab_size} * element_size(model.info.logits_dtype);
   const auto delta = static_cast<std::uint64_t>(model.layout.row_stride_bytes());
-  const std::uint64_t per_token = logits + delta + kActivationBytes;
+  // The K/V that a token computes, and the recorded ones on their way into the cache.
+  const std::uint64_t per_token = logits + 2 * delta + kActivationBytes;
   const std::uint64_t half = memory_bytes / 2;
   return {static_cast<std::int64_t>(std::clamp<std::uint64_t>(half / per_token, 1, kMaxPassTokens)),
           static_cast<std::int64_t>(std::max<std::uint64_t>(half / delta, 1))};
@@ -66,7 +67,6 @@ class ParallelReplay {
         references_(check_references(model.info, batch, options.allow_different_weights)),
         reference_layout_(references_.geometry),
         stats_(model.info.vocab_size, references_.top_k, model.device),
-        stage_(reference_layout_, 1, model.device),
         cache_(model.layout),
         limits_(limits_for(model, options.parallel_memory_bytes)),
         rows_(batch.rows.size()) {
@@ -90,7 +90,8 @@ class ParallelReplay {
       }
       if (progress) progress(result.timing.decode_steps, total);
     }
-    result.timing.decode_seconds = seconds_;
+    result.timing.prefill_seconds = prefill_seconds_;
+    result.timing.decode_seconds = decode_seconds_;
     for (const ReplayRow& row : batch_.rows) {
       result.own_step_kv.push_back(!injects_ || !row.reference->has_step_kv());
     }
@@ -130,9 +131,22 @@ class ParallelReplay {
     const at::Tensor packed = pack(logits);
     const at::Tensor host_rows = own_rows.cpu();
     const std::int64_t elapsed = watch_.lap();
-    seconds_ += static_cast<double>(elapsed) * 1e-9;
+    count_time(elapsed, pieces);
     deliver(planned, pieces, packed, host_rows, elapsed / count);
-    seconds_ += static_cast<double>(watch_.lap()) * 1e-9;
+    count_time(watch_.lap(), pieces);
+  }
+
+  // Every token of a pass costs the same.
+  void count_time(std::int64_t elapsed_ns, const std::vector<ParallelPiece>& pieces) {
+    std::int64_t tokens = 0;
+    std::int64_t prompts = 0;
+    for (const ParallelPiece& piece : pieces) {
+      tokens += piece.tokens();
+      prompts += piece.prompt;
+    }
+    const double per_token = static_cast<double>(elapsed_ns) * 1e-9 / static_cast<double>(tokens);
+    prefill_seconds_ += per_token * static_cast<double>(prompts);
+    decode_seconds_ += per_token * static_cast<double>(tokens - prompts);
   }
 
   [[nodiscard]] at::Tensor to_device(const std::vector<std::int64_t>& values) const {
@@ -167,13 +181,11 @@ class ParallelReplay {
       input.keep.push_back(static_cast<std::int64_t>(input.tokens.size()) - 1);
     }
     piece.row = row.kept.get();
-    row.fed.clear();
-    for (std::int64_t step = planned.first_step; step < planned.first_step + planned.steps;
-         ++step) {
+    load_steps(planned, row);
+    for (std::int64_t step = 0; step < planned.steps; ++step) {
       input.keep.push_back(static_cast<std::int64_t>(input.tokens.size()));
-      row.fed.push_back(load_step(source, *row.kept, step));
-      input.tokens.push_back(row.fed.back());
-      input.positions.push_back(length.prompt + step);
+      input.tokens.push_back(row.fed[static_cast<std::size_t>(step)]);
+      input.positions.push_back(length.prompt + planned.first_step + step);
     }
     return piece;
   }
@@ -187,13 +199,26 @@ class ParallelReplay {
     return kept;
   }
 
-  // Returns the token that the step feeds.
-  std::int32_t load_step(const format::RowSource& source, ParallelRow& kept, std::int64_t step) {
-    const bool with_kv = !kept.keeps_own_steps;
-    const format::StepStats stats = source.read_step(
-        static_cast<std::uint64_t>(step), with_kv ? stage_.host_row(0) : std::span<std::byte>());
-    if (with_kv) stage_.inject(kept.cache, kept.shape.padded_length() + step, {});
-    return stats.input_token;
+  // The tokens that the steps feed, and the recorded K/V that they see.
+  void load_steps(const PlannedPiece& planned, Row& row) const {
+    ParallelRow& kept = *row.kept;
+    const bool with_kv = !kept.keeps_own_steps && planned.steps > 0;
+    at::Tensor deltas;  // u8 [steps, row stride], pinned on CUDA
+    if (with_kv) {
+      deltas = host_buffer({planned.steps, reference_layout_.row_stride_bytes()}, at::kByte,
+                           model_.device);
+    }
+    row.fed.clear();
+    for (std::int64_t step = 0; step < planned.steps; ++step) {
+      const std::span<std::byte> kv =
+          with_kv ? bytes_of(deltas.select(0, step)).first(references_.geometry.delta_bytes())
+                  : std::span<std::byte>();
+      const auto number = static_cast<std::uint64_t>(planned.first_step + step);
+      row.fed.push_back(row.source->read_step(number, kv).input_token);
+    }
+    if (!with_kv) return;
+    kept.cache.inject_slots(deltas.to(model_.device, /*non_blocking=*/true), reference_layout_, 0,
+                            kept.shape.padded_length() + planned.first_step);
   }
 
   // Rows are independent of one another, and a row has at most one piece in a pass.
@@ -275,7 +300,7 @@ class ParallelReplay {
         row.sink->on_final_layer(static_cast<std::uint32_t>(layer), bytes_of(key), bytes_of(value));
       }
     }
-    row.sink->on_end({format::StopReason::kRecordingEnd, 0.0, seconds_});
+    row.sink->on_end({format::StopReason::kRecordingEnd, prefill_seconds_, decode_seconds_});
   }
 
   TorchModel& model_;
@@ -284,13 +309,13 @@ class ParallelReplay {
   ReferenceFormat references_;
   RowLayout reference_layout_;
   LogitStats stats_;
-  ReferenceStage stage_;
   ParallelCache cache_;
   PassLimits limits_;
   std::vector<Row> rows_;
   std::vector<RowLength> lengths_;  // of rows_
   Stopwatch watch_;
-  double seconds_ = 0.0;
+  double prefill_seconds_ = 0.0;
+  double decode_seconds_ = 0.0;
 };
 
 }  // namespace
