@@ -58,6 +58,15 @@ if(Libtorch_FOUND AND NOT TARGET Libtorch::torch)
     -Wl,--allow-shlib-undefined -Wl,--no-as-needed ${Libtorch_torch_LIBRARY} -Wl,--as-needed Libtorch::torch_cpu Libtorch::c10)
   target_include_directories(Libtorch::torch SYSTEM INTERFACE
     ${Libtorch_ROOT}/include ${Libtorch_ROOT}/include/torch/csrc/api/include)
+  # at::parallel_for() in a header of torch's runs on torch's threads only where the
+  # compiler knows OpenMP. They are those of the library in the wheel: another copy, as
+  # -fopenmp would link it, has threads of its own that wait beside them.
+  find_library(Libtorch_gomp_LIBRARY NAMES libgomp.so.1 PATHS ${Libtorch_ROOT}/lib NO_DEFAULT_PATH)
+  mark_as_advanced(Libtorch_gomp_LIBRARY)
+  if(Libtorch_gomp_LIBRARY AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    target_compile_options(Libtorch::torch INTERFACE -fopenmp)
+    target_link_libraries(Libtorch::torch INTERFACE ${Libtorch_gomp_LIBRARY})
+  endif()
   # torch's own headers are C++20 since 2.12 and C++17 before; both build as C++20.
   target_compile_definitions(Libtorch::torch INTERFACE _GLIBCXX_USE_CXX11_ABI=1)
 endif()

@@ -1,9 +1,13 @@
 // A parallel replay against the replay step by step, on a toy model.
 #include <gtest/gtest.h>
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <set>
+#include <thread>
 #include <tuple>
 
 #include "memory_row.h"
@@ -93,6 +97,41 @@ TEST_P(ParallelReplay, AgreesWithTheReplayStepByStep) {
   const Rows rows = run(model, recorded, parallel(GetParam()));
   EXPECT_EQ(module_of(model).fed.size(), 1U);
   for (std::size_t row = 0; row < rows.size(); ++row) expect_close(*rows[row], *steps[row]);
+}
+
+// A row that remembers who brought it its steps.
+class ThreadOfSteps : public MemoryRow {
+ public:
+  void on_step(std::uint64_t step, const format::StepStats& stats,
+               std::span<const std::byte> delta) override {
+    thread = std::this_thread::get_id();
+    MemoryRow::on_step(step, stats, delta);
+  }
+
+  std::thread::id thread;
+};
+
+TEST(ParallelReplayThreads, RowsAreHandedOverSideBySide) {
+#ifdef __clang__
+  GTEST_SKIP() << "Clang's OpenMP is not the library that torch brings";
+#endif
+  const int threads = at::get_num_threads();
+  at::set_num_threads(2);
+  TorchModel model = toy_model();
+  const Rows recorded = record(model, 8);
+  ReplayBatch batch;
+  batch.padded_length = 5;
+  std::vector<ThreadOfSteps> rows(recorded.size());
+  std::vector<format::RowSink*> sinks;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    batch.rows.push_back({recorded[i].get()});
+    sinks.push_back(&rows[i]);
+  }
+  std::ignore = replay_in_parallel(model, batch, parallel(ReplayMode::kInject), sinks, {});
+  at::set_num_threads(threads);
+  std::set<std::thread::id> seen;
+  for (const ThreadOfSteps& row : rows) seen.insert(row.thread);
+  EXPECT_EQ(seen.size(), 2U);
 }
 
 TEST_P(ParallelReplay, LittleMemoryMeansMorePassesAndTheSameResult) {
