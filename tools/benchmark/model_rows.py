@@ -137,7 +137,8 @@ def replay(work: Workspace) -> list[Line]:
 
 
 def parallel(work: Workspace) -> list[Line]:
-    """Both sides: one input at a time, in batches of 1, as far as they have batches."""
+    """Generating takes one input at a time, in batches of 1, and as long a token for few inputs
+    as for many; so it is measured on some of those that are replayed."""
     work.require("replay", "--parallel")
     sizes = work.sizes
     prompts = work.prompts(sizes.parallel_inputs, sizes.prompt_tokens)
@@ -145,10 +146,13 @@ def parallel(work: Workspace) -> list[Line]:
     recordings = work.fresh("recordings")
     work.run("save", *options, "--out", recordings)
     replayed = work.replay("bfloat16", recordings, "--mode", "inject", "--parallel")
+    some = work.generation(
+        "bfloat16", prompts[: sizes.generated_inputs], sizes.parallel_tokens, batch=1
+    )
     peer = work.peer("bfloat16")
     base, ours, theirs = alternate(
         min(work.repeats, 3),
-        lambda: tokens_per_second(work.run("generate", *options)),
+        lambda: tokens_per_second(work.run("generate", *some)),
         lambda: tokens_per_second(work.run(*replayed)),
         lambda: 1.0 / peer.generate(prompts[:1], sizes.parallel_tokens)[1],
     )

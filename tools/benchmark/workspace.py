@@ -47,7 +47,8 @@ class Sizes:
     batch_tokens: int = 64
     batch: int = 8
     recorded_tokens: int = 1024
-    parallel_inputs: int = 4
+    parallel_inputs: int = 16
+    generated_inputs: int = 4
     parallel_tokens: int = 256
     short_context: int = 512
     long_context: int = 4096
@@ -63,6 +64,7 @@ QUICK = Sizes(
     batch=2,
     recorded_tokens=16,
     parallel_inputs=2,
+    generated_inputs=1,
     parallel_tokens=16,
     short_context=16,
     long_context=64,
