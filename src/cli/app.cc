@@ -152,22 +152,25 @@ class Program {
     return parsed.empty() ? app_ : *parsed.front();
   }
 
+  // CLI11 names a positional argument as the code does, not as the help does.
+  static std::string missing_option(const CLI::App& command, const std::string& where,
+                                    const std::string& otherwise) {
+    for (const CLI::Option* option : command.get_options()) {
+      if (!option->get_required() || !option->empty()) continue;
+      const std::string name = option->get_positional() ? "" : option->get_name() + " ";
+      return where + " needs " + name + option->get_option_text() + ": " +
+             option->get_description();
+    }
+    return otherwise;
+  }
+
   int report_parse_error(const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app_.exit(error, services_.out, services_.err);
     CLI::App& command = parsed_app();
     const std::string where =
         command.get_name() == "kvtool" ? std::string("kvtool") : "kvtool " + command.get_name();
     std::string message = error.what();
-    // CLI11 names a positional argument as the code does, not as the help does.
-    for (const CLI::Option* option : command.get_options()) {
-      if (error.get_name() != "RequiredError" || !option->get_required() || !option->empty()) {
-        continue;
-      }
-      const std::string name = option->get_positional() ? "" : option->get_name() + " ";
-      message =
-          where + " needs " + name + option->get_option_text() + ": " + option->get_description();
-      break;
-    }
+    if (error.get_name() == "RequiredError") message = missing_option(command, where, message);
     for (const std::string& extra : app_.remaining(true)) {
       const std::string name = extra.substr(0, extra.find('='));
       if (!name.starts_with("--")) continue;
