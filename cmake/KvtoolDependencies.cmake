@@ -22,6 +22,11 @@ else()
 endif()
 find_package(Threads REQUIRED)
 
+# fmt as spdlog brings it, for rooms that format text but do not log.
+add_library(kvtool_fmt INTERFACE)
+add_library(kvtool::fmt ALIAS kvtool_fmt)
+target_link_libraries(kvtool_fmt INTERFACE spdlog::spdlog)
+
 # On Debian, xxHash and zstd ship a pkg-config file only.
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)

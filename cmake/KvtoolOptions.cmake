@@ -1,5 +1,5 @@
 # Warnings, sanitizers and include folders for every target of ours, and the
-# two functions that declare a room and its tests.
+# function that declares a room's tests.
 add_library(kvtool_options INTERFACE)
 target_include_directories(kvtool_options INTERFACE ${PROJECT_SOURCE_DIR}/include)
 target_compile_definitions(kvtool_options INTERFACE KVTOOL_VERSION="${PROJECT_VERSION}")
@@ -18,17 +18,6 @@ endif()
 if(KVTOOL_FUZZ)
   target_compile_options(kvtool_options INTERFACE -fsanitize=fuzzer-no-link)
 endif()
-
-# kvtool_room(NAME SOURCES file... [DEPENDS target...])
-# A static library kvtool_NAME with alias kvtool::NAME. What a room does not
-# name in DEPENDS it cannot link, so a wrong edge between rooms does not build.
-function(kvtool_room name)
-  cmake_parse_arguments(ROOM "" "" "SOURCES;DEPENDS" ${ARGN})
-  add_library(kvtool_${name} STATIC ${ROOM_SOURCES})
-  add_library(kvtool::${name} ALIAS kvtool_${name})
-  target_link_libraries(kvtool_${name} PUBLIC ${ROOM_DEPENDS} PRIVATE kvtool_options)
-  target_include_directories(kvtool_${name} PUBLIC ${PROJECT_SOURCE_DIR}/include)
-endfunction()
 
 # kvtool_test(NAME SOURCES file... DEPENDS target...)
 function(kvtool_test name)
