@@ -1,6 +1,7 @@
-// Little-endian fields inside byte buffers.
+// Little-endian fields inside byte buffers, and zeros between them.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstring>
@@ -21,6 +22,10 @@ template <typename T>
 template <typename T>
 void store(std::span<std::byte> to, std::size_t offset, T value) {
   std::memcpy(to.subspan(offset, sizeof(T)).data(), &value, sizeof(T));
+}
+
+[[nodiscard]] inline bool all_zero(std::span<const std::byte> bytes) {
+  return std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0}; });
 }
 
 // memcpy that accepts empty spans, whose data() may be null.

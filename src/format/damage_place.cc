@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "block_reader.h"
 #include "bytes.h"
 #include "checksums_record.h"
 #include "kvtool/base/error.h"

@@ -3,110 +3,21 @@
 #include <algorithm>
 #include <array>
 
-#include "bounded_json.h"
+#include "block_reader.h"
 #include "bytes.h"
-#include "checksum.h"
 #include "checksums_record.h"
-#include "kvtool/base/error.h"
-#include "kvtool/format/verify.h"
 #include "layout.h"
 
 namespace kvtool::format {
 namespace {
 
-constexpr const char* kHeaderChecksum = "the record header's checksum is wrong";
-constexpr RecordType kNobodyKnows{0};
-
 // Steps of one task read about this much.
 constexpr std::uint64_t kTaskBytes = 4 << 20;
 
-bool is_ordered(RecordType type) {
-  return static_cast<std::uint16_t>(type) >= 1 && type <= RecordType::kTrailer;
-}
+}  // namespace
 
 BadRecord bad_record(const RecordHeader& record, std::string problem, Fault fault) {
   return {record, record_bytes(record.stored_bytes), std::move(problem), fault};
-}
-
-std::string json_problem(const RecordHeader& record, BlockReader& reader) {
-  std::string text;
-  for (std::uint64_t done = 0; done < record.stored_bytes;) {
-    const auto part =
-        reader.some(record.offset + kRecordHeaderBytes + done, record.stored_bytes - done);
-    text.append(reinterpret_cast<const char*>(part.data()), part.size());
-    done += part.size();
-  }
-  try {
-    static_cast<void>(parse_json_object(text));
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
-bool all_zero(std::span<const std::byte> bytes) {
-  return std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0}; });
-}
-
-}  // namespace
-
-ReadBlock make_block() { return ReadBlock(kVerifyBlockBytes); }
-
-BlockReader::BlockReader(const RecordSource& source, ReadBlock& buffer)
-    : source_(source), buffer_(buffer) {}
-
-void BlockReader::fill(std::uint64_t offset) {
-  filled_ = 0;
-  const std::uint64_t bytes = std::min<std::uint64_t>(buffer_.size(), source_.size() - offset);
-  source_.read(offset, std::span(buffer_).subspan(0, bytes));
-  start_ = offset;
-  filled_ = bytes;
-}
-
-void BlockReader::require(std::uint64_t offset, std::uint64_t bytes) const {
-  if (offset <= source_.size() && bytes <= source_.size() - offset) return;
-  source_.throw_damaged_at(offset, std::to_string(bytes) +
-                                       " bytes should be here, but the file has " +
-                                       std::to_string(source_.size()) + " bytes");
-}
-
-std::span<const std::byte> BlockReader::some(std::uint64_t offset, std::uint64_t bytes) {
-  if (bytes == 0) return {};
-  require(offset, 1);
-  if (offset < start_ || offset >= start_ + filled_) fill(offset);
-  const std::span<const std::byte> filled = std::span(buffer_).subspan(0, filled_);
-  const auto rest = filled.subspan(offset - start_);
-  return rest.subspan(0, std::min<std::uint64_t>(bytes, rest.size()));
-}
-
-std::span<const std::byte> BlockReader::all(std::uint64_t offset, std::uint64_t bytes) {
-  require(offset, bytes);
-  const auto found = some(offset, bytes);
-  if (found.size() == bytes) return found;
-  fill(offset);
-  return some(offset, bytes);
-}
-
-std::uint64_t BlockReader::checksum_of(std::uint64_t offset, std::uint64_t bytes) {
-  if (bytes == 0) return checksum({});
-  auto part = some(offset, bytes);
-  if (part.size() == bytes) return checksum(part);
-  StreamingChecksum sum;
-  for (std::uint64_t done = 0;;) {
-    sum.update(part);
-    done += part.size();
-    if (done == bytes) return sum.digest();
-    part = some(offset + done, bytes - done);
-  }
-}
-
-bool BlockReader::is_zero(std::uint64_t offset, std::uint64_t bytes) {
-  for (std::uint64_t done = 0; done < bytes;) {
-    const auto part = some(offset + done, bytes - done);
-    if (!all_zero(part)) return false;
-    done += part.size();
-  }
-  return true;
 }
 
 const RecordHeader* ScanResult::find(RecordType type, std::uint64_t index) const {
@@ -136,9 +47,9 @@ FileScan::FileScan(OpenedRecording&& opened, DecodedHeader decoded)
       packed_(opened.packed),
       header_(std::move(decoded.header)),
       first_record_(decoded.header_bytes),
-      uuid_low_(uuid_low_half(header_.uuid)),
       block_(make_block()),
-      position_(first_record_) {}
+      position_(first_record_),
+      grammar_(header_) {}
 
 // ---- Map ----
 
@@ -148,10 +59,10 @@ std::optional<RecordHeader> FileScan::header_at(std::uint64_t offset, std::strin
   source_.read(offset, bytes);
   const std::optional<RecordHeader> header = decode_record_header(bytes);
   if (!header) {
-    problem = kHeaderChecksum;
+    problem = kHeaderChecksumProblem;
   } else if (auto unread = unpacking_problem(offset, kRecordHeaderBytes)) {
     problem = *std::move(unread);
-  } else if (header->uuid_low != uuid_low_) {
+  } else if (header->uuid_low != uuid_low_half(header_.uuid)) {
     problem = describe_record(*header) + " of another recording stands here";
   } else if (header->offset != offset) {
     problem = describe_record(*header) + " stands here, which belongs at byte " +
@@ -235,18 +146,11 @@ std::optional<ScanTask> FileScan::accept(const RecordHeader& record) {
   } else {
     result_.records.try_emplace({record.type, is_ordered(record.type) ? record.index : 0}, record);
   }
-  previous_ = record;
-  previous_->index += task.count - 1;
-  if (is_ordered(record.type)) {
-    previous_known_ = previous_;
-    unsure_ = false;
-  } else if (record.type != RecordType::kChecksums) {
-    ++result_.unknown_records;
-  }
-  gap_ = false;
+  grammar_.take(record, task.count);
+  const bool known = is_ordered(record.type) || record.type == RecordType::kChecksums;
+  if (!known) ++result_.unknown_records;
   result_.complete = record.type == RecordType::kTrailer;
   result_.num_records += task.count;
-  sequence_ = std::uint64_t{record.sequence} + task.count;
   position_ += task.bytes;
   return task;
 }
@@ -293,105 +197,42 @@ std::string FileScan::shape_problem(const RecordHeader& record) const {
   return "";
 }
 
-// What must not be between the previous record and this one. Behind a lost record
-// only what cannot be explained by it is wrong.
+// Why the record cannot stand here, in words.
 std::string FileScan::order_problem(const RecordHeader& record) const {
-  if (gap_ ? record.sequence <= sequence_ : record.sequence != sequence_) {
+  const RecordGrammar::Fit fit = grammar_.fit(record);
+  if (fit == RecordGrammar::Fit::kWrongSequence) {
     return "sequence number " + std::to_string(record.sequence) + ", expected " +
-           std::to_string(sequence_);
+           std::to_string(grammar_.sequence());
   }
-  const std::string order = "out of order: " + describe_record(record) + " behind " +
-                            (previous_ ? describe_record(*previous_) : "the file header");
-  const RecordType before = previous_known_ ? previous_known_->type : kNobodyKnows;
-  if (!is_ordered(record.type)) return before < RecordType::kPrompt && !unsure_ ? order : "";
-  if (record.type < before) return order;
-  const std::uint64_t layers = header_.geometry.num_layers();
-  const bool final_only = header_.save_mode == SaveMode::kFinalOnly;
-  if (record.type == RecordType::kStep) {
-    const std::uint64_t stride = step_stride_bytes(header_);
-    const bool placed =
-        record.index < kMaxSteps && record.index <= (record.offset - first_record_) / stride &&
-        (result_.num_steps == 0 || record.offset == result_.first_step + record.index * stride);
-    if (!placed) return order;
-  }
-  if (record.type == RecordType::kPrefill && final_only) return order;
-  if (record.type == RecordType::kFinal && !final_only) return order;
-  if (record.type == before) {
-    const bool run = record.type == RecordType::kPrefill || record.type == RecordType::kStep ||
-                     record.type == RecordType::kFinal;
-    const bool next =
-        unsure_ ? record.index > previous_known_->index
-                : record.index == previous_known_->index + 1 && previous_->type == record.type;
-    return run && next ? "" : order;
-  }
-  if (unsure_) return "";
-  if (record.index != 0) return order;
-  const bool run_ended = !(before == RecordType::kPrefill || before == RecordType::kFinal) ||
-                         previous_known_->index + 1 == layers;
-  const auto follows = [&](RecordType after, RecordType then, bool skips = false) {
-    return record.type == then && (before == after || skips);
-  };
-  const bool allowed =
-      follows(kNobodyKnows, RecordType::kMeta) || follows(RecordType::kMeta, RecordType::kPrompt) ||
-      follows(RecordType::kPrompt, final_only ? RecordType::kPrefillEnd : RecordType::kPrefill) ||
-      follows(RecordType::kPrefill, RecordType::kPrefillEnd) ||
-      follows(RecordType::kPrefillEnd, RecordType::kStep) ||
-      (record.type == (final_only ? RecordType::kFinal : RecordType::kSummary) &&
-       (before == RecordType::kPrefillEnd || before == RecordType::kStep)) ||
-      follows(RecordType::kFinal, RecordType::kSummary) ||
-      follows(RecordType::kSummary, RecordType::kTrailer);
-  return run_ended && allowed ? "" : order;
+  if (fit == RecordGrammar::Fit::kFits && is_in_place(record)) return "";
+  const auto& previous = grammar_.previous();
+  return "out of order: " + describe_record(record) + " behind " +
+         (previous ? describe_record(*previous) : "the file header");
+}
+
+// Steps stand one stride apart, lost ones too.
+bool FileScan::is_in_place(const RecordHeader& record) const {
+  if (record.type != RecordType::kStep) return true;
+  const std::uint64_t stride = step_stride_bytes(header_);
+  return record.index <= (record.offset - first_record_) / stride &&
+         (result_.num_steps == 0 || record.offset == result_.first_step + record.index * stride);
 }
 
 // The next record header whose own offset, UUID and checksum are right. K/V that looks
 // like one would have to know where in the file it stands.
 std::optional<RecordHeader> FileScan::find_next(std::uint64_t from) {
   BlockReader reader(source_, block_);
+  const std::uint64_t uuid_low = uuid_low_half(header_.uuid);
   for (std::uint64_t at = from; at + kRecordHeaderBytes <= source_.size(); at += kRecordAlignment) {
     const auto bytes = reader.all(at, kRecordHeaderBytes);
-    if (load<std::uint64_t>(bytes, 16) != at || load<std::uint64_t>(bytes, 40) != uuid_low_) {
+    if (load<std::uint64_t>(bytes, 16) != at || load<std::uint64_t>(bytes, 40) != uuid_low) {
       continue;
     }
     const auto header = decode_record_header(bytes);
-    if (!header || header->sequence <= sequence_) continue;
+    if (!header || header->sequence <= grammar_.sequence()) continue;
     if (!unpacking_problem(at, kRecordHeaderBytes)) return header;
   }
   return std::nullopt;
-}
-
-// What stands behind the previous record when nothing is wrong.
-RecordHeader FileScan::after_previous() const {
-  RecordHeader next;
-  next.type = kNobodyKnows;
-  const std::uint64_t layers = header_.geometry.num_layers();
-  const bool final_only = header_.save_mode == SaveMode::kFinalOnly;
-  if (!previous_) {
-    next.type = RecordType::kMeta;
-    return next;
-  }
-  switch (previous_->type) {
-    case RecordType::kMeta: next.type = RecordType::kPrompt; break;
-    case RecordType::kPrompt:
-      next.type = final_only ? RecordType::kPrefillEnd : RecordType::kPrefill;
-      break;
-    case RecordType::kPrefill:
-    case RecordType::kFinal:
-      if (previous_->index + 1 < layers) {
-        next.type = previous_->type;
-        next.index = previous_->index + 1;
-      } else if (previous_->type == RecordType::kPrefill) {
-        next.type = RecordType::kPrefillEnd;
-      }
-      break;
-    case RecordType::kPrefillEnd: next.type = RecordType::kStep; break;
-    case RecordType::kStep:
-      next.type = RecordType::kStep;
-      next.index = previous_->index + 1;
-      break;
-    case RecordType::kSummary: next.type = RecordType::kTrailer; break;
-    default: break;
-  }
-  return next;
 }
 
 void FileScan::lose_steps(std::uint64_t first, std::uint64_t count, const std::string& problem) {
@@ -430,138 +271,30 @@ void FileScan::lose(const std::string& problem) {
   const std::uint64_t end = found ? found->offset : source_.size();
   const std::uint64_t bytes = end - position_;
   const std::uint64_t stride = step_stride_bytes(header_);
-  const std::uint64_t records = found ? found->sequence - sequence_ : 1;
-  RecordHeader lost = after_previous();
+  const std::uint64_t records = found ? found->sequence - grammar_.sequence() : 1;
+  const auto [type, index] = grammar_.expected();
   // A step that was out of order says nothing about what follows it.
-  const bool placed = lost.index == result_.num_steps && records <= kMaxSteps - lost.index &&
-                      (lost.index == 0 || position_ == result_.first_step + lost.index * stride);
+  const bool placed = index == result_.num_steps && records <= kMaxSteps - index &&
+                      (index == 0 || position_ == result_.first_step + index * stride);
   // Between steps there are only steps; at the end of their run the statistics tell.
-  const bool steps = lost.type == RecordType::kStep && placed && records <= bytes / stride &&
+  const bool steps = type == RecordType::kStep && placed && records <= bytes / stride &&
                      bytes == records * stride &&
                      ((found && ends_steps(*found)) || holds_statistics(records));
   if (steps) {
-    lose_steps(lost.index, records, problem);
+    lose_steps(index, records, problem);
   } else {
+    RecordHeader lost;
     // STEP is only a guess where the length is not that of steps.
-    if (lost.type == RecordType::kStep) lost.type = kNobodyKnows;
+    lost.type = type == RecordType::kStep ? kNobodyKnows : type;
+    lost.index = index;
     lost.offset = position_;
     std::string what = problem;
     if (records > 1) what += " (" + std::to_string(records) + " records are lost)";
     result_.bad.push_back({lost, bytes, what, Fault::kHeaderLost});
   }
   position_ = end;
-  gap_ = unsure_ = true;
-  sequence_ = found ? found->sequence - 1 : sequence_ + records;
+  grammar_.lose_up_to(found ? found->sequence : grammar_.sequence() + records);
   if (!found) stop("the file ends without TRAILER");
-}
-
-// ---- Check ----
-
-RecordHeader FileScan::step_header(const ScanTask& task, std::uint64_t number) const {
-  RecordHeader header = task.first;
-  header.index += number;
-  header.sequence += static_cast<std::uint32_t>(number);
-  header.offset += number * step_stride_bytes(header_);
-  return header;
-}
-
-std::vector<BadRecord> FileScan::check(const ScanTask& task, ReadBlock& buffer) const {
-  BlockReader reader(source_, buffer);
-  std::vector<BadRecord> found;
-  if (task.stored) {
-    std::string problem;
-    try {
-      problem = packed_->stored_problem(task.first);
-    } catch (const Error& error) {
-      problem = error.what();
-    }
-    if (!problem.empty()) found.push_back(bad_record(task.first, problem, Fault::kStored));
-    return found;
-  }
-  for (std::uint64_t i = 0; i < task.count; ++i) {
-    const RecordHeader record = step_header(task, i);
-    try {
-      if (auto bad = check_record(record, i == 0, reader)) found.push_back(*std::move(bad));
-    } catch (const Error& error) {
-      // A place that the disk cannot read any more; the others may still be fine.
-      found.push_back(bad_record(record, error.what(), Fault::kPayload));
-    }
-  }
-  return found;
-}
-
-bool FileScan::is_step(std::span<const std::byte> bytes, const RecordHeader& expected,
-                       RecordHeader& found) const {
-  const auto header = decode_record_header(bytes);
-  if (!header) return false;
-  found = *header;
-  return found.type == expected.type && found.index == expected.index &&
-         found.sequence == expected.sequence && found.offset == expected.offset &&
-         found.uuid_low == uuid_low_ && found.codec == expected.codec &&
-         found.stored_bytes == expected.stored_bytes && found.raw_bytes == expected.raw_bytes;
-}
-
-// `mapped`: the map has read the record's header.
-std::optional<BadRecord> FileScan::check_record(const RecordHeader& expected, bool mapped,
-                                                BlockReader& reader) const {
-  RecordHeader record = expected;
-  if (!mapped && !is_step(reader.all(expected.offset, kRecordHeaderBytes), expected, record)) {
-    const bool moved = record.offset != expected.offset || record.uuid_low != expected.uuid_low;
-    return bad_record(expected,
-                      moved ? describe_record(record) + " stands here, from another place or file"
-                            : kHeaderChecksum,
-                      Fault::kHeaderLost);
-  }
-  std::string problem = payload_problem(record, reader);
-  // Nothing that could not be unpacked counts as intact, whatever its checksum says.
-  if (auto unread = unpacking_problem(record.offset, record_bytes(record.stored_bytes))) {
-    return bad_record(record, *std::move(unread), Fault::kUnpacking);
-  }
-  if (!problem.empty()) return bad_record(record, problem, Fault::kPayload);
-  problem = content_problem(record, reader);
-  if (!problem.empty()) return bad_record(record, problem, Fault::kMeaning);
-  return std::nullopt;
-}
-
-std::string FileScan::payload_problem(const RecordHeader& record, BlockReader& reader) {
-  const std::uint64_t start = record.offset + kRecordHeaderBytes;
-  if (reader.checksum_of(start, record.stored_bytes) != record.payload_checksum) {
-    return "the payload's checksum is wrong";
-  }
-  const std::uint64_t behind =
-      record_bytes(record.stored_bytes) - kRecordHeaderBytes - record.stored_bytes;
-  if (!reader.is_zero(start + record.stored_bytes, behind)) {
-    return "the padding behind the payload is not zero";
-  }
-  return "";
-}
-
-// What only a damaged or foreign writer can produce under a right checksum.
-// Lengths that are wrong have been reported by next().
-std::string FileScan::content_problem(const RecordHeader& record, BlockReader& reader) const {
-  const std::uint64_t start = record.offset + kRecordHeaderBytes;
-  const std::uint64_t stats_bytes = stats_block_bytes(header_.top_k);
-  switch (record.type) {
-    case RecordType::kMeta:
-    case RecordType::kSummary:
-      return record.stored_bytes > kMaxJsonBytes ? "" : json_problem(record, reader);
-    case RecordType::kPrompt:
-      for (std::uint64_t at = 0; at + 4 <= record.stored_bytes; at += 4) {
-        const auto token = load<std::int32_t>(reader.all(start + at, 4), 0);
-        if (token >= 0 && static_cast<std::uint32_t>(token) < header_.vocab_size) continue;
-        return "token " + std::to_string(token) + " at position " + std::to_string(at / 4) +
-               " is outside the vocabulary of " + std::to_string(header_.vocab_size);
-      }
-      return "";
-    case RecordType::kPrefillEnd:
-    case RecordType::kStep: {
-      if (record.stored_bytes < stats_bytes) return "";
-      const auto stats = decode_stats(header_, reader.all(start, stats_bytes));
-      if (!stats) return "the statistics' checksum or top-k is wrong";
-      return stats_problem(header_, *stats, record.type == RecordType::kPrefillEnd);
-    }
-    default: return "";
-  }
 }
 
 std::uint64_t FileScan::stored_share(const ScanTask& task) const {
@@ -578,17 +311,25 @@ void FileScan::add(std::vector<BadRecord> bad) {
 
 // ---- Verdict ----
 
-std::string FileScan::progress() const {
-  if (!result_.records.contains({RecordType::kPrompt, 0})) return "nothing";
-  std::uint64_t prefills = 0;
+// As a walk would have it, from the records that are there, damaged or not.
+RecordIndex FileScan::index() const {
+  const auto offset_of = [&](RecordType type) -> std::uint64_t {
+    const auto record = result_.records.find({type, 0});
+    return record == result_.records.end() ? 0 : record->second.offset;
+  };
+  RecordIndex index;
+  index.prompt = offset_of(RecordType::kPrompt);
+  index.trailer.num_steps = result_.num_steps;
+  index.trailer.first_step = result_.num_steps > 0 ? result_.first_step : 0;
+  index.trailer.first_prefill = offset_of(RecordType::kPrefill);
+  index.trailer.prefill_end = offset_of(RecordType::kPrefillEnd);
+  index.trailer.first_final = offset_of(RecordType::kFinal);
+  index.trailer.summary = offset_of(RecordType::kSummary);
   for (const auto& [key, unused] : result_.records) {
-    prefills += key.first == RecordType::kPrefill ? 1 : 0;
+    if (key.first == RecordType::kPrefill) ++index.num_prefills;
+    if (key.first == RecordType::kFinal) ++index.num_finals;
   }
-  if (!result_.records.contains({RecordType::kPrefillEnd, 0})) {
-    return "the prompt, but only " + std::to_string(prefills) + " of " +
-           std::to_string(header_.geometry.num_layers()) + " layers of the prefill";
-  }
-  return "the prefill and " + std::to_string(result_.num_steps) + " whole steps";
+  return index;
 }
 
 // docs/format.md, "Truncated or damaged", rule 4: the last append, of which
@@ -617,19 +358,9 @@ void FileScan::take_torn_tail() {
 void FileScan::check_trailer() {
   const RecordHeader* found = result_.find(RecordType::kTrailer);
   if (found == nullptr) return;
-  const auto offset_of = [&](RecordType type) -> std::uint64_t {
-    const auto record = result_.records.find({type, 0});
-    return record == result_.records.end() ? 0 : record->second.offset;
-  };
-  Trailer expected;
+  Trailer expected = index().trailer;
   expected.file_bytes = found->offset + kTrailerBytes;
   expected.num_records = std::uint64_t{found->sequence} + 1;
-  expected.num_steps = result_.num_steps;
-  expected.first_step = result_.num_steps > 0 ? result_.first_step : 0;
-  expected.first_prefill = offset_of(RecordType::kPrefill);
-  expected.prefill_end = offset_of(RecordType::kPrefillEnd);
-  expected.first_final = offset_of(RecordType::kFinal);
-  expected.summary = offset_of(RecordType::kSummary);
   std::array<std::byte, kTrailerPayloadBytes> payload;
   source_.read(found->offset + kRecordHeaderBytes, payload);
   const Trailer trailer = decode_trailer(payload);
@@ -659,12 +390,13 @@ ScanResult FileScan::finish() {
     if (each.record.type == RecordType::kStep) continue;
     result_.bad_keys.insert({each.record.type, each.record.index});
   }
-  const bool has_prompt = result_.records.contains({RecordType::kPrompt, 0});
-  if (!result_.complete && !has_prompt && result_.bad.empty()) {
-    throw_corrupt(source_.path().string() + ": the file ends within its " +
-                  (previous_ ? "PROMPT" : "META") + ": nothing can be read");
+  if (!result_.complete) {
+    const RecordIndex found = index();
+    if (found.prompt == 0 && result_.bad.empty()) {
+      throw_no_prompt(source_.path(), grammar_.previous().has_value());
+    }
+    result_.truncation += "; it holds " + describe_progress(found, header_);
   }
-  if (!result_.complete) result_.truncation += "; it holds " + progress();
   check_trailer();
   count_intact_steps();
   if (packed_ != nullptr) take_stored_faults();
@@ -714,12 +446,6 @@ void FileScan::count_intact_steps() {
       result_.intact_steps = std::min(result_.intact_steps, into / step_stride_bytes(header_));
     }
   }
-}
-
-ScanResult scan_file(FileScan& scan) {
-  ReadBlock buffer = make_block();
-  while (const auto task = scan.next()) scan.add(scan.check(*task, buffer));
-  return scan.finish();
 }
 
 }  // namespace kvtool::format

@@ -29,10 +29,6 @@ std::string block_text(const RecordHeader& record) {
          std::to_string(record.index + record.raw_bytes) + " of the recording";
 }
 
-bool all_zero(std::span<const std::byte> bytes) {
-  return std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0}; });
-}
-
 }  // namespace
 
 void mark_packed(std::span<std::byte> header, bool packed) {
@@ -212,14 +208,7 @@ void PackedFile::damaged(const RecordHeader& record, const std::string& what) co
 
 bool PackedFile::zeros_from(std::uint64_t offset) const {
   ReadBlock chunk(kChunkBytes);
-  while (offset < source_.size()) {
-    const auto part =
-        std::span(chunk).subspan(0, std::min<std::uint64_t>(chunk.size(), source_.size() - offset));
-    source_.read(offset, part);
-    if (!all_zero(part)) return false;
-    offset += part.size();
-  }
-  return true;
+  return source_.is_zero_from(offset, chunk);
 }
 
 void PackedFile::scan() {

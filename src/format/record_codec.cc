@@ -128,6 +128,13 @@ std::string stats_problem(const RecordingHeader& header, const StepStats& stats,
   return "";
 }
 
+std::string stats_block_problem(const RecordingHeader& header, std::span<const std::byte> block,
+                                bool is_prefill) {
+  const auto stats = decode_stats(header, block);
+  return stats ? stats_problem(header, *stats, is_prefill)
+               : "the statistics' checksum or top-k is wrong";
+}
+
 std::optional<StepStats> decode_stats(const RecordingHeader& header,
                                       std::span<const std::byte> source) {
   const std::size_t checksum_at = source.size() - 8;

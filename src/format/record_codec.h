@@ -61,6 +61,9 @@ void encode_stats(const StepStats& stats, std::span<std::byte> target);
 // What is wrong with stats of this recording, in words; empty when nothing is.
 [[nodiscard]] std::string stats_problem(const RecordingHeader& header, const StepStats& stats,
                                         bool is_prefill);
+// As above, of the block as it stands in the file.
+[[nodiscard]] std::string stats_block_problem(const RecordingHeader& header,
+                                              std::span<const std::byte> block, bool is_prefill);
 // Empty when the block's own checksum or top-k is wrong. Token ids are not checked.
 [[nodiscard]] std::optional<StepStats> decode_stats(const RecordingHeader& header,
                                                     std::span<const std::byte> source);

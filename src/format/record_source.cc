@@ -1,7 +1,9 @@
 #include "record_source.h"
 
+#include <algorithm>
 #include <utility>
 
+#include "bytes.h"
 #include "checksum.h"
 #include "kvtool/base/error.h"
 
@@ -22,6 +24,17 @@ void RecordSource::read(std::uint64_t offset, std::span<std::byte> target) const
   throw_corrupt(path().string() + ": ends at byte " + std::to_string(offset + count) +
                 " while bytes up to " + std::to_string(offset + target.size()) +
                 " are needed: it became shorter while it was read");
+}
+
+bool RecordSource::is_zero_from(std::uint64_t offset, ReadBlock& buffer) const {
+  while (offset < size_) {
+    const auto part =
+        std::span(buffer).subspan(0, std::min<std::uint64_t>(buffer.size(), size_ - offset));
+    read(offset, part);
+    if (!all_zero(part)) return false;
+    offset += part.size();
+  }
+  return true;
 }
 
 void RecordSource::check_place(const RecordHeader& header, std::uint64_t offset) const {

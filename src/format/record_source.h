@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "kvtool/base/file.h"
+#include "read_block.h"
 #include "record_codec.h"
 
 namespace kvtool::format {
@@ -24,6 +25,9 @@ class RecordSource {
 
   // All bytes; Error kCorrupt when the file became shorter.
   void read(std::uint64_t offset, std::span<std::byte> target) const;
+
+  // Nothing but zeros stand from `offset` to the end of the file. Uses `buffer`.
+  [[nodiscard]] bool is_zero_from(std::uint64_t offset, ReadBlock& buffer) const;
 
   // The header at `offset`, whose 64 bytes lie in the file. Empty when its checksum is
   // wrong; Error kCorrupt when it is intact but belongs to another place or recording.

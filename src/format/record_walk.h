@@ -11,26 +11,12 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
-#include <vector>
 
 #include "kvtool/format/recording.h"
-#include "record_codec.h"
+#include "record_index.h"
 #include "record_source.h"
 
 namespace kvtool::format {
-
-// Where the records of a file are. Of a truncated one, only whole records count.
-struct RecordIndex {
-  Trailer trailer;  // file_bytes and num_records only when complete
-  std::uint64_t prompt = 0;
-  std::uint64_t num_prefills = 0;
-  std::uint64_t num_finals = 0;
-  bool complete = false;
-  std::string truncation;  // what is missing; empty when complete
-
-  friend bool operator==(const RecordIndex&, const RecordIndex&) = default;
-};
 
 enum class WalkDepth {
   kIndex,       // payloads of PREFILL and FINAL are left to those who read them

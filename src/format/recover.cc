@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "block_reader.h"
 #include "bounded_json.h"
 #include "bytes.h"
 #include "checksum.h"
@@ -17,6 +18,7 @@
 #include "kvtool/base/error.h"
 #include "layout.h"
 #include "salvage.h"
+#include "task_check.h"
 
 namespace kvtool::format {
 namespace {
@@ -205,7 +207,7 @@ RecoverResult Recovery::run() {
 void Recovery::scan() {
   ReadBlock buffer = make_block();
   while (const auto task = scan_.next()) {
-    scan_.add(scan_.check(*task, buffer));
+    scan_.add(check_task(scan_, *task, buffer));
     progress(scan_.stored_share(*task));
   }
   found_ = scan_.finish();

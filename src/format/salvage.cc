@@ -5,6 +5,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "block_reader.h"
 #include "bytes.h"
 #include "kvtool/base/checked.h"
 #include "kvtool/base/error.h"

@@ -4,8 +4,8 @@
 #include <optional>
 
 #include "kvtool/format/recording.h"
+#include "record_index.h"
 #include "record_source.h"
-#include "record_walk.h"
 
 namespace kvtool::format {
 

@@ -6,9 +6,11 @@
 #include <mutex>
 #include <thread>
 
+#include "block_reader.h"
 #include "damage_place.h"
 #include "file_scan.h"
 #include "kvtool/base/error.h"
+#include "task_check.h"
 
 namespace kvtool::format {
 namespace {
@@ -129,7 +131,7 @@ std::optional<Verifier::Work> Verifier::take() {
 
 // True for the file's last task.
 bool Verifier::check(const Work& work, ReadBlock& buffer) {
-  std::vector<BadRecord> bad = work.job->scan->check(*work.task, buffer);
+  std::vector<BadRecord> bad = check_task(*work.job->scan, *work.task, buffer);
   const std::lock_guard lock(mutex_);
   work.job->scan->add(std::move(bad));
   bytes_done_ += work.job->scan->stored_share(*work.task);
