@@ -5,25 +5,27 @@
 
 #include "engine/forward_pass.h"
 #include "engine/host_memory.h"
+#include "engine/sink_pump.h"
 #include "kvtool/base/error.h"
 
 namespace kvtool::engine {
 namespace {
 
-// A replay does not wait for the device between steps; this many token buffers
-// are in flight at most, bounded by the slots of the pump (SinkPump::kSlots).
+// A replay does not wait for the device between steps. When a step fills its buffer, the
+// device may still read those of the steps that have a slot of the pump.
 constexpr std::size_t kTokenBuffers = 16;
+static_assert(kTokenBuffers > SinkPump::kSlots);
 
 constexpr const char* kStep = "a decode step";
 
 }  // namespace
 
 BatchRun::BatchRun(ForwardModule& module, const RowLayout& layout, BatchShape shape,
-                   at::Device device)
+                   at::Device device, const CacheMaker& make_cache)
     : module_(module),
       shape_(std::move(shape)),
       device_(device),
-      cache_(layout, shape_, device),
+      cache_(make_cache(layout, shape_, device)),
       first_step_positions_(shape_.first_step_positions(device)),
       positions_(first_step_positions_.clone()),
       keep_last_(at::zeros({1}, at::TensorOptions(at::kLong).device(device))) {
@@ -36,12 +38,12 @@ BatchRun::BatchRun(ForwardModule& module, const RowLayout& layout, BatchShape sh
 at::Tensor BatchRun::prefill() {
   const at::Tensor ids = shape_.input_ids(device_);
   const at::Tensor positions = shape_.position_ids(device_);
-  cache_.begin(0, shape_.padded_length());
+  cache_->begin({0, shape_.padded_length()});
   const at::Tensor last = at::full({1}, shape_.padded_length() - 1, keep_last_.options());
   at::Tensor logits = forward("prefill of " + std::to_string(shape_.rows()) + " prompts of " +
                                   std::to_string(shape_.padded_length()) + " tokens",
-                              cache_, ids, positions, last);
-  cache_.end();
+                              *cache_, ids, positions, last);
+  cache_->end();
   return logits;
 }
 
@@ -55,21 +57,21 @@ at::Tensor BatchRun::decode(std::int64_t step, std::span<const std::int32_t> tok
   std::copy(tokens.begin(), tokens.end(), host.data_ptr<std::int64_t>());
   tokens_.copy_(host, /*non_blocking=*/true);
   at::add_out(positions_, first_step_positions_, step);
-  cache_.begin(slot_of(step), 1);
+  cache_->begin({slot_of(step), 1});
   at::Tensor logits =
-      fault_ ? decode_with_fault(step) : forward(kStep, cache_, tokens_, positions_, keep_last_);
-  cache_.end();
+      fault_ ? decode_with_fault(step) : forward(kStep, *cache_, tokens_, positions_, keep_last_);
+  cache_->end();
   return logits;
 }
 
 at::Tensor BatchRun::decode_with_fault(std::int64_t step) {
   if (fault_->needs_next_keys()) {
-    fault_->begin(step, FaultyCache::Pass::kRememberOutputs);
+    fault_->begin(step, slot_of(step), FaultyCache::Pass::kRememberOutputs);
     forward(kStep, *fault_, tokens_, positions_, keep_last_);
-    fault_->begin(step, FaultyCache::Pass::kTakeNextKeys);
+    fault_->begin(step, slot_of(step), FaultyCache::Pass::kTakeNextKeys);
     forward(kStep, *fault_, tokens_, positions_ + 1, keep_last_);
   }
-  fault_->begin(step, FaultyCache::Pass::kStore);
+  fault_->begin(step, slot_of(step), FaultyCache::Pass::kStore);
   return forward(kStep, *fault_, tokens_, positions_, keep_last_);
 }
 

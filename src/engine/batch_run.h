@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -12,8 +13,8 @@
 
 #include "engine/attention_op.h"
 #include "engine/batch_shape.h"
-#include "engine/contiguous_cache.h"
-#include "engine/faulty_cache.h"
+#include "engine/cache/faulty_cache.h"
+#include "engine/cache/kv_cache.h"
 #include "engine/forward_module.h"
 #include "engine/row_layout.h"
 
@@ -21,12 +22,13 @@ namespace kvtool::engine {
 
 class BatchRun {
  public:
-  BatchRun(ForwardModule& module, const RowLayout& layout, BatchShape shape, at::Device device);
+  BatchRun(ForwardModule& module, const RowLayout& layout, BatchShape shape, at::Device device,
+           const CacheMaker& make_cache);
   BatchRun(const BatchRun&) = delete;
   BatchRun& operator=(const BatchRun&) = delete;
 
   [[nodiscard]] const BatchShape& shape() const { return shape_; }
-  [[nodiscard]] ContiguousCache& cache() { return cache_; }
+  [[nodiscard]] KvCache& cache() { return *cache_; }
   [[nodiscard]] at::Device device() const { return device_; }
 
   // Slot of the cache that step `step` fills.
@@ -35,7 +37,7 @@ class BatchRun {
   }
 
   // Every step from now on keeps its K/V with this fault.
-  void put_in(const Fault& fault) { fault_.emplace(cache_, fault); }
+  void put_in(const Fault& fault) { fault_.emplace(*cache_, fault); }
 
   // Logits at the last prompt position: [B, vocab].
   at::Tensor prefill();
@@ -50,7 +52,7 @@ class BatchRun {
   ForwardModule& module_;
   BatchShape shape_;
   at::Device device_;
-  ContiguousCache cache_;
+  std::unique_ptr<KvCache> cache_;
   std::optional<FaultyCache> fault_;
   at::Tensor first_step_positions_;
   at::Tensor positions_;                 // i64 [B, 1], of the current step

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "engine/batch_run.h"
+#include "engine/cache/contiguous_cache.h"
 #include "engine/logit_stats.h"
 #include "engine/sink_pump.h"
 #include "engine/stopwatch.h"
@@ -37,13 +38,14 @@ class Generation {
              std::span<format::RowSink* const> sinks)
       : model_(model),
         options_(options),
-        run_(*model.module, model.layout, make_shape(model, inputs, options), model.device),
+        run_(*model.module, model.layout, make_shape(model, inputs, options), model.device,
+             make_contiguous),
         stats_(model.info.vocab_size, std::min(options.top_k, model.info.vocab_size), model.device),
         rows_(inputs.size()) {
     const auto listens = [](const format::RowSink* sink) { return sink != nullptr; };
     if (std::any_of(sinks.begin(), sinks.end(), listens)) {
-      pump_.emplace(std::vector<format::RowSink*>(sinks.begin(), sinks.end()), model.layout,
-                    run_.shape(), run_.cache(), stats_, model.device);
+      pump_.emplace(std::vector<format::RowSink*>(sinks.begin(), sinks.end()), run_.shape(),
+                    run_.cache(), stats_, model.device);
     }
     active_.assign(inputs.size(), true);
   }
@@ -95,7 +97,7 @@ class Generation {
     if (pump_) {
       slot = pump_->acquire();
       if (step >= 0 && pump_->wants_step_kv()) {
-        run_.cache().gather(slot->device_rows(), run_.slot_of(step));
+        run_.cache().read_slot(run_.slot_of(step), slot->device_rows());
       }
       packed = stats_.pack(logits);
       keys = packed.select(1, 0);

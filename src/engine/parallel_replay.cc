@@ -12,7 +12,8 @@
 #include "engine/forward_pass.h"
 #include "engine/host_memory.h"
 #include "engine/logit_stats.h"
-#include "engine/parallel_cache.h"
+#include "engine/cache/contiguous_cache.h"
+#include "engine/cache/parallel_cache.h"
 #include "engine/parallel_plan.h"
 #include "engine/reference_check.h"
 #include "engine/reference_stage.h"
@@ -191,11 +192,11 @@ class ParallelReplay {
   }
 
   std::unique_ptr<ParallelRow> begin_row(const format::RowSource& source, const RowLength& length) {
-    auto kept =
-        std::make_unique<ParallelRow>(model_.layout, source.prompt(), length.steps, model_.device);
+    auto kept = std::make_unique<ParallelRow>(model_.layout, source.prompt(), length.steps,
+                                              model_.device, make_contiguous);
     kept->keeps_own_prompt = !injects_ || !source.has_prefill_kv();
     kept->keeps_own_steps = !injects_ || !source.has_step_kv();
-    if (!kept->keeps_own_prompt) inject_prefill(source, reference_layout_, kept->cache, 0, 0);
+    if (!kept->keeps_own_prompt) inject_prefill(source, reference_layout_, *kept->cache, 0, 0);
     return kept;
   }
 
@@ -217,8 +218,8 @@ class ParallelReplay {
       row.fed.push_back(row.source->read_step(number, kv).input_token);
     }
     if (!with_kv) return;
-    kept.cache.inject_slots(deltas.to(model_.device, /*non_blocking=*/true), reference_layout_, 0,
-                            kept.shape.padded_length() + planned.first_step);
+    kept.cache->write_slots(0, kept.shape.padded_length() + planned.first_step,
+                            deltas.to(model_.device, /*non_blocking=*/true), reference_layout_);
   }
 
   // Rows are independent of one another, and a row has at most one piece in a pass.
@@ -280,13 +281,10 @@ class ParallelReplay {
   }
 
   void deliver_prompt(format::RowSink& sink, const at::Tensor& rows) const {
-    // [positions, heads, 1, dim] -> [heads, positions, dim]
-    const auto state = [&](const RowLayout::Entry& entry) {
-      return model_.layout.entry_view(rows, entry).squeeze(2).transpose(0, 1).contiguous();
-    };
     for (std::int64_t layer = 0; layer < model_.layout.num_layers(); ++layer) {
-      const at::Tensor key = state(model_.layout.key(layer));
-      const at::Tensor value = state(model_.layout.value(layer));
+      const LayerKv state = model_.layout.layer_rows(rows, layer);
+      const at::Tensor key = state.k.contiguous();
+      const at::Tensor value = state.v.contiguous();
       sink.on_prefill_layer(static_cast<std::uint32_t>(layer), bytes_of(key), bytes_of(value));
     }
   }
@@ -295,9 +293,10 @@ class ParallelReplay {
     if (row.sink->needs().final_kv) {
       const std::int64_t count = length.prompt + length.steps;
       for (std::int64_t layer = 0; layer < model_.layout.num_layers(); ++layer) {
-        const at::Tensor key = row.kept->cache.key_rows(layer, 0, 0, count).contiguous().cpu();
-        const at::Tensor value = row.kept->cache.value_rows(layer, 0, 0, count).contiguous().cpu();
-        row.sink->on_final_layer(static_cast<std::uint32_t>(layer), bytes_of(key), bytes_of(value));
+        const LayerKv rows = model_.layout.empty_rows(layer, count, at::kCPU);
+        row.kept->cache->read({layer, 0, {0, count}}, rows);
+        row.sink->on_final_layer(static_cast<std::uint32_t>(layer), bytes_of(rows.k),
+                                 bytes_of(rows.v));
       }
     }
     row.sink->on_end({format::StopReason::kRecordingEnd, prefill_seconds_, decode_seconds_});

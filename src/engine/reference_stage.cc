@@ -9,17 +9,14 @@ constexpr std::size_t kBuffers = 4;
 
 }  // namespace
 
-void inject_prefill(const format::RowSource& source, const RowLayout& layout,
-                    ContiguousCache& cache, std::int64_t row, std::int64_t first_slot) {
+void inject_prefill(const format::RowSource& source, const RowLayout& layout, KvCache& cache,
+                    std::int64_t row, std::int64_t first_slot) {
   const auto count = static_cast<std::int64_t>(source.prompt().size());
   for (std::int64_t layer = 0; layer < layout.num_layers(); ++layer) {
-    const RowLayout::Entry& k = layout.key(layer);
-    const RowLayout::Entry& v = layout.value(layer);
-    const at::Tensor key = at::empty({k.heads, count, k.dim}, at::TensorOptions(k.dtype));
-    const at::Tensor value = at::empty({v.heads, count, v.dim}, at::TensorOptions(v.dtype));
-    source.read_prefill_layer(static_cast<std::uint32_t>(layer), bytes_of(key), bytes_of(value));
-    cache.key_rows(layer, row, first_slot, count).copy_(key);
-    cache.value_rows(layer, row, first_slot, count).copy_(value);
+    const LayerKv rows = layout.empty_rows(layer, count, at::kCPU);
+    source.read_prefill_layer(static_cast<std::uint32_t>(layer), bytes_of(rows.k),
+                              bytes_of(rows.v));
+    cache.write({layer, row, {first_slot, count}}, rows);
   }
 }
 
@@ -42,18 +39,17 @@ std::span<std::byte> ReferenceStage::host_row(std::int64_t row) {
   return bytes_of(buffer.host.select(0, row)).first(layout_.geometry().delta_bytes());
 }
 
-void ReferenceStage::inject(ContiguousCache& cache, std::int64_t slot,
-                            const std::vector<std::int64_t>& rows) {
+void ReferenceStage::inject(KvCache& cache, std::int64_t slot, std::span<const std::int64_t> rows) {
   Buffer& buffer = buffers_[next_];
   next_ = (next_ + 1) % buffers_.size();
   if (!buffer.read) {
-    cache.inject(buffer.host, layout_, slot, rows);
+    cache.write_slot(slot, buffer.host, layout_, rows);
     return;
   }
   // Same stream as the model: the cache is overwritten between its passes.
   device_rows_.copy_(buffer.host, /*non_blocking=*/true);
   buffer.read->record(current_stream(device_rows_.device()));
-  cache.inject(device_rows_, layout_, slot, rows);
+  cache.write_slot(slot, device_rows_, layout_, rows);
 }
 
 }  // namespace kvtool::engine

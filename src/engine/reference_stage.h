@@ -8,7 +8,7 @@
 #include <optional>
 #include <vector>
 
-#include "engine/contiguous_cache.h"
+#include "engine/cache/kv_cache.h"
 #include "engine/row_layout.h"
 #include "kvtool/format/row.h"
 
@@ -16,20 +16,20 @@ namespace kvtool::engine {
 
 // Overwrites the prompt of one row in the cache with the source's, whose layout
 // is `layout`.
-void inject_prefill(const format::RowSource& source, const RowLayout& layout,
-                    ContiguousCache& cache, std::int64_t row, std::int64_t first_slot);
+void inject_prefill(const format::RowSource& source, const RowLayout& layout, KvCache& cache,
+                    std::int64_t row, std::int64_t first_slot);
 
 // Host buffers for the deltas of whole steps, used in turn: a buffer is reused
 // once the device has read it.
 class ReferenceStage {
  public:
-  // layout: of the references, see ContiguousCache::inject.
+  // layout: of the references, see KvCache::write_slot().
   ReferenceStage(const RowLayout& layout, std::int64_t batch, at::Device device);
 
   // Where row `row`'s delta of the next injection goes: delta_bytes() long.
   std::span<std::byte> host_row(std::int64_t row);
   // Overwrites slot `slot` of `rows` in the cache and moves to the next buffer.
-  void inject(ContiguousCache& cache, std::int64_t slot, const std::vector<std::int64_t>& rows);
+  void inject(KvCache& cache, std::int64_t slot, std::span<const std::int64_t> rows);
 
  private:
   struct Buffer {

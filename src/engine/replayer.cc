@@ -7,6 +7,7 @@
 #include <string>
 
 #include "engine/batch_run.h"
+#include "engine/cache/contiguous_cache.h"
 #include "engine/logit_stats.h"
 #include "engine/reference_check.h"
 #include "engine/reference_stage.h"
@@ -50,12 +51,12 @@ class Replay {
         references_(check_references(model.info, batch, options.allow_different_weights)),
         reference_layout_(references_.geometry),
         stats_(model.info.vocab_size, references_.top_k, model.device),
-        run_(*model.module, model.layout, make_shape(model, batch), model.device),
+        run_(*model.module, model.layout, make_shape(model, batch), model.device, make_contiguous),
         fed_(batch.rows.size()),
         recorded_(batch.rows.size()),
         active_(batch.rows.size()),
         steps_(longest(batch)),
-        pump_(all_sinks(sinks, batch.rows.size()), model.layout, run_.shape(), run_.cache(), stats_,
+        pump_(all_sinks(sinks, batch.rows.size()), run_.shape(), run_.cache(), stats_,
               model.device) {
     if (injects()) stage_.emplace(reference_layout_, run_.shape().rows(), model.device);
     if (options.fault) {
@@ -125,7 +126,7 @@ class Replay {
     const std::vector<std::int64_t> injected = read_references(step);
     const at::Tensor logits = run_.decode(step, fed_);
     StepSlot* slot = pump_.acquire();
-    if (pump_.wants_step_kv()) run_.cache().gather(slot->device_rows(), run_.slot_of(step));
+    if (pump_.wants_step_kv()) run_.cache().read_slot(run_.slot_of(step), slot->device_rows());
     const at::Tensor packed = stats_.pack(logits);
     // Own tokens wait for the device; recorded ones are known beforehand.
     const at::Tensor host = feeds_own_tokens() ? packed.cpu() : at::Tensor();

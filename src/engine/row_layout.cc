@@ -69,6 +69,22 @@ at::Tensor RowLayout::entry_view(const at::Tensor& deltas, const Entry& entry) c
                              elements.storage_offset() + entry.offset_bytes / size);
 }
 
+LayerKv RowLayout::empty_rows(std::int64_t layer, std::int64_t positions,
+                              at::Device device) const {
+  const auto rows = [&](const Entry& entry) {
+    return at::empty({entry.heads, positions, entry.dim},
+                     at::TensorOptions(entry.dtype).device(device));
+  };
+  return {rows(key(layer)), rows(value(layer))};
+}
+
+LayerKv RowLayout::layer_rows(const at::Tensor& deltas, std::int64_t layer) const {
+  const auto rows = [&](const Entry& entry) {
+    return entry_view(deltas, entry).squeeze(2).transpose(0, 1);
+  };
+  return {rows(key(layer)), rows(value(layer))};
+}
+
 at::Tensor RowLayout::group_view(const at::Tensor& deltas, const Group& group) const {
   const auto size = static_cast<std::int64_t>(at::elementSize(group.dtype));
   const at::Tensor elements = deltas.view(group.dtype);

@@ -16,6 +16,12 @@ namespace kvtool::engine {
 // Error kEnvironment for types that a recording cannot hold.
 [[nodiscard]] DType to_dtype(at::ScalarType type);
 
+// K and V of one layer: [.., num_kv_heads, positions, dim] each.
+struct LayerKv {
+  at::Tensor k;
+  at::Tensor v;
+};
+
 class RowLayout {
  public:
   // Entry 2 * layer is the layer's K, 2 * layer + 1 its V.
@@ -56,9 +62,15 @@ class RowLayout {
   // Bytes from one row of a step to the next: the delta, padded to 64.
   [[nodiscard]] std::int64_t row_stride_bytes() const { return row_stride_bytes_; }
 
+  // Of one layer and row: [heads, positions, dim], not filled.
+  [[nodiscard]] LayerKv empty_rows(std::int64_t layer, std::int64_t positions,
+                                   at::Device device) const;
+
   // Views into deltas, u8 [B, row_stride_bytes()] contiguous.
   // One entry: [B, heads, 1, dim].
   [[nodiscard]] at::Tensor entry_view(const at::Tensor& deltas, const Entry& entry) const;
+  // One layer of one row, where deltas are those of its positions: [heads, positions, dim].
+  [[nodiscard]] LayerKv layer_rows(const at::Tensor& deltas, std::int64_t layer) const;
   // One group: [entries, B, heads, dim].
   [[nodiscard]] at::Tensor group_view(const at::Tensor& deltas, const Group& group) const;
 

@@ -4,20 +4,33 @@
 #include <c10/core/StreamGuard.h>
 
 #include "engine/host_memory.h"
+#include "kvtool/base/error.h"
 
 namespace kvtool::engine {
+namespace {
 
-SinkPump::SinkPump(std::vector<format::RowSink*> sinks, const RowLayout& layout,
-                   const BatchShape& shape, const ContiguousCache& cache, const LogitStats& stats,
-                   at::Device device)
+void check_final_state(const format::RowSink& sink, const KvCache& cache) {
+  const format::RowSink::Needs needs = sink.needs();
+  if (cache.is_append_only() || !needs.final_kv || needs.step_kv) return;
+  throw_usage(
+      "this cache changes rows after it has written them, so its final state does not hold what "
+      "each step saw: a recording of the final state alone cannot be made of it");
+}
+
+}  // namespace
+
+SinkPump::SinkPump(std::vector<format::RowSink*> sinks, const BatchShape& shape,
+                   const KvCache& cache, const LogitStats& stats, at::Device device)
     : sinks_(std::move(sinks)),
-      layout_(layout),
       shape_(shape),
       cache_(cache),
+      layout_(cache.layout()),
       stats_(stats),
       side_(device) {
   for (const format::RowSink* sink : sinks_) {
-    wants_step_kv_ = wants_step_kv_ || (sink != nullptr && sink->needs().step_kv);
+    if (sink == nullptr) continue;
+    check_final_state(*sink, cache_);
+    wants_step_kv_ = wants_step_kv_ || sink->needs().step_kv;
   }
   for (std::size_t index = 0; index < kSlots; ++index) {
     slots_.push_back(std::make_unique<StepSlot>(index, shape_.rows(), stats_.packed_width(),
@@ -38,6 +51,7 @@ StepSlot* SinkPump::acquire() { return slots_[worker_->acquire()].get(); }
 void SinkPump::drain() { worker_->drain(); }
 
 void SinkPump::push(StepSlot* slot, const at::Tensor& packed) {
+  const bool is_prefill = slot->step < 0;
   slot->submit(packed, side_);
   worker_->submit(slot->index(), [this, slot] {
     const c10::InferenceMode guard;
@@ -48,6 +62,7 @@ void SinkPump::push(StepSlot* slot, const at::Tensor& packed) {
       deliver_step(*slot);
     }
   });
+  if (is_prefill && !cache_.is_append_only()) drain();
 }
 
 void SinkPump::finish(const std::vector<std::int64_t>& steps,
@@ -104,8 +119,9 @@ void SinkPump::deliver_step(StepSlot& slot) {
   }
 }
 
-// Runs on the pump's thread. The slots read here are never written again while
-// it runs: steps append behind them, and a replay drains before it injects.
+// Runs on the pump's thread. The slots read here are never written again while it runs:
+// steps append behind them (push() waits where they do not), and a replay drains before
+// it injects.
 void SinkPump::read_cache(std::int64_t row, std::int64_t count,
                           const std::function<void(std::uint32_t, std::span<const std::byte>,
                                                    std::span<const std::byte>)>& receive) {
@@ -113,9 +129,9 @@ void SinkPump::read_cache(std::int64_t row, std::int64_t count,
   if (side_.exists()) on_side.emplace(side_.stream());
   const std::int64_t first = shape_.padding(row);
   for (std::int64_t layer = 0; layer < layout_.num_layers(); ++layer) {
-    const at::Tensor key = cache_.key_rows(layer, row, first, count).contiguous().cpu();
-    const at::Tensor value = cache_.value_rows(layer, row, first, count).contiguous().cpu();
-    receive(static_cast<std::uint32_t>(layer), bytes_of(key), bytes_of(value));
+    const LayerKv rows = layout_.empty_rows(layer, count, at::kCPU);
+    cache_.read({layer, row, {first, count}}, rows);
+    receive(static_cast<std::uint32_t>(layer), bytes_of(rows.k), bytes_of(rows.v));
   }
 }
 

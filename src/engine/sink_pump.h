@@ -10,7 +10,8 @@
 #include <span>
 #include <vector>
 
-#include "engine/contiguous_cache.h"
+#include "engine/batch_shape.h"
+#include "engine/cache/kv_cache.h"
 #include "engine/logit_stats.h"
 #include "engine/step_ring.h"
 #include "kvtool/base/background_worker.h"
@@ -23,8 +24,10 @@ class SinkPump {
   static constexpr std::size_t kSlots = 8;
 
   // sinks: one per row, null where nobody listens. All references outlive the pump.
-  SinkPump(std::vector<format::RowSink*> sinks, const RowLayout& layout, const BatchShape& shape,
-           const ContiguousCache& cache, const LogitStats& stats, at::Device device);
+  // Error kUsage for a sink that lives on the final state alone where the cache does not only
+  // grow: that state would say nothing of what the steps saw.
+  SinkPump(std::vector<format::RowSink*> sinks, const BatchShape& shape, const KvCache& cache,
+           const LogitStats& stats, at::Device device);
   // Abandons what is queued and waits for the thread.
   ~SinkPump();
   SinkPump(const SinkPump&) = delete;
@@ -52,9 +55,9 @@ class SinkPump {
                                            std::span<const std::byte>)>& receive);
 
   std::vector<format::RowSink*> sinks_;
-  const RowLayout& layout_;
   const BatchShape& shape_;
-  const ContiguousCache& cache_;
+  const KvCache& cache_;
+  const RowLayout& layout_;  // of cache_
   const LogitStats& stats_;
   SideStream side_;
   bool wants_step_kv_ = false;

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <string>
 
+#include "engine/cache/contiguous_cache.h"
 #include "kvtool/base/error.h"
 
 namespace kvtool::engine {
@@ -71,7 +72,7 @@ class SinkPumpTest : public testing::Test {
 };
 
 TEST_F(SinkPumpTest, DeliversInOrder) {
-  SinkPump pump({&sink_}, layout_, shape_, cache_, stats_, at::kCPU);
+  SinkPump pump({&sink_}, shape_, cache_, stats_, at::kCPU);
   push(pump, -1);
   for (int step = 0; step < 2; ++step) push(pump, step);
   pump.finish({2}, {format::RowEnd{}});
@@ -82,7 +83,7 @@ TEST_F(SinkPumpTest, DeliversInOrder) {
 
 TEST_F(SinkPumpTest, SlowSinkHoldsTheProducerBack) {
   sink_.delay = std::chrono::milliseconds(2);
-  SinkPump pump({&sink_}, layout_, shape_, cache_, stats_, at::kCPU);
+  SinkPump pump({&sink_}, shape_, cache_, stats_, at::kCPU);
   for (int step = 0; step < 40; ++step) {
     push(pump, step);
     EXPECT_LE(step + 1 - sink_.steps.load(), static_cast<int>(SinkPump::kSlots) + 1);
@@ -93,7 +94,7 @@ TEST_F(SinkPumpTest, SlowSinkHoldsTheProducerBack) {
 
 TEST_F(SinkPumpTest, FirstErrorReachesTheProducer) {
   sink_.fail_at_step = 3;
-  SinkPump pump({&sink_}, layout_, shape_, cache_, stats_, at::kCPU);
+  SinkPump pump({&sink_}, shape_, cache_, stats_, at::kCPU);
   try {
     for (int step = 0; step < 1000; ++step) push(pump, step);
     FAIL() << "the error did not arrive";
@@ -107,7 +108,7 @@ TEST_F(SinkPumpTest, FirstErrorReachesTheProducer) {
 
 TEST_F(SinkPumpTest, DestructionWithQueuedWorkEnds) {
   sink_.delay = std::chrono::milliseconds(5);
-  SinkPump pump({&sink_}, layout_, shape_, cache_, stats_, at::kCPU);
+  SinkPump pump({&sink_}, shape_, cache_, stats_, at::kCPU);
   for (int step = 0; step < 6; ++step) push(pump, step);
 }
 

@@ -1,5 +1,5 @@
 // causal_attention against the definition, one query and head at a time.
-#include "engine/attention.h"
+#include "engine/cache/attention.h"
 
 #include <gtest/gtest.h>
 

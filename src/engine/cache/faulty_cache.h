@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "engine/attention_op.h"
-#include "engine/contiguous_cache.h"
+#include "engine/cache/kv_cache.h"
 #include "kvtool/engine/api.h"
 
 namespace kvtool::engine {
@@ -25,30 +25,29 @@ class FaultyCache : public CachePolicy {
   enum class Pass : std::uint8_t { kRememberOutputs, kTakeNextKeys, kStore };
 
   // `cache` outlives this object. fault: see check_fault().
-  FaultyCache(ContiguousCache& cache, const Fault& fault) : cache_(cache), fault_(fault) {}
+  FaultyCache(KvCache& cache, const Fault& fault) : cache_(cache), fault_(fault) {}
 
   [[nodiscard]] bool needs_next_keys() const { return fault_.kind == FaultKind::kRotatedKeys; }
-  // The next pass belongs to `step`, whose slot the cache has begun.
-  void begin(std::int64_t step, Pass pass);
+  // The next pass belongs to `step`, for whose slot the cache has begun.
+  void begin(std::int64_t step, std::int64_t slot, Pass pass);
   at::Tensor attend(const AttentionCall& call) override;
 
  private:
-  struct Row {
-    at::Tensor k;  // [B, num_kv_heads, 1, key_dim], in the model's dtype
-    at::Tensor v;
-  };
-
   [[nodiscard]] bool acts_on(const AttentionCall& call) const;
-  [[nodiscard]] Row stored_row(const AttentionCall& call) const;
+  // [B, num_kv_heads, 1, dim], in the model's dtype.
+  [[nodiscard]] LayerKv stored_row(const AttentionCall& call) const;
+  // What the cache holds of the layer in the slot before.
+  [[nodiscard]] LayerKv row_before(const AttentionCall& call) const;
   // right + strength * (wrong - right), computed in float32, in right's dtype.
   [[nodiscard]] at::Tensor blend(const at::Tensor& right, const at::Tensor& wrong) const;
   at::Tensor remember(const AttentionCall& call);
   at::Tensor answer_from_memory(const AttentionCall& call);
 
-  ContiguousCache& cache_;
+  KvCache& cache_;
   Fault fault_;
   Pass pass_ = Pass::kStore;
   std::int64_t step_ = 0;
+  std::int64_t slot_ = 0;
   std::vector<at::Tensor> outputs_;  // per layer, of kRememberOutputs
   at::Tensor next_keys_;             // of the faulty layer, of kTakeNextKeys
 };

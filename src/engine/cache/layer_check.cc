@@ -1,4 +1,4 @@
-#include "engine/layer_check.h"
+#include "engine/cache/layer_check.h"
 
 #include <algorithm>
 #include <string>

@@ -1,4 +1,4 @@
-#include "engine/faulty_cache.h"
+#include "engine/cache/faulty_cache.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -6,7 +6,9 @@
 #include <limits>
 
 #include "engine/batch_shape.h"
-#include "memory_row.h"
+#include "engine/cache/contiguous_cache.h"
+#include "engine/cache/slot_rows.h"
+#include "engine/memory_row.h"
 #include "support/error_of.h"
 
 namespace kvtool::engine {
@@ -20,7 +22,10 @@ class FaultyCacheTest : public testing::Test {
       : layout_(format::Geometry({{DType::kFloat32, DType::kFloat32, 2, 2, 2},
                                   {DType::kFloat32, DType::kFloat32, 2, 2, 2}})),
         shape_({prompt_, prompt_}, 1, 4),
-        cache_(layout_, shape_, at::kCPU) {}
+        cache_(layout_, shape_, at::kCPU) {
+    // The prompt, which steps see: memory that nobody wrote may hold NaN.
+    cache_.write_slot(0, at::zeros({2, layout_.row_stride_bytes()}, at::kByte), layout_, {});
+  }
 
   // [2, 2, 1, 2]: rows, heads, one position, width.
   static at::Tensor row(std::initializer_list<double> values) {
@@ -36,16 +41,17 @@ class FaultyCacheTest : public testing::Test {
   // Step `step` with `fault`, the same K and V in both layers.
   void store(const Fault& fault, std::int64_t step, const at::Tensor& k, const at::Tensor& v) {
     FaultyCache faulty(cache_, fault);
-    cache_.begin(1 + step, 1);
-    faulty.begin(step, FaultyCache::Pass::kStore);
+    cache_.begin({1 + step, 1});
+    faulty.begin(step, 1 + step, FaultyCache::Pass::kStore);
     for (std::int64_t layer = 0; layer < 2; ++layer) attend(faulty, layer, k, v);
     cache_.end();
   }
 
   void expect_stored(std::int64_t layer, std::int64_t step, const at::Tensor& k,
                      const at::Tensor& v) {
-    EXPECT_TRUE(cache_.key_slot(layer, 1 + step).equal(k)) << cache_.key_slot(layer, 1 + step);
-    EXPECT_TRUE(cache_.value_slot(layer, 1 + step).equal(v)) << cache_.value_slot(layer, 1 + step);
+    const LayerKv kept = read_layer(cache_, shape_, layer, 1 + step);
+    EXPECT_TRUE(kept.k.equal(k)) << kept.k;
+    EXPECT_TRUE(kept.v.equal(v)) << kept.v;
   }
 
   RowLayout layout_;
@@ -104,27 +110,27 @@ TEST_F(FaultyCacheTest, PutsOneNanIntoTheFirstRowAtOneStep) {
   store(fault, 0, k_, v_);
   expect_stored(1, 0, k_, v_);
   store(fault, 1, k_, v_);
-  const at::Tensor value = cache_.value_slot(1, 2);
-  EXPECT_EQ(value.isnan().sum().item<std::int64_t>(), 1);
-  EXPECT_TRUE(value.select(0, 0).isnan().any().item<bool>());
-  EXPECT_TRUE(cache_.key_slot(1, 2).equal(k_));
+  const LayerKv kept = read_layer(cache_, shape_, 1, 2);
+  EXPECT_EQ(kept.v.isnan().sum().item<std::int64_t>(), 1);
+  EXPECT_TRUE(kept.v.select(0, 0).isnan().any().item<bool>());
+  EXPECT_TRUE(kept.k.equal(k_));
 }
 
 TEST_F(FaultyCacheTest, TakesTheKeysOfTheNextPositionWithTheHiddenStatesOfThisOne) {
   FaultyCache faulty(cache_, {FaultKind::kRotatedKeys, 1, 0, 0.5});
   ASSERT_TRUE(faulty.needs_next_keys());
-  cache_.begin(1, 1);
-  faulty.begin(0, FaultyCache::Pass::kRememberOutputs);
+  cache_.begin({1, 1});
+  faulty.begin(0, 1, FaultyCache::Pass::kRememberOutputs);
   attend(faulty, 0, k_, v_);
   const at::Tensor remembered = output_.clone();
   attend(faulty, 1, k_, v_);
-  faulty.begin(0, FaultyCache::Pass::kTakeNextKeys);
+  faulty.begin(0, 1, FaultyCache::Pass::kTakeNextKeys);
   attend(faulty, 0, k_ + 4, v_ + 4);
   EXPECT_TRUE(output_.equal(remembered));
   attend(faulty, 1, k_ + 2, v_ + 2);
   expect_stored(0, 0, k_, v_);
   expect_stored(1, 0, k_, v_);
-  faulty.begin(0, FaultyCache::Pass::kStore);
+  faulty.begin(0, 1, FaultyCache::Pass::kStore);
   for (std::int64_t layer = 0; layer < 2; ++layer) attend(faulty, layer, k_, v_);
   expect_stored(0, 0, k_, v_);
   expect_stored(1, 0, k_ + 1, v_);
@@ -132,12 +138,11 @@ TEST_F(FaultyCacheTest, TakesTheKeysOfTheNextPositionWithTheHiddenStatesOfThisOn
 
 TEST_F(FaultyCacheTest, AnswersFromTheFaultyRow) {
   // One visible key: the output is its value.
-  const ContiguousCache* cache = &cache_;
   FaultyCache faulty(cache_, {FaultKind::kScaledValues, 0, 0, 1.0});
-  cache_.begin(0, 1);
-  faulty.begin(0, FaultyCache::Pass::kStore);
+  cache_.begin({0, 1});
+  faulty.begin(0, 0, FaultyCache::Pass::kStore);
   attend(faulty, 0, k_, v_);
-  EXPECT_TRUE(output_.transpose(1, 2).equal(cache->value_slot(0, 0)));
+  EXPECT_TRUE(output_.transpose(1, 2).equal(read_layer(cache_, shape_, 0, 0).v));
 }
 
 class CheckFault : public testing::Test {

@@ -1,19 +1,20 @@
 // The cache of a parallel replay: one forward pass over pieces of several rows,
 // one behind the other in a single batch row. A step's query sees the recorded
 // K/V of the positions before it and its own at its position, as in a step replay
-// that injects; no piece sees another row.
+// that injects, each as the row's cache keeps it; no piece sees another row.
 #pragma once
 
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <memory>
 #include <span>
 
-#include "engine/attention.h"
+#include "engine/cache/attention.h"
 #include "engine/attention_op.h"
 #include "engine/batch_shape.h"
-#include "engine/contiguous_cache.h"
-#include "engine/layer_check.h"
+#include "engine/cache/kv_cache.h"
+#include "engine/cache/layer_check.h"
 #include "engine/row_layout.h"
 
 namespace kvtool::engine {
@@ -21,17 +22,17 @@ namespace kvtool::engine {
 // What one row of a replay keeps between passes: the K/V that its steps see.
 struct ParallelRow {
   ParallelRow(const RowLayout& layout, std::span<const std::int32_t> prompt, std::int64_t steps,
-              at::Device device)
+              at::Device device, const CacheMaker& make_cache)
       : shape({prompt}, static_cast<std::int64_t>(prompt.size()),
               static_cast<std::int64_t>(prompt.size()) + steps),
-        cache(layout, shape, device) {}
+        cache(make_cache(layout, shape, device)) {}
   ParallelRow(const ParallelRow&) = delete;
   ParallelRow& operator=(const ParallelRow&) = delete;
 
   BatchShape shape;
-  ContiguousCache cache;          // positions 0, 1, ...: prompt, then steps
-  bool keeps_own_prompt = false;  // the prompt's K/V of this device is what its steps see
-  bool keeps_own_steps = false;   // likewise for the steps before a step
+  std::unique_ptr<KvCache> cache;  // positions 0, 1, ...: prompt, then steps
+  bool keeps_own_prompt = false;   // the prompt's K/V of this device is what its steps see
+  bool keeps_own_steps = false;    // likewise for the steps before a step
 };
 
 // Consecutive positions of one row in a pass.
@@ -50,7 +51,7 @@ class ParallelCache : public CachePolicy {
   explicit ParallelCache(const RowLayout& layout);
 
   // The next pass consists of `pieces`, which outlive it. `own_rows`, u8 [tokens, row stride] on
-  // the device, receives the K/V that the pass computes, as deltas.
+  // the device, receives the K/V that the pass computes, as deltas and as the caches keep it.
   void begin(std::span<const ParallelPiece> pieces, const at::Tensor& own_rows);
   // q [1, Hq, tokens, Dk].
   at::Tensor attend(const AttentionCall& call) override;
@@ -58,10 +59,12 @@ class ParallelCache : public CachePolicy {
   void end() const;
 
  private:
-  [[nodiscard]] at::Tensor attend_prompt(const AttentionCall& call,
-                                         const ParallelPiece& piece) const;
-  [[nodiscard]] at::Tensor attend_steps(const AttentionCall& call, const ParallelPiece& piece);
-  void keep_own_rows(const AttentionCall& call) const;
+  // `own` is what the piece computed of the call's K and V, as its cache keeps it.
+  [[nodiscard]] static at::Tensor attend_prompt(const AttentionCall& call,
+                                                const ParallelPiece& piece, const LayerKv& own);
+  [[nodiscard]] at::Tensor attend_steps(const AttentionCall& call, const ParallelPiece& piece,
+                                        const LayerKv& own);
+  void deliver(const AttentionCall& call, const ParallelPiece& piece, const LayerKv& own) const;
 
   const RowLayout& layout_;
   std::span<const ParallelPiece> pieces_;

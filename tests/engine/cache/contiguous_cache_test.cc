@@ -1,9 +1,12 @@
-#include "engine/contiguous_cache.h"
+#include "engine/cache/contiguous_cache.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "engine/batch_run.h"
+#include "engine/cache/slot_rows.h"
 #include "kvtool/base/error.h"
 #include "support/error_of.h"
 
@@ -50,19 +53,19 @@ TEST(ContiguousCache, PaddedBatchEqualsItsRowsAlone) {
   ContiguousCache batch(layout, shape, at::kCPU);
   const Projections prompt = random_projections(3, 5);
   const Projections step = random_projections(3, 1);
-  batch.begin(0, 5);
+  batch.begin({0, 5});
   const at::Tensor prompt_out = attend(batch, prompt, 1);
-  batch.begin(5, 1);
+  batch.begin({5, 1});
   const at::Tensor step_out = attend(batch, step, 1);
   for (std::int64_t row = 0; row < 3; ++row) {
     const BatchShape alone({prompts[static_cast<std::size_t>(row)]}, shape.prompt_length(row), 8);
     ContiguousCache single(layout, alone, at::kCPU);
-    single.begin(0, shape.prompt_length(row));
+    single.begin({0, shape.prompt_length(row)});
     const at::Tensor expected = attend(single, row_of(prompt, row, shape.padding(row)), 1);
     EXPECT_TRUE(at::allclose(
         prompt_out.narrow(0, row, 1).narrow(1, shape.padding(row), shape.prompt_length(row)),
         expected, 1e-5, 1e-6));
-    single.begin(shape.prompt_length(row), 1);
+    single.begin({shape.prompt_length(row), 1});
     EXPECT_TRUE(at::allclose(step_out.narrow(0, row, 1), attend(single, row_of(step, row, 0), 1),
                              1e-5, 1e-6));
   }
@@ -88,19 +91,14 @@ class FilledCache : public testing::Test {
     return deltas;
   }
 
-  at::Tensor gathered() const {
-    at::Tensor deltas = at::zeros({2, layout_.row_stride_bytes()}, at::kByte);
-    cache_.gather(deltas, kSlot);
-    return deltas;
-  }
+  at::Tensor held() const { return read_slot(cache_, shape_, kSlot); }
 
   // Every row holds `deltas`, of `layout`, converted to the cache's dtype.
   void expect_holds(const at::Tensor& deltas, const RowLayout& layout) const {
     for (std::int64_t layer = 0; layer < layout_.num_layers(); ++layer) {
-      EXPECT_TRUE(cache_.key_slot(layer, kSlot)
-                      .equal(layout.entry_view(deltas, layout.key(layer)).to(at::kFloat)));
-      EXPECT_TRUE(cache_.value_slot(layer, kSlot)
-                      .equal(layout.entry_view(deltas, layout.value(layer)).to(at::kFloat)));
+      const LayerKv kept = read_layer(cache_, shape_, layer, kSlot);
+      EXPECT_TRUE(kept.k.equal(layout.entry_view(deltas, layout.key(layer)).to(at::kFloat)));
+      EXPECT_TRUE(kept.v.equal(layout.entry_view(deltas, layout.value(layer)).to(at::kFloat)));
     }
   }
 
@@ -110,14 +108,14 @@ class FilledCache : public testing::Test {
   ContiguousCache cache_;
 };
 
-TEST_F(FilledCache, GathersTheRowThatEveryLayerWrote) {
-  cache_.begin(kSlot, 1);
+TEST_F(FilledCache, ReadsTheRowThatEveryLayerWrote) {
+  cache_.begin({kSlot, 1});
   std::vector<Projections> layers;
   for (std::int64_t layer = 0; layer < 2; ++layer) {
     layers.push_back(random_projections(2, 1));
     attend(cache_, layers.back(), layer);
   }
-  const at::Tensor deltas = gathered();
+  const at::Tensor deltas = held();
   for (std::int64_t layer = 0; layer < 2; ++layer) {
     const Projections& p = layers[static_cast<std::size_t>(layer)];
     EXPECT_TRUE(layout_.entry_view(deltas, layout_.key(layer)).equal(p.k));
@@ -125,61 +123,64 @@ TEST_F(FilledCache, GathersTheRowThatEveryLayerWrote) {
   }
 }
 
-TEST_F(FilledCache, GatherSeesWhatTheCacheHoldsAndNotWhatTheModelMade) {
-  cache_.begin(kSlot, 1);
+TEST_F(FilledCache, ReadsWhatTheCacheHoldsAndNotWhatTheModelMade) {
+  cache_.begin({kSlot, 1});
   for (std::int64_t layer = 0; layer < 2; ++layer) attend(cache_, random_projections(2, 1), layer);
-  cache_.value_slot(1, kSlot).select(0, 1).fill_(42);
-  const at::Tensor value = layout_.entry_view(gathered(), layout_.value(1));
+  const LayerKv other = layout_.empty_rows(1, 1, at::kCPU);
+  other.k.fill_(41);
+  other.v.fill_(42);
+  cache_.write({1, 1, {kSlot, 1}}, other);
+  const at::Tensor value = layout_.entry_view(held(), layout_.value(1));
   EXPECT_TRUE(value.select(0, 1).eq(42).all().item<bool>());
   EXPECT_FALSE(value.select(0, 0).eq(42).any().item<bool>());
 }
 
-TEST_F(FilledCache, GatherIsTheInverseOfInject) {
+TEST_F(FilledCache, ReadIsTheInverseOfWrite) {
   const at::Tensor deltas = random_deltas(layout_);
-  cache_.inject(deltas, layout_, kSlot, {});
+  cache_.write_slot(kSlot, deltas, layout_, {});
   expect_holds(deltas, layout_);
-  EXPECT_TRUE(gathered().equal(deltas));
+  EXPECT_TRUE(held().equal(deltas));
 }
 
-TEST_F(FilledCache, InjectTouchesTheNamedRowsAlone) {
+TEST_F(FilledCache, WriteTouchesTheNamedRowsAlone) {
   const at::Tensor before = random_deltas(layout_);
   const at::Tensor after = random_deltas(layout_);
-  cache_.inject(before, layout_, kSlot, {});
-  cache_.inject(after, layout_, kSlot, {1});
-  EXPECT_TRUE(gathered().select(0, 0).equal(before.select(0, 0)));
-  EXPECT_TRUE(gathered().select(0, 1).equal(after.select(0, 1)));
+  cache_.write_slot(kSlot, before, layout_, {});
+  cache_.write_slot(kSlot, after, layout_, std::array<std::int64_t, 1>{1});
+  EXPECT_TRUE(held().select(0, 0).equal(before.select(0, 0)));
+  EXPECT_TRUE(held().select(0, 1).equal(after.select(0, 1)));
 }
 
-TEST_F(FilledCache, InjectConvertsOtherDtypes) {
+TEST_F(FilledCache, WriteConvertsOtherDtypes) {
   const RowLayout half(geometry(DType::kBFloat16, DType::kBFloat16));
   ASSERT_TRUE(half.groups_match(layout_));
   const at::Tensor deltas = random_deltas(half);
-  cache_.inject(deltas, half, kSlot, {});
+  cache_.write_slot(kSlot, deltas, half, {});
   expect_holds(deltas, half);
 }
 
-TEST_F(FilledCache, InjectConvertsDtypesThatGroupInAnotherWay) {
+TEST_F(FilledCache, WriteConvertsDtypesThatGroupInAnotherWay) {
   const RowLayout mixed(geometry(DType::kFloat8E4M3, DType::kFloat16));
   ASSERT_FALSE(mixed.groups_match(layout_));
   const at::Tensor first = random_deltas(mixed);
-  cache_.inject(first, mixed, kSlot, {});
+  cache_.write_slot(kSlot, first, mixed, {});
   expect_holds(first, mixed);
   const at::Tensor second = random_deltas(mixed);
-  cache_.inject(second, mixed, kSlot, {1});
+  cache_.write_slot(kSlot, second, mixed, std::array<std::int64_t, 1>{1});
   for (std::int64_t row = 0; row < 2; ++row) {
     const at::Tensor value = mixed.entry_view(row == 0 ? first : second, mixed.value(1));
-    EXPECT_TRUE(
-        cache_.value_slot(1, kSlot).select(0, row).equal(value.select(0, row).to(at::kFloat)));
+    const LayerKv kept = read_layer(cache_, shape_, 1, kSlot);
+    EXPECT_TRUE(kept.v.select(0, row).equal(value.select(0, row).to(at::kFloat)));
   }
 }
 
 TEST_F(FilledCache, NamesALayerThatTheModelSkipped) {
-  cache_.begin(kSlot, 1);
+  cache_.begin({kSlot, 1});
   attend(cache_, random_projections(2, 1), 0);
   EXPECT_THAT(error_of([&] { cache_.end(); }).what(), testing::HasSubstr("layer 1"));
   attend(cache_, random_projections(2, 1), 1);
   EXPECT_NO_THROW(cache_.end());
-  cache_.begin(kSlot + 1, 1);
+  cache_.begin({kSlot + 1, 1});
   EXPECT_THROW(cache_.end(), Error);
 }
 
@@ -188,8 +189,8 @@ TEST(ContiguousCache, RefusesMoreThanItsCapacity) {
   const std::vector<std::int32_t> prompt{1, 2};
   const BatchShape shape({prompt}, 2, 3);
   ContiguousCache cache(layout, shape, at::kCPU);
-  EXPECT_NO_THROW(cache.begin(2, 1));
-  EXPECT_THROW(cache.begin(3, 1), Error);
+  EXPECT_NO_THROW(cache.begin({2, 1}));
+  EXPECT_THROW(cache.begin({3, 1}), Error);
 }
 
 TEST(BatchShape, RefusesEmptyAndOverlongPrompts) {

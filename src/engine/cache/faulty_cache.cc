@@ -1,4 +1,4 @@
-#include "engine/faulty_cache.h"
+#include "engine/cache/faulty_cache.h"
 
 #include <algorithm>
 #include <limits>
@@ -90,8 +90,9 @@ void check_fault(const Fault& fault, const ModelInfo& model, const ReplayBatch& 
   if (fault.kind == FaultKind::kRotatedKeys) check_next_position(model, batch, steps);
 }
 
-void FaultyCache::begin(std::int64_t step, Pass pass) {
+void FaultyCache::begin(std::int64_t step, std::int64_t slot, Pass pass) {
   step_ = step;
+  slot_ = slot;
   pass_ = pass;
 }
 
@@ -99,7 +100,7 @@ at::Tensor FaultyCache::attend(const AttentionCall& call) {
   if (pass_ == Pass::kRememberOutputs) return remember(call);
   if (pass_ == Pass::kTakeNextKeys) return answer_from_memory(call);
   if (!acts_on(call)) return cache_.attend(call);
-  const Row row = stored_row(call);
+  const LayerKv row = stored_row(call);
   return cache_.attend({call.q, row.k, row.v, call.layer, call.scale, call.sliding_window,
                         call.softcap, call.sinks});
 }
@@ -121,21 +122,29 @@ bool FaultyCache::acts_on(const AttentionCall& call) const {
   return !is_of_one_step(fault_.kind) || step_ == static_cast<std::int64_t>(fault_.step);
 }
 
-FaultyCache::Row FaultyCache::stored_row(const AttentionCall& call) const {
+LayerKv FaultyCache::stored_row(const AttentionCall& call) const {
   switch (fault_.kind) {
     case FaultKind::kScaledValues: return {call.k, blend(call.v, call.v.to(at::kFloat).mul(2.0))};
     case FaultKind::kRotatedKeys: return {blend(call.k, next_keys_), call.v};
     case FaultKind::kSwappedHeads:
       return {blend(call.k, swap_first_heads(call.k)), blend(call.v, swap_first_heads(call.v))};
     case FaultKind::kStaleRow: {
-      const std::int64_t before = cache_.first_slot() - 1;
-      return {blend(call.k, cache_.key_slot(call.layer, before)),
-              blend(call.v, cache_.value_slot(call.layer, before))};
+      const LayerKv before = row_before(call);
+      return {blend(call.k, before.k), blend(call.v, before.v)};
     }
     case FaultKind::kUnscaledInt8Keys: return {blend(call.k, unscaled_int8(call.k)), call.v};
     case FaultKind::kNonfinite: return {call.k, with_one_nan(call.v)};
   }
   throw_environment("unknown fault");
+}
+
+LayerKv FaultyCache::row_before(const AttentionCall& call) const {
+  const RowLayout& layout = cache_.layout();
+  const at::Tensor deltas = at::empty({call.k.size(0), layout.row_stride_bytes()},
+                                      call.k.options().dtype(at::kByte));
+  cache_.read_slot(slot_ - 1, deltas);
+  return {layout.entry_view(deltas, layout.key(call.layer)),
+          layout.entry_view(deltas, layout.value(call.layer))};
 }
 
 // lerp is exact at strength 1, where right + (wrong - right) need not be.

@@ -1,4 +1,4 @@
-#include "engine/attention.h"
+#include "engine/cache/attention.h"
 
 #include <ATen/Context.h>
 

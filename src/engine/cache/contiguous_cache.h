@@ -1,0 +1,58 @@
+// The plain cache: one buffer per layer for K and one for V, allocated once,
+// rows appended in place.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engine/batch_shape.h"
+#include "engine/cache/kv_cache.h"
+#include "engine/cache/layer_check.h"
+#include "engine/cache/padded_attention.h"
+
+namespace kvtool::engine {
+
+class ContiguousCache : public KvCache {
+ public:
+  // Allocates [rows, num_kv_heads, capacity, dim] for every layer's K and V. `layout` and
+  // `shape` outlive the cache.
+  ContiguousCache(const RowLayout& layout, const BatchShape& shape, at::Device device);
+
+  void begin(SlotRange slots) override;
+  at::Tensor attend(const AttentionCall& call) override;
+  void end() override;
+
+  [[nodiscard]] const RowLayout& layout() const override { return layout_; }
+  void read_slot(std::int64_t slot, const at::Tensor& deltas) const override;
+  void write_slot(std::int64_t slot, const at::Tensor& deltas, const RowLayout& from,
+                  std::span<const std::int64_t> rows) override;
+  void write_slots(std::int64_t row, std::int64_t first_slot, const at::Tensor& deltas,
+                   const RowLayout& from) override;
+  void read(const LayerRows& where, const LayerKv& kv) const override;
+  void write(const LayerRows& where, const LayerKv& kv) override;
+  [[nodiscard]] LayerKv as_kept(std::int64_t layer, const LayerKv& kv) const override;
+
+ private:
+  // Views of what one row keeps.
+  [[nodiscard]] LayerKv rows_at(const LayerRows& where) const;
+
+  const RowLayout& layout_;
+  const BatchShape& shape_;
+  std::vector<at::Tensor> storage_;  // one per layout group: [entries, B, heads, capacity, dim]
+  std::vector<LayerKv> layers_;      // views into storage_, [B, heads, capacity, dim]
+  PaddedAttention attention_;
+  LayerCheck filled_;  // in the current pass
+  SlotRange pass_;
+};
+
+[[nodiscard]] std::unique_ptr<KvCache> make_contiguous(const RowLayout& layout,
+                                                       const BatchShape& shape, at::Device device);
+
+// Error kEnvironment unless a cache of `shape` has the slots.
+void check_slots(const BatchShape& shape, SlotRange slots);
+
+}  // namespace kvtool::engine

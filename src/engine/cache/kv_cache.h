@@ -1,0 +1,87 @@
+// The seam between everything that runs a batch and the caches that keep its K/V.
+//
+// Recording, injecting, faults and both kinds of replay know a cache through KvCache
+// alone. Rows go in and come out by value and never as views: a cache that keeps
+// rows as integers, or in pages, has no memory that a view of a row could name.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "engine/attention_op.h"
+#include "engine/batch_shape.h"
+#include "engine/row_layout.h"
+
+namespace kvtool::engine {
+
+// Slots [first, first + count) of every row of the batch.
+struct SlotRange {
+  std::int64_t first = 0;
+  std::int64_t count = 0;
+
+  [[nodiscard]] std::int64_t end() const { return first + count; }
+};
+
+// Some slots of one row in one layer.
+struct LayerRows {
+  std::int64_t layer = 0;
+  std::int64_t row = 0;
+  SlotRange slots;
+};
+
+// What read() says after attend() or write() is what the cache made of a row, and
+// that is what a query sees, what is recorded and what is compared. So to inject
+// through a cache that rounds means "the reference, as this cache would keep it".
+//
+// Threads: a pass and everything that writes belong to one thread. Rows of slots that
+// are not written at the same time may be read on another.
+class KvCache : public CachePolicy {
+ public:
+  // One forward pass over `slots` begins. A pass may call attend() of a layer more than
+  // once; the last call's rows stay (FaultyCache needs that). Error kEnvironment where
+  // the cache has no such slots.
+  virtual void begin(SlotRange slots) = 0;
+  // It ends. Error kIncompatible when a layer was not called.
+  virtual void end() = 0;
+
+  // Layers, heads, dims and dtypes of the rows that it hands out and takes, which are
+  // the model's, however it keeps them.
+  [[nodiscard]] virtual const RowLayout& layout() const = 0;
+
+  // Rows of one slot: `deltas` u8 [B, layout().row_stride_bytes()] on the cache's device.
+  // The gaps between entries stay as they are.
+  virtual void read_slot(std::int64_t slot, const at::Tensor& deltas) const = 0;
+  // Of the rows named in `rows`, or of all when it is empty. `from` says how deltas are
+  // laid out: its layers, heads and dims are those of the cache, other dtypes are converted.
+  virtual void write_slot(std::int64_t slot, const at::Tensor& deltas, const RowLayout& from,
+                          std::span<const std::int64_t> rows) = 0;
+  // One row's slots from `first_slot` on: deltas u8 [slots, row stride]. Layer by layer, unless a
+  // cache knows a shorter way.
+  virtual void write_slots(std::int64_t row, std::int64_t first_slot, const at::Tensor& deltas,
+                           const RowLayout& from);
+
+  // kv.k [num_kv_heads, slots, key_dim] and kv.v likewise, on any device. read() fills them;
+  // write() takes other dtypes, too.
+  virtual void read(const LayerRows& where, const LayerKv& kv) const = 0;
+  virtual void write(const LayerRows& where, const LayerKv& kv) = 0;
+
+  // What read() would give after write() of these rows to `layer`: [.., num_kv_heads, slots, dim].
+  [[nodiscard]] virtual LayerKv as_kept(std::int64_t layer, const LayerKv& kv) const = 0;
+
+  // A row, once its pass has ended, is changed by write() alone, and a query sees every
+  // earlier row of its input. Then a state is a prefix of every later one: one final state
+  // says them all, the prompt may be read while steps go on, and steps may be computed at
+  // once. Else the prompt is read before the next begin(), a final state alone is refused,
+  // and so is a parallel replay.
+  [[nodiscard]] virtual bool is_append_only() const { return true; }
+};
+
+// Allocates a cache for a batch. `layout` and `shape` outlive it.
+using CacheMaker = std::function<std::unique_ptr<KvCache>(
+    const RowLayout& layout, const BatchShape& shape, at::Device device)>;
+
+}  // namespace kvtool::engine
