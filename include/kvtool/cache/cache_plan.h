@@ -1,0 +1,30 @@
+// What a cache will take, computed without allocating it.
+#pragma once
+
+#include <cstdint>
+
+#include "kvtool/cache/cache_spec.h"
+#include "kvtool/format/geometry.h"
+
+namespace kvtool::cache {
+
+// The buffer of a batch: `positions` of each of `rows`, padding included.
+struct BatchExtent {
+  std::uint64_t rows = 1;
+  std::uint64_t positions = 0;
+};
+
+struct CachePlan {
+  std::uint64_t logical_bytes = 0;  // K and V as large as the model makes them
+  std::uint64_t kept_bytes = 0;     // as the policy keeps them, scales included
+  std::uint64_t work_bytes = 0;     // where the rows of one layer are turned back
+
+  [[nodiscard]] std::uint64_t physical_bytes() const { return kept_bytes + work_bytes; }
+};
+
+// Equals what the engine allocates (CacheUse::physical_bytes). Error kUsage where the sizes do
+// not fit into 64 bits, or the spec's policy is not in policies().
+[[nodiscard]] CachePlan plan_cache(const format::Geometry& geometry, const BatchExtent& batch,
+                                   const CacheSpec& spec);
+
+}  // namespace kvtool::cache

@@ -1,0 +1,61 @@
+// The name of a cache: a policy and its options, as users write it and as it travels
+// with everything that the cache made.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kvtool/cache/policies.h"
+
+namespace kvtool::cache {
+
+// Plain data: copied freely, equal where the caches are. Grammar, without blanks:
+//
+//     spec   = policy [ ":" option { "," option } ]
+//     option = name "=" value
+//
+// "int8", or with a policy that has options "paged:page=16,device=256M".
+class CacheSpec {
+ public:
+  // contiguous
+  CacheSpec();
+
+  // Error kUsage for a policy, option or value that there is not; it names the position in
+  // `text` and the nearest name. Options that are not given get their fallback.
+  [[nodiscard]] static CacheSpec parse(std::string_view text,
+                                       std::span<const PolicyInfo> known = policies());
+
+  [[nodiscard]] const std::string& policy() const { return policy_; }
+  // Of an option of kind kCount, kBytes or kShare (in percent). Error kUsage where the policy
+  // has no such option or it has no value.
+  [[nodiscard]] std::uint64_t number(std::string_view option) const;
+  // Of an option of kind kWord.
+  [[nodiscard]] const std::string& word(std::string_view option) const;
+
+  // Canonical: every option that has a value, in the order of the table, bytes with the
+  // largest suffix that is exact. parse() of it gives an equal spec.
+  [[nodiscard]] std::string to_string() const;
+
+  friend bool operator==(const CacheSpec&, const CacheSpec&) = default;
+
+ private:
+  struct Setting {
+    std::string name;
+    std::string text;  // canonical
+    std::uint64_t number = 0;
+
+    friend bool operator==(const Setting&, const Setting&) = default;
+  };
+  friend class SpecParser;
+
+  [[nodiscard]] const Setting& setting(std::string_view option) const;
+
+  std::string policy_;
+  std::vector<Setting> settings_;
+};
+
+}  // namespace kvtool::cache

@@ -1,0 +1,34 @@
+// What a cache took, counted while it ran.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace kvtool::cache {
+
+struct PlaceBytes {
+  std::string place;  // "cpu", "cuda:0"
+  std::uint64_t bytes = 0;
+
+  friend bool operator==(const PlaceBytes&, const PlaceBytes&) = default;
+};
+
+struct CacheUse {
+  // K and V of the positions that it holds, as large as the model makes them; no padding.
+  std::uint64_t logical_bytes = 0;
+  // Allocated: the rows as it keeps them, its tables and its work space.
+  std::uint64_t physical_bytes = 0;
+  std::uint64_t peak_bytes = 0;  // the most of physical_bytes
+  std::vector<PlaceBytes> places;  // physical_bytes, by where they are
+  std::uint64_t moved_bytes = 0;   // between places
+  // Rows of one layer and position that it keeps otherwise than the model made them, counted
+  // each time that one is taken in.
+  std::uint64_t applied_rows = 0;
+
+  // Of caches that live at the same time.
+  CacheUse& operator+=(const CacheUse& other);
+  friend bool operator==(const CacheUse&, const CacheUse&) = default;
+};
+
+}  // namespace kvtool::cache

@@ -1,0 +1,77 @@
+#include "kvtool/cache/cache_plan.h"
+
+#include <algorithm>
+#include <string>
+
+#include "kvtool/base/checked.h"
+#include "kvtool/base/error.h"
+
+namespace kvtool::cache {
+namespace {
+
+const PolicyInfo& policy_of(const CacheSpec& spec) {
+  for (const PolicyInfo& policy : policies()) {
+    if (policy.name == spec.policy()) return policy;
+  }
+  throw_usage("no plan for the cache '" + spec.to_string() + "': its policy is not known");
+}
+
+// K or V of one layer at one position.
+struct Rows {
+  std::uint64_t heads;
+  std::uint64_t dim;
+  DType dtype;
+
+  [[nodiscard]] std::uint64_t logical_bytes() const { return heads * dim * element_size(dtype); }
+  [[nodiscard]] std::uint64_t kept_bytes(const RowStorage& storage) const {
+    if (storage.element_bits == 0) return logical_bytes();
+    return heads * ((dim * storage.element_bits + 7) / 8 + storage.scale_bytes);
+  }
+  // As float32, on the way to another type.
+  [[nodiscard]] std::uint64_t wide_bytes() const {
+    return dtype == DType::kFloat32 ? 0 : heads * dim * sizeof(float);
+  }
+};
+
+// Work space, all layers use the same: K and V of one as the model makes them, and what is
+// larger of the two as float32.
+struct WorkSpace {
+  std::uint64_t key = 0;
+  std::uint64_t value = 0;
+  std::uint64_t wide = 0;
+
+  void fit(const Rows& k, const Rows& v) {
+    key = std::max(key, k.logical_bytes());
+    value = std::max(value, v.logical_bytes());
+    wide = std::max({wide, k.wide_bytes(), v.wide_bytes()});
+  }
+};
+
+}  // namespace
+
+CachePlan plan_cache(const format::Geometry& geometry, const BatchExtent& batch,
+                     const CacheSpec& spec) {
+  const RowStorage& storage = policy_of(spec).storage;
+  // Of one position: the caps of a geometry keep these sums far below 64 bits.
+  std::uint64_t kept = 0;
+  WorkSpace work;
+  for (const format::LayerGeometry& layer : geometry.layers()) {
+    const Rows k{layer.num_kv_heads, layer.key_dim, layer.key_dtype};
+    const Rows v{layer.num_kv_heads, layer.value_dim, layer.value_dtype};
+    kept += k.kept_bytes(storage) + v.kept_bytes(storage);
+    if (storage.element_bits != 0) work.fit(k, v);
+  }
+  const auto of_batch = [&](std::uint64_t position_bytes) {
+    const auto positions = checked_mul(batch.rows, batch.positions);
+    const auto bytes = positions ? checked_mul(*positions, position_bytes) : std::nullopt;
+    if (!bytes) {
+      throw_usage("a cache of " + std::to_string(batch.rows) + " rows of " +
+                  std::to_string(batch.positions) + " positions is larger than 64 bits can say");
+    }
+    return *bytes;
+  };
+  return {of_batch(geometry.position_bytes()), of_batch(kept),
+          of_batch(work.key + work.value + work.wide)};
+}
+
+}  // namespace kvtool::cache

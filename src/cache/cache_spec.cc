@@ -1,0 +1,218 @@
+#include "kvtool/cache/cache_spec.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <limits>
+
+#include "kvtool/base/error.h"
+#include "kvtool/base/nearest.h"
+
+namespace kvtool::cache {
+namespace {
+
+struct Suffix {
+  char letter;
+  std::uint64_t bytes;
+};
+constexpr std::array kSuffixes = {Suffix{'T', std::uint64_t{1} << 40}, Suffix{'G', 1U << 30},
+                                  Suffix{'M', 1U << 20}, Suffix{'K', 1U << 10}};
+constexpr std::uint64_t kMaxShare = 100;
+
+template <typename Infos>
+std::vector<std::string> names_of(const Infos& infos) {
+  std::vector<std::string> names;
+  for (const auto& info : infos) names.emplace_back(info.name);
+  return names;
+}
+
+std::string listed(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+// Digits alone; nothing where they do not fit.
+std::optional<std::uint64_t> parse_digits(std::string_view text) {
+  std::uint64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return number;
+}
+
+std::optional<std::uint64_t> parse_bytes(std::string_view text) {
+  std::uint64_t unit = 1;
+  for (const Suffix& suffix : kSuffixes) {
+    if (text.empty() || text.back() != suffix.letter) continue;
+    unit = suffix.bytes;
+    text.remove_suffix(1);
+    break;
+  }
+  const std::optional<std::uint64_t> number = parse_digits(text);
+  if (!number || *number > std::numeric_limits<std::uint64_t>::max() / unit) return std::nullopt;
+  return *number * unit;
+}
+
+std::optional<std::uint64_t> parse_share(std::string_view text) {
+  if (text.empty() || text.back() != '%') return std::nullopt;
+  const std::optional<std::uint64_t> number = parse_digits(text.substr(0, text.size() - 1));
+  return number && *number <= kMaxShare ? number : std::nullopt;
+}
+
+std::string bytes_text(std::uint64_t bytes) {
+  for (const Suffix& suffix : kSuffixes) {
+    if (bytes == 0 || bytes % suffix.bytes != 0) continue;
+    return std::to_string(bytes / suffix.bytes) + suffix.letter;
+  }
+  return std::to_string(bytes);
+}
+
+std::string_view expected(OptionKind kind) {
+  switch (kind) {
+    case OptionKind::kCount: return "a whole number";
+    case OptionKind::kBytes: return "a number of bytes, such as 256M";
+    case OptionKind::kShare: return "a share from 0% to 100%";
+    case OptionKind::kWord: return "one of its words";
+  }
+  return "another value";
+}
+
+}  // namespace
+
+// Walks one text from left to right; what it refuses it refuses with the place.
+class SpecParser {
+ public:
+  SpecParser(std::string_view text, std::span<const PolicyInfo> known)
+      : text_(text), known_(known) {}
+
+  CacheSpec parse() {
+    const std::size_t colon = std::min(text_.find(':'), text_.size());
+    const PolicyInfo& policy = find_policy(text_.substr(0, colon));
+    spec_.policy_ = policy.name;
+    spec_.settings_.clear();
+    std::size_t at = colon;
+    // The character at `at` is the colon or a comma.
+    while (at < text_.size()) at = take_option(policy, at + 1);
+    return in_order_of(policy);
+  }
+
+ private:
+  [[noreturn]] void fail(std::size_t at, const std::string& why) const {
+    throw_usage("cache '" + std::string(text_) + "', character " + std::to_string(at + 1) + ": " +
+                why);
+  }
+
+  const PolicyInfo& find_policy(std::string_view name) const {
+    for (const PolicyInfo& policy : known_) {
+      if (policy.name == name) return policy;
+    }
+    const std::vector<std::string> names = names_of(known_);
+    fail(0, "no cache policy is called '" + std::string(name) + "'" + suggestion(name, names) +
+                " (there are " + listed(names) + ")");
+  }
+
+  const OptionInfo& find_option(const PolicyInfo& policy, std::string_view name,
+                                std::size_t at) const {
+    for (const OptionInfo& option : policy.options) {
+      if (option.name == name) return option;
+    }
+    const std::string owner(policy.name);
+    if (policy.options.empty()) fail(at, owner + " takes no options");
+    const std::vector<std::string> names = names_of(policy.options);
+    fail(at, owner + " has no option '" + std::string(name) + "'" + suggestion(name, names) +
+                 " (there are " + listed(names) + ")");
+  }
+
+  // Takes the option that starts at `begin`; returns where it ends.
+  std::size_t take_option(const PolicyInfo& policy, std::size_t begin) {
+    const std::size_t end = std::min(text_.find(',', begin), text_.size());
+    const std::string_view whole = text_.substr(begin, end - begin);
+    const std::size_t equals = whole.find('=');
+    const OptionInfo& option = find_option(policy, whole.substr(0, equals), begin);
+    const std::string name(option.name);
+    if (equals == std::string_view::npos) fail(end, "'" + name + "' needs a value: " + name + "=...");
+    for (const CacheSpec::Setting& earlier : spec_.settings_) {
+      if (earlier.name == name) fail(begin, "'" + name + "' is given twice");
+    }
+    take_value(option, whole.substr(equals + 1), begin + equals + 1);
+    return end;
+  }
+
+  void take_value(const OptionInfo& option, std::string_view text, std::size_t at) {
+    std::string name(option.name);
+    if (option.kind == OptionKind::kWord) {
+      if (std::find(option.words.begin(), option.words.end(), text) == option.words.end()) {
+        const std::vector<std::string> words(option.words.begin(), option.words.end());
+        fail(at, "'" + std::string(text) + "' is no value of '" + name + "'" +
+                     suggestion(text, words) + " (there are " + listed(words) + ")");
+      }
+      spec_.settings_.push_back({std::move(name), std::string(text), 0});
+      return;
+    }
+    const std::optional<std::uint64_t> number = parse_number(option.kind, text);
+    if (!number) {
+      fail(at, "'" + name + "' takes " + std::string(expected(option.kind)) + ", not '" +
+                   std::string(text) + "'");
+    }
+    spec_.settings_.push_back({std::move(name), number_text(option.kind, *number), *number});
+  }
+
+  static std::optional<std::uint64_t> parse_number(OptionKind kind, std::string_view text) {
+    if (kind == OptionKind::kBytes) return parse_bytes(text);
+    return kind == OptionKind::kShare ? parse_share(text) : parse_digits(text);
+  }
+
+  static std::string number_text(OptionKind kind, std::uint64_t number) {
+    if (kind == OptionKind::kBytes) return bytes_text(number);
+    return std::to_string(number) + (kind == OptionKind::kShare ? "%" : "");
+  }
+
+  // Adds the fallbacks and sorts as the table does.
+  CacheSpec in_order_of(const PolicyInfo& policy) {
+    std::vector<CacheSpec::Setting> given = std::move(spec_.settings_);
+    spec_.settings_.clear();
+    for (const OptionInfo& option : policy.options) {
+      const auto is_it = [&](const CacheSpec::Setting& one) { return one.name == option.name; };
+      const auto found = std::find_if(given.begin(), given.end(), is_it);
+      if (found != given.end()) {
+        spec_.settings_.push_back(std::move(*found));
+      } else if (!option.fallback.empty()) {
+        take_value(option, option.fallback, text_.size());
+      }
+    }
+    return std::move(spec_);
+  }
+
+  std::string_view text_;
+  std::span<const PolicyInfo> known_;
+  CacheSpec spec_;
+};
+
+CacheSpec::CacheSpec() : policy_(kPolicies.front().name) {}
+
+CacheSpec CacheSpec::parse(std::string_view text, std::span<const PolicyInfo> known) {
+  return SpecParser(text, known).parse();
+}
+
+const CacheSpec::Setting& CacheSpec::setting(std::string_view option) const {
+  for (const Setting& one : settings_) {
+    if (one.name == option) return one;
+  }
+  throw_usage("the cache '" + to_string() + "' has no option '" + std::string(option) + "'");
+}
+
+std::uint64_t CacheSpec::number(std::string_view option) const { return setting(option).number; }
+
+const std::string& CacheSpec::word(std::string_view option) const { return setting(option).text; }
+
+std::string CacheSpec::to_string() const {
+  std::string text = policy_;
+  char separator = ':';
+  for (const Setting& one : settings_) {
+    text += separator + one.name + "=" + one.text;
+    separator = ',';
+  }
+  return text;
+}
+
+}  // namespace kvtool::cache

@@ -1,0 +1,25 @@
+#include "kvtool/cache/cache_use.h"
+
+#include <algorithm>
+
+namespace kvtool::cache {
+
+CacheUse& CacheUse::operator+=(const CacheUse& other) {
+  logical_bytes += other.logical_bytes;
+  physical_bytes += other.physical_bytes;
+  peak_bytes += other.peak_bytes;
+  moved_bytes += other.moved_bytes;
+  applied_rows += other.applied_rows;
+  for (const PlaceBytes& theirs : other.places) {
+    const auto same = [&](const PlaceBytes& ours) { return ours.place == theirs.place; };
+    const auto ours = std::find_if(places.begin(), places.end(), same);
+    if (ours == places.end()) {
+      places.push_back(theirs);
+    } else {
+      ours->bytes += theirs.bytes;
+    }
+  }
+  return *this;
+}
+
+}  // namespace kvtool::cache

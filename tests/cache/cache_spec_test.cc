@@ -1,0 +1,123 @@
+#include "kvtool/cache/cache_spec.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <array>
+
+#include "support/error_of.h"
+
+namespace kvtool::cache {
+namespace {
+
+constexpr std::array<std::string_view, 2> kPlaces = {"host", "disk"};
+constexpr std::array kPagedOptions = {
+    OptionInfo{"page", OptionKind::kCount, "positions of a page", "16"},
+    OptionInfo{"device", OptionKind::kBytes, "bytes on the device", ""},
+    OptionInfo{"resident", OptionKind::kShare, "pages on the device", "100%"},
+    OptionInfo{"spill", OptionKind::kWord, "where the others are", "host", kPlaces},
+};
+constexpr std::array kKnown = {
+    PolicyInfo{"plain", "no options", {}},
+    PolicyInfo{"paged", "pages", {}, kPagedOptions},
+};
+
+CacheSpec parse(std::string_view text) { return CacheSpec::parse(text, kKnown); }
+
+std::string refusal(std::string_view text) {
+  const Error error = error_of([&] { std::ignore = parse(text); });
+  EXPECT_EQ(error.code(), ErrorCode::kUsage) << text;
+  return error.what();
+}
+
+TEST(CacheSpec, DefaultIsContiguous) {
+  EXPECT_EQ(CacheSpec().to_string(), "contiguous");
+  EXPECT_EQ(CacheSpec(), CacheSpec::parse("contiguous"));
+}
+
+TEST(CacheSpec, EveryPolicyOfTheTableIsItsOwnName) {
+  for (const PolicyInfo& policy : policies()) {
+    const CacheSpec spec = CacheSpec::parse(policy.name);
+    EXPECT_EQ(spec.policy(), policy.name);
+    EXPECT_EQ(CacheSpec::parse(spec.to_string()), spec);
+    EXPECT_FALSE(policy.summary.empty());
+  }
+}
+
+TEST(CacheSpec, SaysEveryValueInTheOrderOfTheTable) {
+  const CacheSpec spec = parse("paged:spill=disk,device=1024M,page=32");
+  EXPECT_EQ(spec.to_string(), "paged:page=32,device=1G,resident=100%,spill=disk");
+  EXPECT_EQ(spec.number("page"), 32U);
+  EXPECT_EQ(spec.number("device"), std::uint64_t{1} << 30);
+  EXPECT_EQ(spec.number("resident"), 100U);
+  EXPECT_EQ(spec.word("spill"), "disk");
+  EXPECT_EQ(parse(spec.to_string()), spec);
+}
+
+TEST(CacheSpec, FillsInFallbacksAndLeavesOutWhatHasNone) {
+  const CacheSpec spec = parse("paged");
+  EXPECT_EQ(spec.to_string(), "paged:page=16,resident=100%,spill=host");
+  EXPECT_EQ(error_of([&] { std::ignore = spec.number("device"); }).code(), ErrorCode::kUsage);
+}
+
+TEST(CacheSpec, IsEqualWhereTheCachesAre) {
+  EXPECT_EQ(parse("paged:device=1G"), parse("paged:device=1073741824,page=16"));
+  EXPECT_NE(parse("paged:page=16"), parse("paged:page=17"));
+  EXPECT_NE(parse("paged"), parse("plain"));
+}
+
+TEST(CacheSpec, BytesKeepTheLargestExactSuffix) {
+  const auto device = [](std::string_view text) {
+    return parse("paged:device=" + std::string(text)).word("device");
+  };
+  EXPECT_EQ(device("0"), "0");
+  EXPECT_EQ(device("1000"), "1000");
+  EXPECT_EQ(device("1536K"), "1536K");
+  EXPECT_EQ(device("2048K"), "2M");
+  EXPECT_EQ(device("3T"), "3T");
+}
+
+TEST(CacheSpec, NamesTheNearestPolicyAndTheOthers) {
+  EXPECT_EQ(refusal("pagd"),
+            "cache 'pagd', character 1: no cache policy is called 'pagd'; did you mean 'paged'? "
+            "(there are plain, paged)");
+  EXPECT_THAT(refusal(""), testing::HasSubstr("no cache policy is called ''"));
+  EXPECT_THAT(refusal("Paged"), testing::HasSubstr("did you mean 'paged'?"));
+  EXPECT_THAT(refusal(" paged"), testing::HasSubstr("character 1"));
+}
+
+TEST(CacheSpec, NamesThePlaceAndTheNearestOption) {
+  EXPECT_EQ(refusal("paged:page=8,devise=1G"),
+            "cache 'paged:page=8,devise=1G', character 14: paged has no option 'devise'; did you "
+            "mean 'device'? (there are page, device, resident, spill)");
+  EXPECT_EQ(refusal("plain:page=8"), "cache 'plain:page=8', character 7: plain takes no options");
+  EXPECT_THAT(refusal("paged:"), testing::HasSubstr("character 7: paged has no option ''"));
+  EXPECT_THAT(refusal("paged:page=8,"), testing::HasSubstr("character 14"));
+}
+
+TEST(CacheSpec, NamesTheValueThatIsMissingOrGivenTwice) {
+  EXPECT_EQ(refusal("paged:page"),
+            "cache 'paged:page', character 11: 'page' needs a value: page=...");
+  EXPECT_EQ(refusal("paged:page=8,page=9"),
+            "cache 'paged:page=8,page=9', character 14: 'page' is given twice");
+}
+
+TEST(CacheSpec, RefusesValuesOfAnotherKind) {
+  EXPECT_EQ(refusal("paged:page=x"),
+            "cache 'paged:page=x', character 12: 'page' takes a whole number, not 'x'");
+  for (const char* wrong : {"page=", "page=-1", "page= 1", "page=16K", "page=1.5",
+                            "page=18446744073709551616", "device=K", "device=1k", "device=1KB",
+                            "device=16777216T", "resident=80", "resident=101%", "resident=%",
+                            "spill=", "spill=8"}) {
+    EXPECT_THAT(refusal(std::string("paged:") + wrong), testing::HasSubstr("character "));
+  }
+  EXPECT_THAT(refusal("paged:spill=dsik"), testing::HasSubstr("did you mean 'disk'?"));
+}
+
+TEST(CacheSpec, TakesTheLargestBytesThatThereAre) {
+  EXPECT_EQ(parse("paged:device=16777215T").number("device"), 16777215ULL << 40);
+  EXPECT_EQ(parse("paged:device=18446744073709551615").number("device"), ~std::uint64_t{0});
+}
+
+}  // namespace
+}  // namespace kvtool::cache
