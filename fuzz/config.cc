@@ -1,12 +1,12 @@
 // A configuration, with prompts and gate, or lines of a prompts file.
-#include "kvtool/cli/config.h"
+#include "cli/config.h"
 
 #include <cstdint>
 #include <cstdlib>
 #include <string_view>
 
 #include "kvtool/base/error.h"
-#include "kvtool/cli/prompts.h"
+#include "kvtool/run/prompts.h"
 #include "memory_budget.h"
 
 namespace {
@@ -31,7 +31,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   // Files that it names are looked for in a folder that does not exist.
   parse([&] { static_cast<void>(cli::parse_config(text, "/nonexistent/fuzz/config.json")); });
   parse([&] {
-    static_cast<void>(cli::parse_prompt(cli::parse_json_text(text, "line", false), "line"));
+    static_cast<void>(run::parse_prompt(run::parse_json_text(text, "line", false), "line"));
   });
   return 0;
 }

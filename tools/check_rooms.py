@@ -27,10 +27,9 @@ LIBRARIES = {
     "c10/": ["Libtorch::torch"],
     "torch/": ["Libtorch::torch"],
     "CLI/": ["CLI11::CLI11"],
+    "fmt/": ["fmt::fmt"],
     "nlohmann/": ["nlohmann_json::nlohmann_json"],
     "pugixml.hpp": ["pugixml::pugixml"],
-    # fmt comes inside of spdlog; a room that formats need not be one that logs.
-    "spdlog/fmt/": ["kvtool::fmt", "spdlog::spdlog"],
     "spdlog/": ["spdlog::spdlog"],
     "xxh": ["PkgConfig::XXHASH"],
     "zstd": ["PkgConfig::ZSTD"],

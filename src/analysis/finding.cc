@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "kvtool/analysis/gate.h"
+#include "kvtool/base/setting.h"
 
 namespace kvtool::analysis {
 namespace {
@@ -69,7 +70,8 @@ std::string describe_reproducible(const RunSummary& run) {
   if (!ran(run, ReplayMode::kForced)) {
     // A diff of generations that ran on their own has nothing more to run.
     if (!ran(run, ReplayMode::kInject)) return text;
-    return text + " To judge the device's own cache as well, add --mode inject,forced,free.";
+    return text + " To judge the device's own cache as well, add " + setting("mode") +
+           " inject,forced,free.";
   }
   return text + amplification(run);
 }
@@ -77,12 +79,12 @@ std::string describe_reproducible(const RunSummary& run) {
 std::string describe_undetermined(const RunSummary& run) {
   if (!ran(run, ReplayMode::kInject)) {
     return "A bound is broken, and without inject the cause stays open: a step or the cache. "
-           "Replay with --mode inject,forced to tell them apart.";
+           "Replay with " + setting("mode") + " inject,forced to tell them apart.";
   }
   if (ran(run, ReplayMode::kFree) && !ran(run, ReplayMode::kForced)) {
     return "Each step is right on the reference's cache, and the device's own text is not: either "
-           "its cache is wrong, or small differences choose other tokens. Add --mode "
-           "inject,forced,free to tell them apart.";
+           "its cache is wrong, or small differences choose other tokens. Add " +
+           setting("mode") + " inject,forced,free to tell them apart.";
   }
   return "No measured figure breaks its bound, but the gate asks for figures that this run did "
          "not measure. See the rules marked as not measured: their mode did not run, or the "

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "kvtool/base/error.h"
+#include "kvtool/base/setting.h"
 
 namespace kvtool {
 namespace {
@@ -35,12 +36,12 @@ std::string write_failure(const std::filesystem::path& path, int error, std::uin
   const std::string where = path.string() + ": ";
   const std::string after = " after " + megabytes(written);
   switch (error) {
-    case ENOSPC: return where + "disk full" + after + ": free space or choose another --out";
+    case ENOSPC: return where + "disk full" + after + ": free space or choose another " + setting("out");
     case EDQUOT:
-      return where + "disk quota exceeded" + after + ": free space or choose another --out";
+      return where + "disk quota exceeded" + after + ": free space or choose another " + setting("out");
     case EFBIG:
       return where + "file size limit reached" + after +
-             ": raise the limit (ulimit -f) or choose another --out";
+             ": raise the limit (ulimit -f) or choose another " + setting("out");
     default: return where + "cannot be written" + after + ": " + reason(error);
   }
 }
@@ -92,7 +93,7 @@ LockResult lock(int descriptor, const std::filesystem::path& path, const std::st
       case EINTR: continue;
       case EWOULDBLOCK:
         throw_environment(path.string() + ": another kvtool" + lock_holder(descriptor) + " is " +
-                          what + ": wait for it, or choose another --out");
+                          what + ": wait for it, or choose another " + setting("out"));
       // Network file systems: no lock daemon, or no lock without write access.
       case ENOLCK:
       case EOPNOTSUPP:

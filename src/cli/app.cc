@@ -1,4 +1,4 @@
-#include "kvtool/cli/app.h"
+#include "app.h"
 
 #include <spdlog/sinks/ostream_sink.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
@@ -6,9 +6,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <filesystem>
 #include <iostream>
-#include <new>
 #include <ostream>
 #include <vector>
 
@@ -16,14 +14,13 @@
 #include "help_formatter.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/nearest.h"
-#include "kvtool/cli/interrupt.h"
-#include "kvtool/report/text.h"
+#include "failure.h"
+#include "kvtool/base/text.h"
 
 namespace kvtool::cli {
 namespace {
 
 constexpr int kUsageStatus = static_cast<int>(ErrorCode::kUsage);
-constexpr int kEnvironmentStatus = static_cast<int>(ErrorCode::kEnvironment);
 
 using CommandFactory = std::unique_ptr<Command> (*)();
 constexpr CommandFactory kCommands[] = {
@@ -61,13 +58,13 @@ std::string version_text() {
   return text;
 }
 
-void set_up_logging(const Services& services) {
+void set_up_logging(const Terminal& terminal) {
   std::shared_ptr<spdlog::sinks::sink> sink;
-  if (&services.err == &std::cerr) {
-    const auto mode = services.no_color ? spdlog::color_mode::never : spdlog::color_mode::automatic;
+  if (&terminal.err == &std::cerr) {
+    const auto mode = terminal.no_color ? spdlog::color_mode::never : spdlog::color_mode::automatic;
     sink = std::make_shared<spdlog::sinks::stderr_color_sink_mt>(mode);
   } else {
-    sink = std::make_shared<spdlog::sinks::ostream_sink_mt>(services.err, true);
+    sink = std::make_shared<spdlog::sinks::ostream_sink_mt>(terminal.err, true);
   }
   auto logger = std::make_shared<spdlog::logger>("kvtool", std::move(sink));
   logger->set_pattern("kvtool: %^%l%$: %v");
@@ -93,7 +90,7 @@ std::vector<std::string> option_names(const CLI::App& app) {
 
 class Program {
  public:
-  explicit Program(Services& services) : services_(services), app_(kDescription, "kvtool") {
+  explicit Program(Terminal& terminal) : terminal_(terminal), app_(kDescription, "kvtool") {
     app_.formatter(std::make_shared<HelpFormatter>());
     app_.set_help_flag("-h,--help", "Show this help");
     app_.set_version_flag("--version", version_text(), "Show the version");
@@ -110,7 +107,7 @@ class Program {
 
   int run(int argc, const char* const* argv) {
     if (argc <= 1) {
-      services_.err << app_.help();
+      terminal_.err << app_.help();
       return kUsageStatus;
     }
     if (const int status = check_command_name(argv[1])) return status;
@@ -123,9 +120,9 @@ class Program {
       const CLI::App* sub = app_.get_subcommand(command->name());
       if (!sub->parsed()) continue;
       set_log_level(*sub);
-      return command->execute(services_);
+      return command->execute(terminal_);
     }
-    services_.err << app_.help();
+    terminal_.err << app_.help();
     return kUsageStatus;
   }
 
@@ -143,7 +140,7 @@ class Program {
   }
 
   int usage_error(const std::string& message) {
-    spdlog::error("{}", report::printable(message));
+    spdlog::error("{}", printable(message));
     return kUsageStatus;
   }
 
@@ -165,7 +162,7 @@ class Program {
   }
 
   int report_parse_error(const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app_.exit(error, services_.out, services_.err);
+    if (error.get_exit_code() == 0) return app_.exit(error, terminal_.out, terminal_.err);
     CLI::App& command = parsed_app();
     const std::string where =
         command.get_name() == "kvtool" ? std::string("kvtool") : "kvtool " + command.get_name();
@@ -180,42 +177,21 @@ class Program {
     return usage_error(message + "\nSee " + where + " --help");
   }
 
-  Services& services_;
+  Terminal& terminal_;
   CLI::App app_;
   std::vector<std::unique_ptr<Command>> commands_;
 };
 
 }  // namespace
 
-Failure describe_failure(const std::exception_ptr& exception) {
-  // The engine may hand on another exception than the one thrown into it.
-  if (interrupted()) return {kInterruptedStatus, "interrupted"};
+int run_app(int argc, const char* const* argv, Terminal& terminal) {
+  set_up_logging(terminal);
   try {
-    std::rethrow_exception(exception);
-  } catch (const Interrupted& error) {
-    return {kInterruptedStatus, error.what()};
-  } catch (const Error& error) {
-    return {static_cast<int>(error.code()), error.what()};
-  } catch (const std::bad_alloc&) {
-    return {kEnvironmentStatus,
-            "out of memory: use a smaller --batch-size, fewer --max-new-tokens or a smaller model"};
-  } catch (const std::filesystem::filesystem_error& error) {
-    return {kEnvironmentStatus, error.what()};
-  } catch (const std::exception& error) {
-    return {kEnvironmentStatus, std::string("unexpected error: ") + error.what()};
+    return Program(terminal).run(argc, argv);
   } catch (...) {
-    return {kEnvironmentStatus, "unexpected error"};
-  }
-}
-
-int run_app(int argc, const char* const* argv, Services& services) {
-  set_up_logging(services);
-  try {
-    return Program(services).run(argc, argv);
-  } catch (...) {
-    const Failure failure = describe_failure(std::current_exception());
-    services.out.flush();
-    spdlog::error("{}", report::printable(failure.message));
+    const Failure failure = describe_failure(std::current_exception(), terminal.services.stop);
+    terminal.out.flush();
+    spdlog::error("{}", printable(failure.message));
     return failure.exit_status;
   }
 }

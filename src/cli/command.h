@@ -4,7 +4,7 @@
 #include <memory>
 #include <string>
 
-#include "kvtool/cli/services.h"
+#include "terminal.h"
 
 namespace CLI {
 class App;
@@ -20,7 +20,7 @@ class Command {
   // Declares options, description and examples; the command outlives `app`.
   virtual void declare(CLI::App& app) = 0;
   // Returns the exit status; throws kvtool::Error.
-  virtual int execute(Services& services) = 0;
+  virtual int execute(Terminal& terminal) = 0;
 };
 
 std::unique_ptr<Command> make_generate_command();

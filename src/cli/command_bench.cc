@@ -3,10 +3,10 @@
 #include <optional>
 
 #include "command.h"
-#include "format_bench.h"
+#include "kvtool/run/format_bench.h"
 #include "kvtool/base/error.h"
-#include "kvtool/cli/options.h"
-#include "made_recording.h"
+#include "options.h"
+#include "kvtool/run/made_recording.h"
 #include "reporting.h"
 
 namespace kvtool::cli {
@@ -30,7 +30,7 @@ class BenchCommand : public Command {
                    "Measurements: open, steps, random, rebuild, verify (default: all)")
         ->option_text("NAME,...")
         ->delimiter(',')
-        ->check(CLI::IsMember(format_measurement_names()));
+        ->check(CLI::IsMember(run::format_measurement_names()));
     CLI::Option* make =
         app.add_option("--make", make_, "Write a recording with random K/V instead, to measure it")
             ->option_text("FILE.kvc");
@@ -52,16 +52,17 @@ Examples:
     kvtool bench large.kvc --only open,random --json -)");
   }
 
-  int execute(Services& services) override {
+  int execute(Terminal& terminal) override {
     if (make_.empty() == paths_.empty()) {
       throw_usage("name recordings to measure, or a file to write with --make");
     }
     for (const std::string& path : paths_) check_recording(path);
     if (like_) check_recording(*like_);
-    return with_reporter(services, {name(), targets_, false, false},
-                         [&](report::Reporter& reporter) {
-                           reporter.bench(make_.empty() ? measure() : made());
-                           reporter.finish({});
+    return with_observer(terminal, {name(), targets_, false, false},
+                         [&](run::Observer& observer) {
+                           const StopToken stop = terminal.services.stop;
+                           observer.bench(make_.empty() ? measure(stop) : made(stop));
+                           observer.finish({});
                            return 0;
                          });
   }
@@ -72,23 +73,23 @@ Examples:
     if (fs::is_directory(path)) throw_usage(path + " is a folder: name recordings in it");
   }
 
-  [[nodiscard]] report::BenchResult measure() const {
-    report::BenchResult result;
+  [[nodiscard]] run::BenchResult measure(const StopToken& stop) const {
+    run::BenchResult result;
     result.repeats = options_.repeats;
     for (const std::string& path : paths_) {
-      result.recordings.push_back(bench_recording(path, options_));
+      result.recordings.push_back(run::bench_recording(path, options_, stop));
     }
     return result;
   }
 
-  [[nodiscard]] report::BenchResult made() const {
-    report::BenchResult result;
-    result.made = {make_, make_recording(make_, bytes_, like_)};
+  [[nodiscard]] run::BenchResult made(const StopToken& stop) const {
+    run::BenchResult result;
+    result.made = {make_, run::make_recording(make_, bytes_, like_, stop)};
     return result;
   }
 
   std::vector<std::string> paths_;
-  FormatBenchOptions options_;
+  run::FormatBenchOptions options_;
   std::string make_;
   std::optional<std::string> like_;
   std::uint64_t bytes_ = 1'000'000'000;

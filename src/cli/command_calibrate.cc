@@ -1,22 +1,19 @@
-#include <spdlog/spdlog.h>
-#include <stdlib.h>
 
 #include <CLI/CLI.hpp>
-#include <cerrno>
-#include <cmath>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 
-#include "calibration_runs.h"
 #include "command.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/file.h"
-#include "kvtool/cli/options.h"
-#include "kvtool/cli/progress.h"
-#include "kvtool/cli/settings.h"
+#include "kvtool/base/subprocess.h"
+#include "kvtool/base/temporary_folder.h"
+#include "kvtool/run/calibration_runs.h"
+#include "kvtool/run/paths.h"
+#include "options.h"
 #include "reporting.h"
+#include "settings.h"
 
 namespace kvtool::cli {
 namespace {
@@ -26,38 +23,15 @@ namespace fs = std::filesystem;
 constexpr int kDefaultRuns = 8;
 constexpr double kDefaultSafety = 2.0;
 
-// Gone with everything in it at the end, whatever the end is.
-class ScratchFolder {
- public:
-  ScratchFolder() {
-    std::string pattern = (fs::temp_directory_path() / "kvtool_calibrate_XXXXXX").string();
-    if (::mkdtemp(pattern.data()) == nullptr) {
-      throw_environment("cannot create a folder like " + pattern + ": " + std::strerror(errno));
-    }
-    path_ = pattern;
-  }
-  ~ScratchFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  ScratchFolder(const ScratchFolder&) = delete;
-  ScratchFolder& operator=(const ScratchFolder&) = delete;
-
-  [[nodiscard]] const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
-
 std::string contents_of(const char* path) {
   std::ifstream file(path);
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-ProcessResult run_this_program(const std::vector<std::string>& arguments) {
+ProcessResult run_this_program(const std::vector<std::string>& arguments, const StopToken& stop) {
   std::vector<std::string> argv = {fs::read_symlink("/proc/self/exe").string()};
   argv.insert(argv.end(), arguments.begin(), arguments.end());
-  return run_process(argv, "");
+  return run_process(argv, "", stop);
 }
 
 class Words {
@@ -113,7 +87,7 @@ class CalibrateCommand : public Command {
         ->group(group);
     app.add_option("--runs", runs_, "Replays, each with other settings (default 8, at least 5)")
         ->option_text("N")
-        ->check(CLI::Range(kMinCalibrationRuns, 1000))
+        ->check(CLI::Range(run::kMinCalibrationRuns, 1000))
         ->group(group);
     app.add_option("--safety", safety_,
                    "Allow this many times the noise that was measured (default 2)")
@@ -137,17 +111,16 @@ Examples:
     kvtool replay --from CPU --gate gates/MODEL.json)");
   }
 
-  int execute(Services& services) override {
-    const ReportingOptions reporting{name(), options_.reports, options_.quiet, options_.verbose};
-    return with_reporter(services, reporting, [&](report::Reporter& reporter) {
+  int execute(Terminal& terminal) override {
+    return with_observer(terminal, reporting_of(name(), options_), [&](run::Observer& observer) {
       check_arguments();
-      Calibration calibration = calibrate(services);
+      run::Calibration calibration = calibrate(terminal, observer);
       write_file_atomically(target_, calibration.gate_file.dump(2) + "\n");
       calibration.result.target = target_;
-      reporter.device(calibration.device);
-      reporter.model(calibration.model);
-      reporter.calibration(calibration.result);
-      reporter.finish({});
+      observer.device(calibration.device);
+      observer.model(calibration.model);
+      observer.calibration(calibration.result);
+      observer.finish({});
       return 0;
     });
   }
@@ -164,10 +137,10 @@ Examples:
     if (fs::exists(target) && !options_.force) {
       throw_usage(target_ + " exists already: choose another --out, or --force to replace it");
     }
-    const Settings settings = resolve_settings(options_, Action::kSave, name());
-    if (settings.models.size() > 1) {
+    const run::Request request = resolve_settings(options_, Action::kSave).request;
+    if (request.models.size() > 1) {
       throw_usage("calibrate takes one model, and there are " +
-                  std::to_string(settings.models.size()) + ": name it with --model");
+                  std::to_string(request.models.size()) + ": name it with --model");
     }
     const bool prompts = !options_.prompts.empty() || options_.prompts_file;
     if (options_.from && prompts) {
@@ -175,10 +148,9 @@ Examples:
     }
   }
 
-  Calibration calibrate(Services& services) const {
-    const ScratchFolder scratch;
-    ProgressLine line(services.err, services.err_is_terminal && !options_.quiet);
-    const CalibrationRequest request{.save_arguments = save_arguments(),
+  run::Calibration calibrate(const Terminal& terminal, run::Observer& observer) const {
+    const TemporaryFolder scratch("calibrate");
+    const run::CalibrationRequest request{.save_arguments = save_arguments(),
                                      .replay_arguments = replay_arguments(),
                                      .from = options_.from.value_or(""),
                                      .cpu_isa = options_.cpu_isa,
@@ -188,10 +160,13 @@ Examples:
                                      .cpuinfo = contents_of("/proc/cpuinfo"),
                                      .scratch = scratch.path(),
                                      .kvtool_version = KVTOOL_VERSION,
-                                     .created_utc = utc_iso8601(services.now())};
-    return run_calibration(request, run_this_program, [&](const std::string& what) {
-      spdlog::debug("{}", what);
-      line.update(what);
+                                     .created_utc = run::utc_iso8601(terminal.services.now())};
+    const auto run_kvtool = [&](const std::vector<std::string>& arguments) {
+      return run_this_program(arguments, terminal.services.stop);
+    };
+    return run::run_calibration(request, run_kvtool, [&](const std::string& what) {
+      observer.log(run::LogLevel::kDebug, what);
+      observer.progress(what);
     });
   }
 

@@ -1,23 +1,11 @@
-#include <spdlog/spdlog.h>
-
 #include <CLI/CLI.hpp>
-#include <algorithm>
-#include <chrono>
 #include <optional>
-#include <set>
-#include <span>
-#include <thread>
 
-#include "batch_replay.h"
 #include "command.h"
-#include "diff.h"
-#include "kvtool/cli/gate_choice.h"
-#include "kvtool/cli/interrupt.h"
-#include "kvtool/cli/options.h"
-#include "kvtool/cli/progress.h"
-#include "kvtool/report/text.h"
+#include "kvtool/run/diff.h"
+#include "kvtool/run/load_gate.h"
+#include "options.h"
 #include "reporting.h"
-#include "verdicts.h"
 
 namespace kvtool::cli {
 namespace {
@@ -31,108 +19,6 @@ struct DiffArguments {
   ReportTargets reports;
   bool quiet = false;
   bool verbose = false;
-};
-
-class Diff {
- public:
-  Diff(Services& services, const DiffArguments& arguments, report::Reporter& reporter)
-      : arguments_(arguments),
-        reporter_(reporter),
-        progress_(services.err, services.err_is_terminal && !arguments.quiet),
-        verdicts_(arguments.gate ? std::optional(load_gate(*arguments.gate)) : std::nullopt) {}
-
-  int run() {
-    const auto started = std::chrono::steady_clock::now();
-    PairedRecordings paired = pair_recordings(arguments_.reference, arguments_.live);
-    report_unpaired(paired);
-    // All before the first result: whatever cannot be compared ends the run here.
-    for (RecordingPair& pair : paired.pairs) {
-      throw_if_interrupted();
-      plans_.push_back(plan_diff(std::move(pair), arguments_.allow_different_weights));
-      warn_about(plans_.back());
-    }
-    compare_all();
-    progress_.clear();
-    summary_.verdicts = verdicts_.build();
-    summary_.wall_seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-    reporter_.finish(summary_);
-    return summary_.failed() ? 1 : 0;
-  }
-
- private:
-  void report_unpaired(const PairedRecordings& paired) {
-    for (const auto& path : paired.missing) {
-      summary_.missing.push_back(path.string());
-      spdlog::error("{} has no partner in {}: it was not compared, so the run fails", path.string(),
-                    arguments_.live);
-    }
-    for (const auto& path : paired.extra) {
-      spdlog::warn("{} has no partner in {} and is left out", path.string(), arguments_.reference);
-    }
-  }
-
-  // Differences of provenance once for the whole run.
-  void warn_about(const DiffPlan& plan) {
-    for (const std::string& warning : plan.warnings) {
-      spdlog::warn("{}", report::printable(warning));
-    }
-    if (plan.different_weights && warned_.insert(plan.model.slug).second) {
-      spdlog::warn("{} was recorded with other weights: the comparison is of two models",
-                   report::printable(plan.model.slug));
-    }
-    for (const analysis::ProvenanceDifference& difference : plan.provenance) {
-      const std::string text = difference.label + ": " + difference.recorded + " against " +
-                               difference.live + " (" + difference.why + ")";
-      if (warned_.insert(text).second) spdlog::warn("{}", report::printable(text));
-    }
-  }
-
-  [[nodiscard]] std::uint64_t block_positions() const {
-    std::uint64_t largest = 1;
-    for (const DiffPlan& plan : plans_) {
-      largest = std::max(largest, block_positions_for(std::span(&plan.pair.reference, 1)));
-    }
-    return largest;
-  }
-
-  void compare_all() {
-    const std::uint64_t block = block_positions();
-    const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
-    show_progress(0);
-    compare_in_order(
-        plans_, arguments_.threads == 0 ? cores : arguments_.threads,
-        [&](const DiffPlan& plan) {
-          return DiffOptions{.near_tie_ulps = verdicts_.gate_for(plan.context).near_tie_ulps,
-                             .block_positions = block};
-        },
-        [&](const DiffPlan& plan, const DiffResult& result) { report(plan, result); });
-  }
-
-  void show_progress(std::size_t done) {
-    progress_.update("comparing, " + std::to_string(done) + "/" + std::to_string(plans_.size()) +
-                     " recordings");
-  }
-
-  void report(const DiffPlan& plan, const DiffResult& result) {
-    progress_.clear();
-    if (models_.insert(plan.model.slug).second) reporter_.model(plan.model);
-    ++summary_.inputs;
-    summary_.steps += result.input.timing.steps;
-    summary_.compared_bytes += result.compared_bytes;
-    verdicts_.add(plan.context, result.input);
-    reporter_.input(result.input);
-    show_progress(summary_.inputs);
-  }
-
-  const DiffArguments& arguments_;
-  report::Reporter& reporter_;
-  ProgressLine progress_;
-  VerdictBuilder verdicts_;
-  std::vector<DiffPlan> plans_;
-  report::Summary summary_;
-  std::set<std::string> models_;  // slugs that were reported
-  std::set<std::string> warned_;
 };
 
 class DiffCommand : public Command {
@@ -181,11 +67,17 @@ Examples:
     kvtool diff fp16/ fp8/ --allow-different-weights --gate fp8)");
   }
 
-  int execute(Services& services) override {
+  int execute(Terminal& terminal) override {
     const ReportingOptions reporting{name(), arguments_.reports, arguments_.quiet,
                                      arguments_.verbose};
-    return with_reporter(services, reporting, [&](report::Reporter& reporter) {
-      return Diff(services, arguments_, reporter).run();
+    return with_observer(terminal, reporting, [&](run::Observer& observer) {
+      const run::DiffRequest request{
+          .reference = arguments_.reference,
+          .live = arguments_.live,
+          .gate = arguments_.gate ? std::optional(run::load_gate(*arguments_.gate)) : std::nullopt,
+          .allow_different_weights = arguments_.allow_different_weights,
+          .threads = arguments_.threads};
+      return run::run_diff(request, terminal.services, observer).failed() ? 1 : 0;
     });
   }
 

@@ -1,18 +1,12 @@
 #include <CLI/CLI.hpp>
-#include <filesystem>
 #include <optional>
 
 #include "command.h"
-#include "kvtool/base/error.h"
-#include "kvtool/cli/paths.h"
-#include "kvtool/format/reader.h"
-#include "kvtool/format/safetensors.h"
+#include "kvtool/run/recording_dump.h"
 #include "reporting.h"
 
 namespace kvtool::cli {
 namespace {
-
-namespace fs = std::filesystem;
 
 class DumpCommand : public Command {
  public:
@@ -39,40 +33,15 @@ Examples:
         --to step7.safetensors)");
   }
 
-  int execute(Services& services) override {
-    return with_reporter(services, {name(), {}, false, false}, [&](report::Reporter& reporter) {
-      reporter.exported(dump());
-      reporter.finish({});
+  int execute(Terminal& terminal) override {
+    return with_observer(terminal, {name(), {}, false, false}, [&](run::Observer& observer) {
+      observer.exported(run::dump_recording({recording_, step_, target_, force_}));
+      observer.finish({});
       return 0;
     });
   }
 
  private:
-  [[nodiscard]] report::DumpResult dump() const {
-    if (!fs::exists(recording_)) throw_usage(recording_ + ": there is no such file");
-    check_target();
-    const format::Recording recording = format::Recording::open(recording_);
-    if (recording.num_cached_positions() == 0) {
-      throw_usage(recording_ + " holds no K/V" +
-                  (recording.complete() ? "" : ": " + recording.truncation()));
-    }
-    const auto prompt_length = static_cast<std::int64_t>(recording.header().prompt_length);
-    const std::int64_t last =
-        static_cast<std::int64_t>(recording.num_cached_positions()) - prompt_length - 1;
-    const std::int64_t step = step_.value_or(last);
-    format::write_safetensors(recording, step, target_);
-    return {recording_, step, static_cast<std::uint64_t>(prompt_length + step + 1), target_,
-            fs::file_size(target_)};
-  }
-
-  void check_target() const {
-    if (is_recording_path(target_)) throw_usage(target_ + " has the name of a recording");
-    if (fs::is_directory(target_)) throw_usage(target_ + " is a folder: name a file");
-    if (!force_ && fs::exists(target_)) {
-      throw_usage(target_ + " exists already: choose another name, or --force to replace it");
-    }
-  }
-
   std::string recording_;
   std::optional<std::int64_t> step_;
   std::string target_;

@@ -1,9 +1,8 @@
 #include <CLI/CLI.hpp>
 
 #include "command.h"
-#include "kvtool/cli/options.h"
-#include "kvtool/cli/settings.h"
-#include "session.h"
+#include "options.h"
+#include "run_session.h"
 
 namespace kvtool::cli {
 namespace {
@@ -32,8 +31,8 @@ class GenerateCommand : public Command {
     kvtool generate --config configs/generate.json)");
   }
 
-  int execute(Services& services) override {
-    return run_session(services, resolve_settings(options_, Action::kGenerate, name()));
+  int execute(Terminal& terminal) override {
+    return run_session(terminal, name(), options_, Action::kGenerate);
   }
 
  private:

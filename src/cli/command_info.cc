@@ -1,18 +1,12 @@
 #include <CLI/CLI.hpp>
-#include <algorithm>
-#include <filesystem>
 
 #include "command.h"
 #include "kvtool/base/error.h"
-#include "kvtool/base/file.h"
-#include "kvtool/cli/paths.h"
-#include "recording_info.h"
+#include "kvtool/run/recording_info.h"
 #include "reporting.h"
 
 namespace kvtool::cli {
 namespace {
-
-namespace fs = std::filesystem;
 
 class InfoCommand : public Command {
  public:
@@ -35,50 +29,17 @@ Examples:
     kvtool info ref_cache --json)");
   }
 
-  int execute(Services& services) override {
-    return with_reporter(services, {name(), {.json = json_ ? "-" : ""}, false, verbose_},
-                         [&](report::Reporter& reporter) {
-                           const int status = show(reporter);
-                           reporter.finish({});
-                           return status;
+  int execute(Terminal& terminal) override {
+    return with_observer(terminal, {name(), {.json = json_ ? "-" : ""}, false, verbose_},
+                         [&](run::Observer& observer) {
+                           const run::InfoResult info = run::read_info(path_);
+                           observer.info(info);
+                           observer.finish({});
+                           return info.readable() ? 0 : static_cast<int>(ErrorCode::kCorrupt);
                          });
   }
 
  private:
-  int show(report::Reporter& reporter) const {
-    if (!fs::exists(path_)) throw_usage(path_ + ": there is no such file or folder");
-    report::InfoResult result;
-    if (!fs::is_directory(path_)) {
-      result.recordings.push_back(read_recording_info(path_));
-      reporter.info(result);
-      return 0;
-    }
-    result.directory = true;
-    for (const fs::path& path : recordings_below(path_)) {
-      result.recordings.push_back(info_or_reason(path));
-    }
-    if (result.recordings.empty()) throw_usage(path_ + " holds no recording (*.kvc)");
-    reporter.info(result);
-    const bool unreadable =
-        std::any_of(result.recordings.begin(), result.recordings.end(),
-                    [](const report::RecordingInfo& info) { return !info.error.empty(); });
-    return unreadable ? static_cast<int>(ErrorCode::kCorrupt) : 0;
-  }
-
-  static report::RecordingInfo info_or_reason(const fs::path& path) {
-    try {
-      return read_recording_info(path);
-    } catch (const Error& error) {
-      report::RecordingInfo info;
-      info.path = path.string();
-      std::error_code ignored;
-      const auto size = fs::file_size(path, ignored);
-      info.bytes = ignored ? 0 : size;
-      info.error = error.what();
-      return info;
-    }
-  }
-
   std::string path_;
   bool json_ = false;
   bool verbose_ = false;

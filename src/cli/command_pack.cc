@@ -4,9 +4,9 @@
 
 #include "command.h"
 #include "kvtool/base/error.h"
-#include "kvtool/cli/paths.h"
-#include "kvtool/cli/progress.h"
-#include "packing.h"
+#include "kvtool/run/paths.h"
+#include "options.h"
+#include "kvtool/run/packing.h"
 #include "reporting.h"
 
 namespace kvtool::cli {
@@ -59,26 +59,21 @@ class PackCommand : public Command {
     app.footer(unpack_ ? kUnpackFooter : kPackFooter);
   }
 
-  int execute(Services& services) override {
-    return with_reporter(
-        services, {name(), reports_, quiet_, verbose_}, [&](report::Reporter& reporter) {
-          PackingJob job{unpack_, recordings(), output_, threads_, {}};
-          ProgressLine line(services.err, services.err_is_terminal && !quiet_);
-          job.progress = [&](std::uint64_t bytes) {
-            line.update(std::string(name()) + "ing: " + std::to_string(bytes / 2'000'000) + " MB");
-          };
-          const PackingOutcome outcome = run_packing(job);
-          line.clear();
-          reporter.packing(outcome.result);
-          reporter.finish({});
-          return outcome.exit_status;
+  int execute(Terminal& terminal) override {
+    return with_observer(
+        terminal, {name(), reports_, quiet_, verbose_}, [&](run::Observer& observer) {
+          const run::PackingOutcome outcome = run::run_packing(
+              {unpack_, recordings(), output_, threads_}, terminal.services.stop, observer);
+          observer.packing(outcome.result);
+          observer.finish({});
+          return outcome.failure ? static_cast<int>(*outcome.failure) : 0;
         });
   }
 
  private:
   [[nodiscard]] std::vector<fs::path> recordings() const {
     // Whoever writes an unfinished one is not done.
-    std::vector<fs::path> found = named_recordings(paths_, Unfinished::kLeftOut);
+    std::vector<fs::path> found = run::named_recordings(paths_, run::Unfinished::kLeftOut);
     std::sort(found.begin(), found.end());
     found.erase(std::unique(found.begin(), found.end()), found.end());
     check_output(found.size());

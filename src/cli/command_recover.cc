@@ -1,23 +1,13 @@
 #include <CLI/CLI.hpp>
-#include <filesystem>
 
 #include "command.h"
-#include "kvtool/base/error.h"
-#include "kvtool/cli/app.h"
-#include "kvtool/cli/interrupt.h"
-#include "kvtool/cli/paths.h"
-#include "kvtool/cli/progress.h"
-#include "kvtool/format/recover.h"
-#include "kvtool/format/writer.h"
+#include "failure.h"
+#include "kvtool/run/recovery.h"
+#include "options.h"
 #include "reporting.h"
 
 namespace kvtool::cli {
 namespace {
-
-namespace fs = std::filesystem;
-
-// Reading, copying and verifying touch every byte once each.
-constexpr std::uint64_t kPasses = 3;
 
 class RecoverCommand : public Command {
  public:
@@ -47,47 +37,17 @@ Examples:
     kvtool recover damaged.kvc -o recovered.kvc --salvage)");
   }
 
-  int execute(Services& services) override {
-    return with_reporter(services, {name(), reports_, quiet_, false},
-                         [&](report::Reporter& reporter) { return recover(services, reporter); });
+  int execute(Terminal& terminal) override {
+    return with_observer(
+        terminal, {name(), reports_, quiet_, false}, [&](run::Observer& observer) {
+          const format::RecoverResult result =
+              run::run_recovery({input_, output_, salvage_, force_}, terminal.services, observer);
+          observer.finish({});
+          return result.lost.empty() ? 0 : kLossyRecoveryStatus;
+        });
   }
 
  private:
-  int recover(Services& services, report::Reporter& reporter) const {
-    if (!fs::exists(input_)) throw_usage(input_ + ": there is no such file");
-    check_output();
-    std::error_code ignored;
-    const std::uint64_t bytes = fs::file_size(input_, ignored);
-    ProgressLine progress(services.err, services.err_is_terminal && !quiet_);
-    format::RecoverOptions options;
-    options.salvage = salvage_;
-    options.on_progress = [&](std::uint64_t done) {
-      throw_if_interrupted();
-      progress.update(progress_bar("Recovering", done, ignored ? 0 : kPasses * bytes));
-    };
-    const format::RecoverResult result = format::recover_recording(input_, output_, options);
-    progress.clear();
-    reporter.recovered({input_, output_, result});
-    reporter.finish({});
-    return result.lost.empty() ? 0 : kLossyRecoveryStatus;
-  }
-
-  void check_output() const {
-    std::error_code ignored;
-    if (fs::equivalent(input_, output_, ignored)) {
-      throw_usage(output_ + " is the file to recover: choose another name");
-    }
-    if (!output_.ends_with(format::kRecordingSuffix)) {
-      throw_usage(output_ + ": a recording's name ends in .kvc");
-    }
-    if (fs::is_directory(output_)) throw_usage(output_ + " is a folder: name a file");
-    for (const std::string& path : {output_, output_ + std::string(format::kSalvagedSuffix)}) {
-      if (!force_ && fs::exists(path) && (path == output_ || salvage_)) {
-        throw_usage(path + " exists already: choose another name, or --force to replace it");
-      }
-    }
-  }
-
   std::string input_;
   std::string output_;
   bool salvage_ = false;

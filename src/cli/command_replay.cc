@@ -1,9 +1,8 @@
 #include <CLI/CLI.hpp>
 
 #include "command.h"
-#include "kvtool/cli/options.h"
-#include "kvtool/cli/settings.h"
-#include "session.h"
+#include "options.h"
+#include "run_session.h"
 
 namespace kvtool::cli {
 namespace {
@@ -47,8 +46,8 @@ Examples:
         --allow-different-weights --gate fp8)");
   }
 
-  int execute(Services& services) override {
-    return run_session(services, resolve_settings(options_, Action::kReplay, name()));
+  int execute(Terminal& terminal) override {
+    return run_session(terminal, name(), options_, Action::kReplay);
   }
 
  private:

@@ -1,9 +1,8 @@
 #include <CLI/CLI.hpp>
 
 #include "command.h"
-#include "kvtool/cli/options.h"
-#include "kvtool/cli/settings.h"
-#include "session.h"
+#include "options.h"
+#include "run_session.h"
 
 namespace kvtool::cli {
 namespace {
@@ -37,8 +36,8 @@ Examples:
     kvtool save ... --out ref_cache --resume)");
   }
 
-  int execute(Services& services) override {
-    return run_session(services, resolve_settings(options_, Action::kSave, name()));
+  int execute(Terminal& terminal) override {
+    return run_session(terminal, name(), options_, Action::kSave);
   }
 
  private:

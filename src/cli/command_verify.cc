@@ -1,19 +1,14 @@
 #include <CLI/CLI.hpp>
-#include <chrono>
-#include <filesystem>
 
 #include "command.h"
 #include "kvtool/base/error.h"
-#include "kvtool/cli/interrupt.h"
-#include "kvtool/cli/paths.h"
-#include "kvtool/cli/progress.h"
-#include "kvtool/format/verify.h"
+#include "kvtool/run/paths.h"
+#include "kvtool/run/verification.h"
+#include "options.h"
 #include "reporting.h"
 
 namespace kvtool::cli {
 namespace {
-
-namespace fs = std::filesystem;
 
 class VerifyCommand : public Command {
  public:
@@ -42,57 +37,19 @@ Examples:
     kvtool verify big.kvc --threads 8 --json report.json)");
   }
 
-  int execute(Services& services) override {
-    return with_reporter(services, {name(), reports_, quiet_, false},
-                         [&](report::Reporter& reporter) { return verify(services, reporter); });
+  int execute(Terminal& terminal) override {
+    return with_observer(
+        terminal, {name(), reports_, quiet_, false}, [&](run::Observer& observer) {
+          const run::VerificationRequest request{
+              run::named_recordings(paths_, run::Unfinished::kIncluded), threads_};
+          const run::VerifyTotals totals =
+              run::run_verification(request, terminal.services, observer);
+          observer.finish({});
+          return totals.all_intact() ? 0 : static_cast<int>(ErrorCode::kCorrupt);
+        });
   }
 
  private:
-  int verify(Services& services, report::Reporter& reporter) const {
-    const std::vector<fs::path> recordings = named_recordings(paths_, Unfinished::kIncluded);
-    std::uint64_t total_bytes = 0;
-    for (const fs::path& path : recordings) {
-      std::error_code ignored;
-      const auto size = fs::file_size(path, ignored);
-      total_bytes += ignored ? 0 : size;
-    }
-    ProgressLine progress(services.err, services.err_is_terminal && !quiet_);
-    report::VerifyTotals totals;
-    format::VerifyOptions options;
-    options.threads = threads_;
-    options.on_progress = [&](std::uint64_t done) {
-      throw_if_interrupted();
-      progress.update(progress_bar("Verifying", done, total_bytes));
-    };
-    options.on_file = [&](const format::FileVerdict& verdict) {
-      progress.clear();
-      count(verdict, totals);
-      reporter.verified(verdict);
-    };
-    const auto start = std::chrono::steady_clock::now();
-    static_cast<void>(format::verify_files(recordings, options));
-    progress.clear();
-    totals.seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    reporter.verified_all(totals);
-    reporter.finish({});
-    return totals.all_intact() ? 0 : static_cast<int>(ErrorCode::kCorrupt);
-  }
-
-  static void count(const format::FileVerdict& verdict, report::VerifyTotals& totals) {
-    using format::FileState;
-    ++totals.files;
-    totals.bytes += verdict.bytes;
-    totals.truncated += verdict.state == FileState::kTruncated ? 1 : 0;
-    totals.damaged += verdict.state == FileState::kDamaged ? 1 : 0;
-    totals.unreadable += verdict.state == FileState::kUnreadable ? 1 : 0;
-    const bool recoverable =
-        verdict.state == FileState::kTruncated || verdict.state == FileState::kDamaged;
-    if (recoverable && totals.recoverable.empty()) {
-      totals.recoverable = shell_quoted(verdict.path.string());
-    }
-  }
-
   std::vector<std::string> paths_;
   unsigned threads_ = 0;
   ReportTargets reports_;

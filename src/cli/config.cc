@@ -1,4 +1,4 @@
-#include "kvtool/cli/config.h"
+#include "config.h"
 
 #include <algorithm>
 #include <cctype>
@@ -10,7 +10,7 @@
 #include "kvtool/base/error.h"
 #include "kvtool/base/file.h"
 #include "kvtool/base/nearest.h"
-#include "kvtool/cli/gate_choice.h"
+#include "kvtool/run/load_gate.h"
 
 namespace kvtool::cli {
 namespace {
@@ -30,7 +30,7 @@ struct Value {
   }
   [[nodiscard]] std::string found() const {
     return node.is_string() ? node.dump(-1, ' ', false, json::error_handler_t::replace)
-                            : json_type_name(node);
+                            : run::json_type_name(node);
   }
 };
 
@@ -87,16 +87,16 @@ std::vector<std::uint64_t> as_batch_sizes(const Value& value) {
   return as_list<std::uint64_t>(value, "an integer or an array of integers", as_count);
 }
 
-std::vector<Prompt> as_prompts(const Value& value) {
+std::vector<run::Prompt> as_prompts(const Value& value) {
   if (value.node.is_string()) {
     const std::filesystem::path folder = std::filesystem::path(value.file).parent_path();
-    return load_prompts_file(folder / as_name(value));
+    return run::load_prompts_file(folder / as_name(value));
   }
   if (!value.node.is_array()) value.fail("an array of prompts or the name of a .jsonl file");
-  std::vector<Prompt> prompts;
+  std::vector<run::Prompt> prompts;
   for (std::size_t i = 0; i < value.node.size(); ++i) {
     prompts.push_back(
-        parse_prompt(value.node[i], value.file + ": " + value.key + "[" + std::to_string(i) + "]"));
+        run::parse_prompt(value.node[i], value.file + ": " + value.key + "[" + std::to_string(i) + "]"));
   }
   return prompts;
 }
@@ -125,7 +125,7 @@ analysis::GateSpec as_gate(const Value& value) {
   if (!value.node.is_string()) value.fail("a gate's name, a gate file or an object");
   const std::string name = as_name(value);
   const std::filesystem::path beside = std::filesystem::path(value.file).parent_path() / name;
-  return load_gate(std::filesystem::is_regular_file(beside) ? beside.string() : name);
+  return run::load_gate(std::filesystem::is_regular_file(beside) ? beside.string() : name);
 }
 
 using Setters = std::map<std::string, std::function<void(const Value&)>>;
@@ -165,9 +165,9 @@ void apply_kv_cache(const Value& object, KvCacheConfig& target) {
 
 Config parse_config(std::string_view text, const std::filesystem::path& path) {
   const std::string file = path.string();
-  const json document = parse_json_text(text, file, /*ignore_comments=*/true);
+  const json document = run::parse_json_text(text, file, /*ignore_comments=*/true);
   if (!document.is_object()) {
-    throw_usage(file + ": expected an object { ... }, found " + json_type_name(document));
+    throw_usage(file + ": expected an object { ... }, found " + run::json_type_name(document));
   }
   Config config;
   config.path = path;

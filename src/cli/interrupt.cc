@@ -1,13 +1,14 @@
-#include "kvtool/cli/interrupt.h"
+#include "interrupt.h"
 
 #include <csignal>
 
 namespace kvtool::cli {
 namespace {
 
-volatile std::sig_atomic_t g_interrupted = 0;
+// Constructed before main and never destroyed before a handler could run.
+constinit StopSource g_stop;
 
-void on_signal(int /*signal*/) { g_interrupted = 1; }
+void on_signal(int /*signal*/) { g_stop.request_stop(); }
 
 }  // namespace
 
@@ -27,12 +28,6 @@ void ignore_write_signals() {
   std::signal(SIGXFSZ, SIG_IGN);
 }
 
-bool interrupted() noexcept { return g_interrupted != 0; }
-
-void throw_if_interrupted() {
-  if (interrupted()) throw Interrupted();
-}
-
-void set_interrupted(bool value) noexcept { g_interrupted = value ? 1 : 0; }
+StopSource& interrupt_source() noexcept { return g_stop; }
 
 }  // namespace kvtool::cli

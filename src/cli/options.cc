@@ -1,4 +1,4 @@
-#include "kvtool/cli/options.h"
+#include "options.h"
 
 #include <CLI/CLI.hpp>
 #include <limits>

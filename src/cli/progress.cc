@@ -1,4 +1,4 @@
-#include "kvtool/cli/progress.h"
+#include "progress.h"
 
 #include <algorithm>
 #include <ostream>

@@ -2,10 +2,12 @@
 
 #include <filesystem>
 #include <ostream>
+#include <utility>
 
 #include "kvtool/base/error.h"
 #include "kvtool/base/file.h"
-#include "kvtool/cli/app.h"
+#include "kvtool/run/paths.h"
+#include "failure.h"
 
 namespace kvtool::cli {
 namespace {
@@ -36,12 +38,12 @@ void check_target(const std::string& option, const std::filesystem::path& target
     throw_usage(where + ": the folder " + folder.string() + " does not exist");
   }
   if (std::filesystem::is_directory(target)) throw_usage(where + " is a folder: name a file");
-  if (is_recording_path(target)) throw_usage(where + " has the name of a recording");
+  if (run::is_recording_path(target)) throw_usage(where + " has the name of a recording");
 }
 
-std::unique_ptr<report::Reporter> console(Services& services, const ReportingOptions& options) {
-  return report::make_console_reporter(services.out,
-                                       {.color = services.out_is_terminal && !services.no_color,
+std::unique_ptr<report::Reporter> console(const Terminal& terminal, const ReportingOptions& options) {
+  return report::make_console_reporter(terminal.out,
+                                       {.color = terminal.out_is_terminal && !terminal.no_color,
                                         .quiet = options.quiet,
                                         .verbose = options.verbose});
 }
@@ -58,7 +60,7 @@ void check_distinct(const ReportTargets& targets) {
   }
 }
 
-std::unique_ptr<report::Reporter> choose_reporters(Services& services,
+std::unique_ptr<report::Reporter> choose_reporters(const Terminal& terminal,
                                                    const ReportingOptions& options) {
   check_distinct(options.targets);
   std::vector<std::unique_ptr<report::Reporter>> reporters;
@@ -68,7 +70,7 @@ std::unique_ptr<report::Reporter> choose_reporters(Services& services,
     if (target.empty()) continue;
     if (target == kStdout) {
       text_on_stdout = false;
-      std::ostream& out = services.out;
+      std::ostream& out = terminal.out;
       reporters.push_back(
           kind.make([&out](const std::string& document) { out << document << std::flush; }));
       continue;
@@ -77,27 +79,33 @@ std::unique_ptr<report::Reporter> choose_reporters(Services& services,
     reporters.push_back(kind.make(
         [target](const std::string& document) { write_file_atomically(target, document); }));
   }
-  if (text_on_stdout) reporters.insert(reporters.begin(), console(services, options));
+  if (text_on_stdout) reporters.insert(reporters.begin(), console(terminal, options));
   return report::make_reporter_list(std::move(reporters));
 }
 
 }  // namespace
 
-int with_reporter(Services& services, const ReportingOptions& options,
-                  const std::function<int(report::Reporter&)>& body) {
-  const std::unique_ptr<report::Reporter> reporter = choose_reporters(services, options);
-  reporter->begin({options.command, KVTOOL_VERSION, utc_iso8601(services.now())});
+int with_observer(const Terminal& terminal, const ReportingOptions& options,
+                  const std::function<int(run::Observer&)>& body,
+                  const NextCommand& next_command) {
+  const std::unique_ptr<report::Reporter> reporter = choose_reporters(terminal, options);
+  reporter->begin({options.command, KVTOOL_VERSION, run::utc_iso8601(terminal.services.now())});
   int status = 0;
   try {
-    status = body(*reporter);
+    Audience audience(terminal, options.quiet, *reporter, next_command);
+    status = body(audience);
   } catch (...) {
-    const Failure failure = describe_failure(std::current_exception());
+    const Failure failure = describe_failure(std::current_exception(), terminal.services.stop);
     reporter->fail(failure.exit_status, failure.message);
     throw;
   }
-  services.out.flush();
-  if (!services.out) throw_environment("standard output could not be written");
+  terminal.out.flush();
+  if (!terminal.out) throw_environment("standard output could not be written");
   return status;
+}
+
+ReportingOptions reporting_of(std::string command, const RunOptions& options) {
+  return {std::move(command), options.reports, options.quiet, options.verbose};
 }
 
 }  // namespace kvtool::cli

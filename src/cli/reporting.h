@@ -4,9 +4,9 @@
 #include <functional>
 #include <string>
 
-#include "kvtool/cli/options.h"
-#include "kvtool/cli/services.h"
-#include "kvtool/report/reporter.h"
+#include "audience.h"
+#include "options.h"
+#include "terminal.h"
 
 namespace kvtool::cli {
 
@@ -17,9 +17,12 @@ struct ReportingOptions {
   bool verbose = false;
 };
 
-// Runs `body` with a reporter that has begun. An exception is told to the
-// reporter and goes on.
-int with_reporter(Services& services, const ReportingOptions& options,
-                  const std::function<int(report::Reporter&)>& body);
+[[nodiscard]] ReportingOptions reporting_of(std::string command, const RunOptions& options);
+
+// Runs `body` with an observer whose reporters have begun, and returns its exit status. An
+// exception is told to the reporters and goes on.
+int with_observer(const Terminal& terminal, const ReportingOptions& options,
+                  const std::function<int(run::Observer&)>& body,
+                  const NextCommand& next_command = nullptr);
 
 }  // namespace kvtool::cli

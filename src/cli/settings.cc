@@ -1,18 +1,17 @@
-#include "kvtool/cli/settings.h"
+#include "settings.h"
 
 #include <algorithm>
 #include <utility>
 
+#include "config.h"
 #include "kvtool/base/error.h"
-#include "kvtool/cli/gate_choice.h"
-#include "kvtool/cli/paths.h"
+#include "kvtool/run/load_gate.h"
+#include "kvtool/run/paths.h"
 
 namespace kvtool::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr const char* kExportedSuffix = ".pt";
 
 Config read_config(const RunOptions& options) {
   if (options.config) return load_config(*options.config);
@@ -20,38 +19,38 @@ Config read_config(const RunOptions& options) {
   return {};
 }
 
-void take_config(const Config& config, Settings& settings) {
-  settings.config_folder = config.path.parent_path();
-  settings.models = config.models;
-  settings.prompts = config.prompts;
-  settings.batch_sizes = config.batch_sizes;
-  settings.request_number = config.request_number;
-  settings.max_new_tokens = config.max_new_tokens.value_or(settings.max_new_tokens);
-  if (config.force_cpu.value_or(false)) settings.device = "cpu";
+void take_config(const Config& config, run::Request& request) {
+  request.config_folder = config.path.parent_path();
+  request.models = config.models;
+  request.prompts = config.prompts;
+  request.batch_sizes = config.batch_sizes;
+  request.request_number = config.request_number;
+  request.max_new_tokens = config.max_new_tokens.value_or(request.max_new_tokens);
+  if (config.force_cpu.value_or(false)) request.device = "cpu";
   const KvCacheConfig& cache = config.kv_cache;
-  settings.save_mode = cache.save_mode;
-  settings.base_dir = cache.base_dir.value_or(settings.base_dir);
-  settings.resume = cache.resume.value_or(false);
-  settings.sync_every_steps = cache.fsync_every.value_or(0);
-  settings.sync = cache.fsync.value_or(false) || settings.sync_every_steps != 0;
-  settings.from = cache.load_from_device.value_or("");
-  settings.ref_dir = cache.load_base_dir.value_or(settings.ref_dir);
-  settings.from_batch_size = cache.load_from_batch_size;
-  if (!cache.replay_modes.empty()) settings.replay_modes = cache.replay_modes;
-  settings.gate = config.gate;
+  request.save_mode = cache.save_mode;
+  request.base_dir = cache.base_dir.value_or(request.base_dir);
+  request.resume = cache.resume.value_or(false);
+  request.sync_every_steps = cache.fsync_every.value_or(0);
+  request.sync = cache.fsync.value_or(false) || request.sync_every_steps != 0;
+  request.from = cache.load_from_device.value_or("");
+  request.ref_dir = cache.load_base_dir.value_or(request.ref_dir);
+  request.from_batch_size = cache.load_from_batch_size;
+  if (!cache.replay_modes.empty()) request.replay_modes = cache.replay_modes;
+  request.gate = config.gate;
 }
 
-void take_prompts(const RunOptions& options, Settings& settings) {
+void take_prompts(const RunOptions& options, run::Request& request) {
   if (options.prompts.empty() && !options.prompts_file) return;
-  settings.prompts.clear();
-  settings.prompts_on_command_line = true;
+  request.prompts.clear();
+  request.prompts_must_match = true;
   for (std::size_t i = 0; i < options.prompts.size(); ++i) {
-    settings.prompts.push_back(
-        text_prompt(options.prompts[i], "--prompt " + std::to_string(i + 1)));
+    request.prompts.push_back(
+        run::text_prompt(options.prompts[i], "--prompt " + std::to_string(i + 1)));
   }
   if (!options.prompts_file) return;
-  for (Prompt& prompt : load_prompts_file(*options.prompts_file)) {
-    settings.prompts.push_back(std::move(prompt));
+  for (run::Prompt& prompt : run::load_prompts_file(*options.prompts_file)) {
+    request.prompts.push_back(std::move(prompt));
   }
 }
 
@@ -67,37 +66,34 @@ std::vector<format::ReplayMode> parse_modes(const std::vector<std::string>& name
   return modes;
 }
 
-void take_options(const RunOptions& options, Settings& settings) {
-  if (!options.models.empty()) settings.models = options.models;
-  if (!options.batch_sizes.empty()) settings.batch_sizes = options.batch_sizes;
-  if (options.request_number) settings.request_number = options.request_number;
-  settings.max_new_tokens = options.max_new_tokens.value_or(settings.max_new_tokens);
-  settings.ignore_eos = options.ignore_eos;
-  settings.device = options.device.value_or(settings.device);
-  if (options.device_label) settings.device_label = device_label(*options.device_label);
-  settings.cpu_isa = options.cpu_isa;
-  settings.threads = options.threads;
-  if (options.save_mode) settings.save_mode = format::parse_save_mode(*options.save_mode);
-  settings.base_dir = options.out.value_or(settings.base_dir);
-  settings.top_k = options.top_k;
-  settings.force = options.force;
-  settings.resume = settings.resume || options.resume;
-  settings.sync_every_steps = options.fsync_every.value_or(settings.sync_every_steps);
-  settings.sync = settings.sync || options.fsync || options.fsync_every.has_value();
-  settings.from = options.from.value_or(settings.from);
-  settings.ref_dir = options.ref_dir.value_or(settings.ref_dir);
-  if (options.from_batch_size) settings.from_batch_size = options.from_batch_size;
-  if (options.batch == "1") settings.batch_shape = BatchShape::kSingle;
-  if (options.parallel) settings.batch_shape = BatchShape::kParallel;
+void take_options(const RunOptions& options, run::Request& request) {
+  if (!options.models.empty()) request.models = options.models;
+  if (!options.batch_sizes.empty()) request.batch_sizes = options.batch_sizes;
+  if (options.request_number) request.request_number = options.request_number;
+  request.max_new_tokens = options.max_new_tokens.value_or(request.max_new_tokens);
+  request.ignore_eos = options.ignore_eos;
+  request.device = options.device.value_or(request.device);
+  if (options.device_label) request.device_label = run::device_label(*options.device_label);
+  request.cpu_isa = options.cpu_isa;
+  request.threads = options.threads;
+  if (options.save_mode) request.save_mode = format::parse_save_mode(*options.save_mode);
+  request.base_dir = options.out.value_or(request.base_dir);
+  request.top_k = options.top_k;
+  request.force = options.force;
+  request.resume = request.resume || options.resume;
+  request.sync_every_steps = options.fsync_every.value_or(request.sync_every_steps);
+  request.sync = request.sync || options.fsync || options.fsync_every.has_value();
+  request.from = options.from.value_or(request.from);
+  request.ref_dir = options.ref_dir.value_or(request.ref_dir);
+  if (options.from_batch_size) request.from_batch_size = options.from_batch_size;
+  if (options.batch == "1") request.replay_shape = run::ReplayShape::kSingle;
+  if (options.parallel) request.replay_shape = run::ReplayShape::kParallel;
   if (options.parallel_memory_mib) {
-    settings.parallel_memory_bytes = *options.parallel_memory_mib << 20;
+    request.parallel_memory_bytes = *options.parallel_memory_mib << 20;
   }
-  if (!options.modes.empty()) settings.replay_modes = parse_modes(options.modes);
-  if (options.gate) settings.gate = load_gate(*options.gate);
-  settings.allow_different_weights = options.allow_different_weights;
-  settings.reports = options.reports;
-  settings.quiet = options.quiet;
-  settings.verbose = options.verbose;
+  if (!options.modes.empty()) request.replay_modes = parse_modes(options.modes);
+  if (options.gate) request.gate = run::load_gate(*options.gate);
+  request.allow_different_weights = options.allow_different_weights;
 }
 
 // One size twice would record the same names twice.
@@ -110,79 +106,48 @@ void remove_repeated(std::vector<std::uint64_t>& sizes) {
 }
 
 // A configuration may serve several commands; the command line means this one.
-void check_resume(Action action, Settings& settings) {
-  if (action == Action::kReplay) settings.resume = false;
-  if (!settings.resume) return;
-  if (settings.replay) {
+void check_resume(Action action, bool replay, run::Request& request) {
+  if (action == Action::kReplay) request.resume = false;
+  if (!request.resume) return;
+  if (replay) {
     throw_usage("only 'save' can be resumed: repeat the replay, with --force if it saves");
   }
-  if (settings.force) {
+  if (request.force) {
     throw_usage("kv_cache.resume keeps what is complete, --force replaces it: choose one of them");
   }
 }
 
-bool is_exported_file_name(const std::string& given) {
-  return fs::path(given).extension() == kExportedSuffix;
-}
-
-ModelFile model_of_file(const fs::path& path) { return {path, model_slug(path.stem().string())}; }
-
 }  // namespace
 
-Settings resolve_settings(const RunOptions& options, Action action, const std::string& command) {
+Settings resolve_settings(const RunOptions& options, Action action) {
   Settings settings;
-  settings.command = command;
+  run::Request& request = settings.request;
   const Config config = read_config(options);
-  take_config(config, settings);
-  take_prompts(options, settings);
-  take_options(options, settings);
-  remove_repeated(settings.batch_sizes);
+  take_config(config, request);
+  take_prompts(options, request);
+  take_options(options, request);
+  remove_repeated(request.batch_sizes);
   switch (action) {
     case Action::kGenerate: break;
-    case Action::kSave: settings.save = true; break;
+    case Action::kSave: request.save = true; break;
     case Action::kReplay:
       settings.replay = true;
-      settings.save = options.save;
+      request.save = options.save;
       break;
     case Action::kAsConfigured:
-      settings.save = config.kv_cache.save.value_or(false);
+      request.save = config.kv_cache.save.value_or(false);
       settings.replay = config.kv_cache.load.value_or(false);
       break;
   }
-  check_resume(action, settings);
-  if (settings.replay && settings.from.empty()) {
+  check_resume(action, settings.replay, request);
+  // A configuration may name a reference for other commands.
+  if (!settings.replay) request.from.clear();
+  if (settings.replay && request.from.empty()) {
     throw_usage(
         "nothing to replay: name the recordings with --from (or kv_cache.load_from_device), for "
         "example\n    kvtool replay --from NVIDIA_H200");
   }
   return settings;
-}
-
-std::string export_command(const std::string& model_id) {
-  return "python3 tools/export_model.py --model " + shell_quoted(model_id) + " --dtype bfloat16";
-}
-
-std::optional<ModelFile> find_exported_model(const std::string& slug,
-                                             const fs::path& config_folder) {
-  for (const fs::path& folder : {fs::path("models"), config_folder / "models"}) {
-    const fs::path path = folder / (slug + kExportedSuffix);
-    if (fs::is_regular_file(path)) return ModelFile{path, slug};
-  }
-  return std::nullopt;
-}
-
-ModelFile resolve_model(const std::string& given, const fs::path& config_folder) {
-  if (fs::is_regular_file(given)) return model_of_file(given);
-  if (is_exported_file_name(given)) {
-    const fs::path beside_config = config_folder / given;
-    if (fs::is_regular_file(beside_config)) return model_of_file(beside_config);
-    throw_usage("model file " + given + " does not exist");
-  }
-  const std::string slug = model_slug(given);
-  if (slug.empty()) throw_usage("'" + given + "' is no exported file and no Hugging Face id");
-  if (const auto found = find_exported_model(slug, config_folder)) return *found;
-  throw_environment("model " + given + " has not been exported: there is no models/" + slug +
-                    ".pt. Export it with\n    " + export_command(given));
 }
 
 }  // namespace kvtool::cli

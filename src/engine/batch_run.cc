@@ -7,6 +7,7 @@
 #include "engine/host_memory.h"
 #include "engine/sink_pump.h"
 #include "kvtool/base/error.h"
+#include "kvtool/base/setting.h"
 
 namespace kvtool::engine {
 namespace {
@@ -86,7 +87,7 @@ void check_positions(std::int64_t longest_prompt, std::int64_t new_tokens,
   }
   throw_usage("a prompt of " + std::to_string(longest_prompt) + " tokens and " +
               std::to_string(new_tokens) + " new ones need " + std::to_string(needed) +
-              " positions, the model takes " + limit + ": use --max-new-tokens " +
+              " positions, the model takes " + limit + ": use " + setting("max_new_tokens") + " " +
               std::to_string(max_positions - static_cast<std::uint64_t>(longest_prompt) + 1) +
               " or a shorter prompt");
 }

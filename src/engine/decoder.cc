@@ -124,7 +124,7 @@ class Generation {
       if (!std::isfinite(LogitStats::logit_of(key))) {
         throw_environment("row " + std::to_string(row) + " of the batch: the logits of " +
                           (step < 0 ? "the prefill" : "step " + std::to_string(step)) +
-                          " hold NaN or Inf, so there is no next token; try another --dtype when "
+                          " hold NaN or Inf, so there is no next token; try another dtype when "
                           "exporting (float16 overflows where bfloat16 does not)");
       }
       append(rows_[row], LogitStats::token_of(key), row);

@@ -14,6 +14,7 @@
 
 #include "engine/cuda_driver.h"
 #include "engine/torch_error.h"
+#include "kvtool/base/setting.h"
 
 namespace kvtool::engine {
 namespace {
@@ -30,7 +31,7 @@ at::Device cuda_device(const std::string& request, int index) {
                    " cannot use it (a CPU build of torch, or one for another driver): "
                    "install a CUDA build and build kvtool against it"
              : "there is no usable GPU (no CUDA driver or no device; " + torch +
-                   "): check nvidia-smi, or use --device cpu"));
+                   "): check nvidia-smi, or use " + setting("device") + " cpu"));
   }
   const auto count = static_cast<int>(torch::cuda::device_count());
   if (index >= count) {

@@ -20,6 +20,7 @@
 #include "engine/stopwatch.h"
 #include "engine/torch_model.h"
 #include "kvtool/base/error.h"
+#include "kvtool/base/setting.h"
 
 namespace kvtool::engine {
 namespace {
@@ -52,8 +53,8 @@ RowLength length_of(const ReplayRow& row) {
 void check_supported(const ReplayOptions& options) {
   if (options.mode == format::ReplayMode::kFree) {
     throw_usage(
-        "a parallel replay knows every token beforehand, so it cannot run the mode free: leave "
-        "--parallel out, or choose --mode inject or forced");
+        "a parallel replay knows every token beforehand, so it cannot run the mode free: leave " +
+        setting("parallel") + " out, or choose " + setting("mode") + " inject or forced");
   }
   if (options.fault) throw_usage("a parallel replay takes no fault");
 }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kvtool/base/error.h"
+#include "kvtool/base/setting.h"
 
 namespace kvtool::engine {
 namespace {
@@ -40,7 +41,7 @@ void check_weights(const ModelInfo& model, const format::RecordingHeader& refere
     throw_incompatible("the recording is of other weights (SHA-256 " +
                        format::to_hex(reference.model_sha256) + ") than " + model.path + " (" +
                        format::to_hex(model.weights_sha256) +
-                       "); --allow-different-weights compares them all the same");
+                       "); " + setting("allow_different_weights") + " compares them all the same");
   }
   check_geometry(model, reference.geometry);
   if (reference.logits_dtype != model.logits_dtype) {

@@ -16,6 +16,7 @@
 #include "file_scan.h"
 #include "kvtool/base/checked.h"
 #include "kvtool/base/error.h"
+#include "kvtool/base/setting.h"
 #include "layout.h"
 #include "salvage.h"
 #include "task_check.h"
@@ -197,9 +198,10 @@ RecoverResult Recovery::run() {
   if (options_.salvage && !complete_prefix) salvage();
   if (!result_.written && result_.salvaged.empty()) {
     throw_corrupt(input_.string() + ": nothing can be recovered: " + why +
-                  (options_.salvage ? ""
-                                    : ". --salvage writes those layers and steps that are "
-                                      "intact to a safetensors file"));
+                  (options_.salvage ? std::string()
+                                    : ". " + setting("salvage") +
+                                        " writes those layers and steps that are intact to a "
+                                        "safetensors file"));
   }
   return std::move(result_);
 }

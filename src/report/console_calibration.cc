@@ -5,18 +5,18 @@
 
 namespace kvtool::report {
 
-void show_calibration(ConsolePage& page, const CalibrationResult& result) {
+void show_calibration(ConsolePage& page, const run::CalibrationResult& result) {
   page.line("");
   page.wrapped_line(
       page.painted(Paint::kBold, fmt::format("Calibration of {}", one_line(result.model_id))), 2);
   page.wrapped_line("Reference: " + one_line(result.reference), 11);
   page.line("Runs:");
-  for (const CalibrationRun& run : result.runs) {
+  for (const run::CalibrationRun& run : result.runs) {
     page.wrapped_line(fmt::format("    {:>7.1f} s  {}", run.seconds, one_line(run.name)), 15);
   }
   page.line("{:<42}{:>11}  {}", "Figure", "noise",
             fmt::format("allowed (factor {:.3g})", result.safety_factor));
-  for (const CalibratedRule& rule : result.rules) {
+  for (const run::CalibratedRule& rule : result.rules) {
     page.wrapped_line(fmt::format("{:<42}{:>11.4g}  {}", one_line(rule.rule.figure), rule.noise,
                                   allowed_text(rule.rule)),
                       4);

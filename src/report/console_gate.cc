@@ -29,7 +29,7 @@ void show_rule(ConsolePage& page, const analysis::RuleResult& rule) {
 
 }  // namespace
 
-void show_gate(ConsolePage& page, const Verdict& verdict) {
+void show_gate(ConsolePage& page, const run::Verdict& verdict) {
   const analysis::GateResult& gate = verdict.gate;
   const std::size_t failed = failed_rules(gate);
   if (!verdict.gate_chosen && failed == 0) return;

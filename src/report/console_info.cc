@@ -8,7 +8,7 @@ namespace {
 constexpr std::size_t kInfoTextCharacters = 200;
 constexpr std::size_t kNameWidth = 14;
 
-std::string batch_text(const RecordingInfo& info) {
+std::string batch_text(const run::RecordingInfo& info) {
   if (!info.batch_size) return {};
   std::string text = fmt::format("size {}", *info.batch_size);
   if (info.input_index) text += fmt::format(", input {}", *info.input_index);
@@ -16,14 +16,14 @@ std::string batch_text(const RecordingInfo& info) {
   return text;
 }
 
-std::string size_text(const RecordingInfo& info) {
+std::string size_text(const run::RecordingInfo& info) {
   if (!info.unpacked_bytes) return megabytes(info.bytes);
   return fmt::format("{}, packed from {} ({})", megabytes(info.bytes),
                      megabytes(*info.unpacked_bytes),
                      packing_ratio(info.bytes, *info.unpacked_bytes));
 }
 
-std::string versions_text(const RecordingInfo& info) {
+std::string versions_text(const run::RecordingInfo& info) {
   std::string text;
   if (!info.kvtool_version.empty()) text = "kvtool " + info.kvtool_version;
   if (!info.torch_version.empty()) {
@@ -34,7 +34,7 @@ std::string versions_text(const RecordingInfo& info) {
 
 class RecordingPart {
  public:
-  RecordingPart(ConsolePage& page, const RecordingInfo& info) : page_(page), info_(info) {}
+  RecordingPart(ConsolePage& page, const run::RecordingInfo& info) : page_(page), info_(info) {}
 
   void show() {
     path("File:", info_.path);
@@ -91,10 +91,10 @@ class RecordingPart {
   }
 
   ConsolePage& page_;
-  const RecordingInfo& info_;
+  const run::RecordingInfo& info_;
 };
 
-void show_listed(ConsolePage& page, const RecordingInfo& recording) {
+void show_listed(ConsolePage& page, const run::RecordingInfo& recording) {
   if (!recording.error.empty()) {
     page.line("UNREADABLE  {}", one_line(recording.path));
     page.line("            {}", one_line(recording.error));
@@ -107,12 +107,12 @@ void show_listed(ConsolePage& page, const RecordingInfo& recording) {
             recording.partial_name ? " (unfinished)" : "");
 }
 
-void show_listing(ConsolePage& page, const InfoResult& info) {
+void show_listing(ConsolePage& page, const run::InfoResult& info) {
   std::uint64_t bytes = 0;
   std::size_t unreadable = 0;
   std::size_t truncated = 0;
   std::uint64_t tokens = 0;
-  for (const RecordingInfo& recording : info.recordings) {
+  for (const run::RecordingInfo& recording : info.recordings) {
     show_listed(page, recording);
     bytes += recording.bytes;
     if (!recording.error.empty()) {
@@ -130,7 +130,7 @@ void show_listing(ConsolePage& page, const InfoResult& info) {
 
 }  // namespace
 
-void show_info(ConsolePage& page, const InfoResult& info) {
+void show_info(ConsolePage& page, const run::InfoResult& info) {
   if (!info.directory && info.recordings.size() == 1) {
     RecordingPart(page, info.recordings.front()).show();
   } else {

@@ -13,7 +13,7 @@ constexpr std::size_t kOwnTextCharacters = 200;
 // What a mode found stands in one column behind its name.
 constexpr std::size_t kModeColumn = 8;
 
-std::string heading(const InputResult& input) {
+std::string heading(const run::InputResult& input) {
   if (input.rows <= 1) return fmt::format("Input {}", input.input_index);
   return fmt::format("Input {} (row {} of a batch of {})", input.input_index, input.row,
                      input.rows);
@@ -48,14 +48,14 @@ std::string in_place(std::int32_t token, const std::string& bytes) {
 // Shows an input that was replayed.
 class ReplayPart {
  public:
-  ReplayPart(ConsolePage& page, const InputResult& input)
+  ReplayPart(ConsolePage& page, const run::InputResult& input)
       : page_(page), input_(input), replay_(*input.replay), first_(replay_.modes.front()) {}
 
   void show() {
     show_output();
     show_prefill();
     show_steps();
-    for (const ModeReplay& mode : replay_.modes) show_mode(mode);
+    for (const run::ModeReplay& mode : replay_.modes) show_mode(mode);
     if (!replay_.truncation.empty()) {
       page_.wrapped_line("Truncated recording: " + one_line(replay_.truncation), kModeColumn);
     }
@@ -78,7 +78,7 @@ class ReplayPart {
     std::string result;
     std::string pending;
     for (std::size_t i = 0; i < first_.texts.size(); ++i) {
-      const TokenText& text = first_.texts[i];
+      const run::TokenText& text = first_.texts[i];
       const analysis::TokenComparison& token = first_.comparison.tokens.at(i);
       if (token.verdict == analysis::TokenVerdict::kMatch) {
         pending += text.recorded;
@@ -127,10 +127,10 @@ class ReplayPart {
             all ? Paint::kGood : Paint::kBad,
             fmt::format("Steps: {}, Match: {}/{} ({}), TPS: {}", counts.compared, counts.matches,
                         counts.compared, percentage(counts.matches, counts.compared),
-                        rate(tokens_per_second(counts.compared, first_.timing.decode_seconds)))));
+                        rate(run::tokens_per_second(counts.compared, first_.timing.decode_seconds)))));
   }
 
-  void show_mode(const ModeReplay& mode) {
+  void show_mode(const run::ModeReplay& mode) {
     page_.wrapped_line(mode_text(mode), kModeColumn);
     const std::string margin(kModeColumn, ' ');
     if (mode.own_step_kv && mode.mode == format::ReplayMode::kInject) {
@@ -150,7 +150,7 @@ class ReplayPart {
     }
   }
 
-  [[nodiscard]] static std::string mode_text(const ModeReplay& mode) {
+  [[nodiscard]] static std::string mode_text(const run::ModeReplay& mode) {
     const analysis::RowComparison& row = mode.comparison;
     const StepCounts counts = count_steps(row);
     std::string text = fmt::format(
@@ -176,11 +176,11 @@ class ReplayPart {
     return text;
   }
 
-  void show_first_divergence(const ModeReplay& mode) {
+  void show_first_divergence(const run::ModeReplay& mode) {
     const auto index = mode.comparison.first_divergence();
     if (!index) return;
     const analysis::TokenComparison& token = mode.comparison.tokens.at(*index);
-    const TokenText& text = mode.texts.at(*index);
+    const run::TokenText& text = mode.texts.at(*index);
     const std::string margin(kModeColumn, ' ');
     page_.line("{}first divergence: {}, {}", margin, place_of(*index), class_text(token.verdict));
     page_.wrapped_line(fmt::format("{}  predicted {} (id {}), recorded {} (id {})", margin,
@@ -191,12 +191,12 @@ class ReplayPart {
   }
 
   ConsolePage& page_;
-  const InputResult& input_;
-  const Replay& replay_;
-  const ModeReplay& first_;
+  const run::InputResult& input_;
+  const run::Replay& replay_;
+  const run::ModeReplay& first_;
 };
 
-void show_sources(ConsolePage& page, const Replay& replay) {
+void show_sources(ConsolePage& page, const run::Replay& replay) {
   page.line("From:   {}", one_line(replay.recording));
   page.wrapped_line(fmt::format("        recorded on {}, {}{}", one_line(replay.recorded_device),
                                 replay.save_mode, replay.truncation.empty() ? "" : ", truncated"),
@@ -206,17 +206,17 @@ void show_sources(ConsolePage& page, const Replay& replay) {
   if (replay.parallel) page.wrapped_line(std::string(kParallelReplay), 8);
 }
 
-void show_generation(ConsolePage& page, const InputResult& input) {
-  const Generation& generation = *input.generation;
+void show_generation(ConsolePage& page, const run::InputResult& input) {
+  const run::Generation& generation = *input.generation;
   page.line("Output: {} tokens, stopped by {}", generation.tokens.size(), generation.stop_reason);
   page.block(printable(generation.text));
   page.line("Steps: {}, TPS: {}", input.timing.steps,
-            rate(tokens_per_second(input.timing.steps, input.timing.decode_seconds)));
+            rate(run::tokens_per_second(input.timing.steps, input.timing.decode_seconds)));
 }
 
 }  // namespace
 
-void show_input(ConsolePage& page, const InputResult& input) {
+void show_input(ConsolePage& page, const run::InputResult& input) {
   page.line("");
   page.line("{}", page.painted(Paint::kBold, heading(input)));
   if (input.replay) show_sources(page, *input.replay);

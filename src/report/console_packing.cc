@@ -18,12 +18,12 @@ std::string sizes(std::uint64_t original, std::uint64_t packed, bool unpacked) {
 
 }  // namespace
 
-void show_packing(ConsolePage& page, const PackingResult& result) {
+void show_packing(ConsolePage& page, const run::PackingResult& result) {
   std::uint64_t original = 0;
   std::uint64_t packed = 0;
   std::size_t done = 0;
   std::size_t failed = 0;
-  for (const PackedRecording& recording : result.recordings) {
+  for (const run::PackedRecording& recording : result.recordings) {
     if (!recording.error.empty()) {
       ++failed;
       page.line("FAILED      {}", one_line(recording.path));

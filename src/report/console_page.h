@@ -2,15 +2,15 @@
 // parts of the report are in console_*.cc, one file for each subject.
 #pragma once
 
-#include <spdlog/fmt/fmt.h>
+#include <fmt/format.h>
 
 #include <ostream>
 #include <string>
 #include <utility>
 
 #include "flip_texts.h"
-#include "kvtool/report/reporter.h"
-#include "kvtool/report/text.h"
+#include "report/reporter.h"
+#include "kvtool/base/text.h"
 
 namespace kvtool::report {
 
@@ -46,20 +46,20 @@ class ConsolePage {
   ConsoleOptions options_;
 };
 
-void show_input(ConsolePage& page, const InputResult& input);
+void show_input(ConsolePage& page, const run::InputResult& input);
 // `command`: "diff" compares with a recording instead of this device.
-void show_summary(ConsolePage& page, const Summary& summary, const FlipTexts& texts,
+void show_summary(ConsolePage& page, const run::Summary& summary, const FlipTexts& texts,
                   const std::string& command);
-void show_verdict(ConsolePage& page, const Verdict& verdict, const FlipTexts& texts,
+void show_verdict(ConsolePage& page, const run::Verdict& verdict, const FlipTexts& texts,
                   const std::string& command);
-void show_gate(ConsolePage& page, const Verdict& verdict);
-void show_info(ConsolePage& page, const InfoResult& info);
-void show_packing(ConsolePage& page, const PackingResult& result);
-void show_selftest(ConsolePage& page, const SelftestResult& result);
-void show_calibration(ConsolePage& page, const CalibrationResult& result);
-void show_bench(ConsolePage& page, const BenchResult& result);
+void show_gate(ConsolePage& page, const run::Verdict& verdict);
+void show_info(ConsolePage& page, const run::InfoResult& info);
+void show_packing(ConsolePage& page, const run::PackingResult& result);
+void show_selftest(ConsolePage& page, const run::SelftestResult& result);
+void show_calibration(ConsolePage& page, const run::CalibrationResult& result);
+void show_bench(ConsolePage& page, const run::BenchResult& result);
 void show_verified(ConsolePage& page, const format::FileVerdict& verdict);
-void show_verify_totals(ConsolePage& page, const VerifyTotals& totals);
-void show_recovery(ConsolePage& page, const RecoveryResult& recovery);
+void show_verify_totals(ConsolePage& page, const run::VerifyTotals& totals);
+void show_recovery(ConsolePage& page, const run::RecoveryResult& recovery);
 
 }  // namespace kvtool::report

@@ -10,7 +10,7 @@ class ConsoleReporter : public Reporter {
 
   void begin(const RunDescription& run) override { command_ = run.command; }
 
-  void device(const DeviceDescription& device) override {
+  void device(const run::DeviceDescription& device) override {
     if (page_.options().quiet) return;
     page_.wrapped_line(
         fmt::format("Device: {}{}", one_line(device.label),
@@ -18,41 +18,41 @@ class ConsoleReporter : public Reporter {
         8);
   }
 
-  void model(const ModelDescription& model) override {
+  void model(const run::ModelDescription& model) override {
     if (page_.options().quiet) return;
     page_.wrapped_line(fmt::format("Model:  {} ({}, {} layers)", one_line(model.id),
                                    one_line(model.dtype), model.num_layers),
                        8);
   }
 
-  void input(const InputResult& input) override {
+  void input(const run::InputResult& input) override {
     texts_.add(input);
     if (!page_.options().quiet) show_input(page_, input);
     page_.flush();
   }
 
-  void info(const InfoResult& info) override { show_info(page_, info); }
+  void info(const run::InfoResult& info) override { show_info(page_, info); }
 
-  void exported(const DumpResult& dump) override {
+  void exported(const run::DumpResult& dump) override {
     page_.line("Wrote {} ({}): K/V of {} after step {}", one_line(dump.target),
                megabytes(dump.bytes), counted(dump.positions, "position"), dump.step);
   }
 
-  void packing(const PackingResult& result) override { show_packing(page_, result); }
+  void packing(const run::PackingResult& result) override { show_packing(page_, result); }
 
-  void selftest(const SelftestResult& result) override { show_selftest(page_, result); }
+  void selftest(const run::SelftestResult& result) override { show_selftest(page_, result); }
 
-  void calibration(const CalibrationResult& result) override { show_calibration(page_, result); }
+  void calibration(const run::CalibrationResult& result) override { show_calibration(page_, result); }
 
-  void bench(const BenchResult& result) override { show_bench(page_, result); }
+  void bench(const run::BenchResult& result) override { show_bench(page_, result); }
   void verified(const format::FileVerdict& verdict) override {
     show_verified(page_, verdict);
     page_.flush();
   }
-  void verified_all(const VerifyTotals& totals) override { show_verify_totals(page_, totals); }
-  void recovered(const RecoveryResult& recovery) override { show_recovery(page_, recovery); }
+  void verified_all(const run::VerifyTotals& totals) override { show_verify_totals(page_, totals); }
+  void recovered(const run::RecoveryResult& recovery) override { show_recovery(page_, recovery); }
 
-  void finish(const Summary& summary) override {
+  void finish(const run::Summary& summary) override {
     if (summary.inputs > 0) show_summary(page_, summary, texts_, command_);
     page_.flush();
   }

@@ -11,7 +11,7 @@ void show_detail(ConsolePage& page, const std::string& text) {
   page.wrapped_line(std::string(kColumn, ' ') + text, kColumn + 2);
 }
 
-void show_strengths(ConsolePage& page, const FaultResult& fault) {
+void show_strengths(ConsolePage& page, const run::FaultResult& fault) {
   if (!fault.smallest_caught && !fault.largest_missed) return;
   std::string text;
   if (fault.smallest_caught) {
@@ -24,7 +24,7 @@ void show_strengths(ConsolePage& page, const FaultResult& fault) {
   show_detail(page, text);
 }
 
-void show_fault(ConsolePage& page, const FaultResult& fault) {
+void show_fault(ConsolePage& page, const run::FaultResult& fault) {
   const bool skipped = !fault.skipped.empty();
   const std::string status = skipped ? "SKIPPED" : fault.caught ? "CAUGHT" : "MISSED";
   const std::string padding(kColumn - status.size(), ' ');
@@ -52,7 +52,7 @@ void show_fault(ConsolePage& page, const FaultResult& fault) {
 
 }  // namespace
 
-void show_selftest(ConsolePage& page, const SelftestResult& result) {
+void show_selftest(ConsolePage& page, const run::SelftestResult& result) {
   page.line("");
   page.wrapped_line(
       page.painted(Paint::kBold, fmt::format("Selftest of {} with gate {}",
@@ -68,7 +68,7 @@ void show_selftest(ConsolePage& page, const SelftestResult& result) {
   }
   std::size_t injected = 0;
   std::size_t caught = 0;
-  for (const FaultResult& fault : result.faults) {
+  for (const run::FaultResult& fault : result.faults) {
     show_fault(page, fault);
     injected += fault.skipped.empty() ? 1 : 0;
     caught += fault.skipped.empty() && fault.caught ? 1 : 0;

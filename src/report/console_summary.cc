@@ -11,22 +11,22 @@ namespace {
 constexpr std::size_t kListedMissing = 10;
 
 // Over all verdicts, of the mode that ran first: the line that scripts look for.
-void show_steps(ConsolePage& page, const Summary& summary) {
+void show_steps(ConsolePage& page, const run::Summary& summary) {
   std::uint64_t compared = 0;
   std::uint64_t matches = 0;
-  for (const Verdict& verdict : summary.verdicts) {
+  for (const run::Verdict& verdict : summary.verdicts) {
     if (verdict.run.modes.empty()) continue;
     compared += verdict.run.modes.front().steps.tokens.compared;
     matches += verdict.run.modes.front().steps.tokens.matches;
   }
   page.line("Steps: {}, Match: {}/{} ({}), TPS: {}", compared, matches, compared,
             percentage(matches, compared),
-            rate(tokens_per_second(summary.steps, summary.decode_seconds)));
+            rate(run::tokens_per_second(summary.steps, summary.decode_seconds)));
 }
 
-void show_inputs(ConsolePage& page, const Summary& summary) {
+void show_inputs(ConsolePage& page, const run::Summary& summary) {
   std::uint64_t matching = 0;
-  for (const Verdict& verdict : summary.verdicts) {
+  for (const run::Verdict& verdict : summary.verdicts) {
     if (verdict.run.modes.empty()) continue;
     for (const analysis::FirstDivergence& input : verdict.run.modes.front().first_divergences) {
       matching += input.token ? 0 : 1;
@@ -35,7 +35,7 @@ void show_inputs(ConsolePage& page, const Summary& summary) {
   page.line("Inputs: {}, fully matching: {}", summary.inputs, matching);
 }
 
-void show_comparison_speed(ConsolePage& page, const Summary& summary) {
+void show_comparison_speed(ConsolePage& page, const run::Summary& summary) {
   if (summary.compared_bytes == 0) return;
   const auto bytes = static_cast<double>(summary.compared_bytes);
   std::string text = fmt::format("Compared {} of K/V", megabytes(summary.compared_bytes));
@@ -46,7 +46,7 @@ void show_comparison_speed(ConsolePage& page, const Summary& summary) {
   page.line("{}", text);
 }
 
-void show_missing(ConsolePage& page, const Summary& summary) {
+void show_missing(ConsolePage& page, const run::Summary& summary) {
   if (summary.missing.empty()) return;
   page.line("");
   page.line("{}", page.painted(Paint::kBad, "Not compared, since it has no partner:"));
@@ -60,18 +60,18 @@ void show_missing(ConsolePage& page, const Summary& summary) {
 
 }  // namespace
 
-void show_summary(ConsolePage& page, const Summary& summary, const FlipTexts& texts,
+void show_summary(ConsolePage& page, const run::Summary& summary, const FlipTexts& texts,
                   const std::string& command) {
   if (!page.options().quiet) page.line("");
   page.line("{}", page.painted(Paint::kBold, "Summary"));
   if (summary.verdicts.empty()) {
     page.line("Inputs: {}, steps: {}, TPS: {}", summary.inputs, summary.steps,
-              rate(tokens_per_second(summary.steps, summary.decode_seconds)));
+              rate(run::tokens_per_second(summary.steps, summary.decode_seconds)));
   } else {
     show_inputs(page, summary);
     show_steps(page, summary);
     show_comparison_speed(page, summary);
-    for (const Verdict& verdict : summary.verdicts) show_verdict(page, verdict, texts, command);
+    for (const run::Verdict& verdict : summary.verdicts) show_verdict(page, verdict, texts, command);
     show_missing(page, summary);
     page.line("");
     page.line("Result: {}", summary.failed() ? page.painted(Paint::kBad, "FAIL")

@@ -70,7 +70,7 @@ void show_divergences(ConsolePage& page, const analysis::ModeSummary& mode) {
   if (diverged > listed) page.line("    ... and in {} more", counted(diverged - listed, "input"));
 }
 
-void show_hard_flips(ConsolePage& page, const Verdict& verdict, const analysis::ModeSummary& mode,
+void show_hard_flips(ConsolePage& page, const run::Verdict& verdict, const analysis::ModeSummary& mode,
                      const FlipTexts& texts) {
   if (mode.hard_flips.empty()) return;
   page.line("{}", page.painted(Paint::kBad, fmt::format("Hard flips of {}: {}",
@@ -79,7 +79,7 @@ void show_hard_flips(ConsolePage& page, const Verdict& verdict, const analysis::
   const std::size_t listed = std::min(mode.hard_flips.size(), kListedFlips);
   for (std::size_t i = 0; i < listed; ++i) {
     const analysis::HardFlip& flip = mode.hard_flips[i];
-    const TokenText& text = texts.find(verdict.model_slug, flip.input, mode.mode, flip.token.index);
+    const run::TokenText& text = texts.find(verdict.model_slug, flip.input, mode.mode, flip.token.index);
     page.wrapped_line(
         fmt::format("    {}, {}: predicted {}, recorded {}, {}", to_string(flip.input),
                     place_of(flip.token.index), token_quote(flip.token.predicted, text.predicted),
@@ -91,7 +91,7 @@ void show_hard_flips(ConsolePage& page, const Verdict& verdict, const analysis::
   }
 }
 
-void show_provenance(ConsolePage& page, const Verdict& verdict, const std::string& command) {
+void show_provenance(ConsolePage& page, const run::Verdict& verdict, const std::string& command) {
   if (verdict.provenance.empty()) return;
   page.line("Differences that can explain a mismatch:");
   for (const analysis::ProvenanceDifference& difference : verdict.provenance) {
@@ -105,7 +105,7 @@ void show_provenance(ConsolePage& page, const Verdict& verdict, const std::strin
 
 }  // namespace
 
-void show_verdict(ConsolePage& page, const Verdict& verdict, const FlipTexts& texts,
+void show_verdict(ConsolePage& page, const run::Verdict& verdict, const FlipTexts& texts,
                   const std::string& command) {
   page.line("");
   page.wrapped_line(page.painted(Paint::kBold, one_line(verdict_title(verdict))), 4);

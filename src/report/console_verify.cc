@@ -50,7 +50,7 @@ void show_verified(ConsolePage& page, const format::FileVerdict& verdict) {
   if (!verdict.truncation.empty()) show_detail(page, one_line(verdict.truncation));
 }
 
-void show_verify_totals(ConsolePage& page, const VerifyTotals& totals) {
+void show_verify_totals(ConsolePage& page, const run::VerifyTotals& totals) {
   std::string text = counted(totals.files, "recording");
   const std::uint64_t failed = totals.truncated + totals.damaged + totals.unreadable;
   if (totals.all_intact()) {
@@ -69,7 +69,7 @@ void show_verify_totals(ConsolePage& page, const VerifyTotals& totals) {
             one_line(totals.recoverable));
 }
 
-void show_recovery(ConsolePage& page, const RecoveryResult& recovery) {
+void show_recovery(ConsolePage& page, const run::RecoveryResult& recovery) {
   const format::RecoverResult& result = recovery.result;
   if (!page.options().quiet) show_verified(page, result.input);
   if (result.written) {

@@ -8,9 +8,9 @@ constexpr std::size_t kKeptFlipsPerInput = analysis::kMaxListedFlips;
 
 }  // namespace
 
-void FlipTexts::add(const InputResult& input) {
+void FlipTexts::add(const run::InputResult& input) {
   if (!input.replay) return;
-  for (const ModeReplay& mode : input.replay->modes) {
+  for (const run::ModeReplay& mode : input.replay->modes) {
     bool first = true;
     std::size_t kept = 0;
     for (std::size_t i = 0; i < mode.comparison.tokens.size() && i < mode.texts.size(); ++i) {
@@ -26,9 +26,9 @@ void FlipTexts::add(const InputResult& input) {
   }
 }
 
-const TokenText& FlipTexts::find(const std::string& model_slug, const analysis::InputName& input,
+const run::TokenText& FlipTexts::find(const std::string& model_slug, const analysis::InputName& input,
                                  format::ReplayMode mode, std::uint64_t token_index) const {
-  static const TokenText kUnknown;
+  static const run::TokenText kUnknown;
   const auto found =
       texts_.find(Key{model_slug, input.batch_size, input.input_index, mode, token_index});
   return found == texts_.end() ? kUnknown : found->second;

@@ -1,6 +1,6 @@
 // One self-contained page: what the tables say is written here, what the charts
 // show travels as JSON in script elements and is drawn when someone looks.
-#include <spdlog/fmt/fmt.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
@@ -12,7 +12,7 @@
 #include "html/page.h"
 #include "html/page_data.h"
 #include "html/sections.h"
-#include "kvtool/report/reporter.h"
+#include "report/reporter.h"
 
 namespace kvtool::report {
 namespace {
@@ -22,12 +22,12 @@ class HtmlReporter : public Reporter {
   explicit HtmlReporter(std::function<void(const std::string&)> write) : write_(std::move(write)) {}
 
   void begin(const RunDescription& run) override { run_ = run; }
-  void device(const DeviceDescription& device) override { device_ = device; }
-  void model(const ModelDescription& model) override { models_.push_back(model); }
+  void device(const run::DeviceDescription& device) override { device_ = device; }
+  void model(const run::ModelDescription& model) override { models_.push_back(model); }
 
   // Only the text that the page needs is kept: profiles of hundreds of inputs
   // would not fit into memory.
-  void input(const InputResult& input) override {
+  void input(const run::InputResult& input) override {
     input_elements_ +=
         fmt::format("<script type=\"application/json\" id=\"input-{}\">{}</script>\n",
                     entries_.size(), html::script_json(html::input_data(input)));
@@ -35,18 +35,18 @@ class HtmlReporter : public Reporter {
     flip_texts_.add(input);
   }
 
-  void selftest(const SelftestResult& result) override {
+  void selftest(const run::SelftestResult& result) override {
     sections_ += html::selftest_section(result);
     outcome_ = std::max(outcome_, result.passed() ? html::Outcome::kPass : html::Outcome::kFail,
                         more_severe);
   }
 
-  void calibration(const CalibrationResult& result) override {
+  void calibration(const run::CalibrationResult& result) override {
     sections_ += html::calibration_section(result);
   }
 
-  void finish(const Summary& summary) override {
-    for (const Verdict& verdict : summary.verdicts) {
+  void finish(const run::Summary& summary) override {
+    for (const run::Verdict& verdict : summary.verdicts) {
       sections_ += html::verdict_section(verdict, flip_texts_);
       outcome_ = std::max(
           outcome_, verdict.gate.passed ? html::Outcome::kPass : html::Outcome::kFail, more_severe);
@@ -84,7 +84,7 @@ class HtmlReporter : public Reporter {
     return title;
   }
 
-  [[nodiscard]] std::string subtitle(const Summary& summary) const {
+  [[nodiscard]] std::string subtitle(const run::Summary& summary) const {
     std::string text = run_.created_utc;
     const auto add = [&text](const std::string& part) {
       text += (text.empty() ? "" : " · ") + part;
@@ -99,7 +99,7 @@ class HtmlReporter : public Reporter {
     return text;
   }
 
-  void write_page(const Summary& summary) {
+  void write_page(const run::Summary& summary) {
     write_(html::fill(html::report_html,
                       {{"title", html::text(title())},
                        {"generator", html::text("kvtool " + run_.kvtool_version)},
@@ -115,8 +115,8 @@ class HtmlReporter : public Reporter {
 
   std::function<void(const std::string&)> write_;
   RunDescription run_;
-  DeviceDescription device_;
-  std::vector<ModelDescription> models_;
+  run::DeviceDescription device_;
+  std::vector<run::ModelDescription> models_;
   std::vector<html::InputEntry> entries_;
   std::string input_elements_;
   FlipTexts flip_texts_;

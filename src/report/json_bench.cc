@@ -3,14 +3,14 @@
 
 namespace kvtool::report {
 
-Json json_bench(const BenchResult& result) {
+Json json_bench(const run::BenchResult& result) {
   if (!result.made.path.empty()) {
     return {{"made", {{"path", json_text(result.made.path)}, {"bytes", result.made.bytes}}}};
   }
   Json recordings = Json::array();
-  for (const RecordingBench& recording : result.recordings) {
+  for (const run::RecordingBench& recording : result.recordings) {
     Json figures = Json::array();
-    for (const BenchFigure& figure : recording.figures) {
+    for (const run::BenchFigure& figure : recording.figures) {
       figures.push_back({{"measurement", figure.measurement},
                          {"title", figure.title},
                          {"unit", figure.unit},

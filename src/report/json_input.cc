@@ -29,7 +29,7 @@ Json tokens_object(const analysis::RowComparison& row) {
           {"logits_equal", std::move(logits_equal)}};
 }
 
-Json mismatch_list(const ModeReplay& mode) {
+Json mismatch_list(const run::ModeReplay& mode) {
   Json list = Json::array();
   for (std::size_t i = 0; i < mode.comparison.tokens.size(); ++i) {
     const analysis::TokenComparison& token = mode.comparison.tokens[i];
@@ -42,19 +42,19 @@ Json mismatch_list(const ModeReplay& mode) {
   return list;
 }
 
-Json mode_object(const ModeReplay& mode, std::uint64_t prompt_length) {
+Json mode_object(const run::ModeReplay& mode, std::uint64_t prompt_length) {
   const analysis::RowComparison& row = mode.comparison;
   const StepCounts counts = count_steps(row);
   const bool token0_matches =
       !row.tokens.empty() && row.tokens.front().verdict == analysis::TokenVerdict::kMatch;
   std::string recorded_text;
-  for (const TokenText& text : mode.texts) recorded_text += text.recorded;
+  for (const run::TokenText& text : mode.texts) recorded_text += text.recorded;
   return {{"mode", format::replay_mode_name(mode.mode)},
           {"own_step_kv", mode.own_step_kv},
           {"prefill_seconds", json_number(mode.timing.prefill_seconds)},
           {"decode_seconds", json_number(mode.timing.decode_seconds)},
           {"tokens_per_second",
-           json_number(tokens_per_second(mode.timing.steps, mode.timing.decode_seconds))},
+           json_number(run::tokens_per_second(mode.timing.steps, mode.timing.decode_seconds))},
           {"prefill_token_matches", token0_matches},
           {"steps", counts.compared},
           {"uncompared_steps", row.uncompared_steps},
@@ -77,9 +77,9 @@ Json mode_object(const ModeReplay& mode, std::uint64_t prompt_length) {
                                             .departure = row.step_departure()})}};
 }
 
-Json replay_object(const Replay& replay, const InputResult& input) {
+Json replay_object(const run::Replay& replay, const run::InputResult& input) {
   Json modes = Json::array();
-  for (const ModeReplay& mode : replay.modes) {
+  for (const run::ModeReplay& mode : replay.modes) {
     modes.push_back(mode_object(mode, input.prompt_length));
   }
   return {{"recording", json_text(replay.recording)},
@@ -97,7 +97,7 @@ Json replay_object(const Replay& replay, const InputResult& input) {
 
 }  // namespace
 
-Json json_input(const InputResult& input) {
+Json json_input(const run::InputResult& input) {
   Json object = {
       {"model", json_text(input.model_slug)},
       {"name", to_string(input.name())},
@@ -110,7 +110,7 @@ Json json_input(const InputResult& input) {
       {"prefill_seconds", json_number(input.timing.prefill_seconds)},
       {"decode_seconds", json_number(input.timing.decode_seconds)},
       {"tokens_per_second",
-       json_number(tokens_per_second(input.timing.steps, input.timing.decode_seconds))}};
+       json_number(run::tokens_per_second(input.timing.steps, input.timing.decode_seconds))}};
   if (input.timing.attention_seconds) {
     object["attention_seconds"] = json_number(*input.timing.attention_seconds);
   }

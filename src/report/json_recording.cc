@@ -1,6 +1,6 @@
 // A recording in the JSON report, as `kvtool info` shows it.
 #include "json_values.h"
-#include "kvtool/report/text.h"
+#include "kvtool/base/text.h"
 
 namespace kvtool::report {
 namespace {
@@ -12,9 +12,9 @@ Json json_ratio(std::uint64_t packed, std::uint64_t original) {
 
 }  // namespace
 
-Json json_packing(const PackingResult& result) {
+Json json_packing(const run::PackingResult& result) {
   Json recordings = Json::array();
-  for (const PackedRecording& recording : result.recordings) {
+  for (const run::PackedRecording& recording : result.recordings) {
     Json object = {{"path", json_text(recording.path)}};
     if (!recording.error.empty()) {
       object["error"] = json_text(recording.error);
@@ -34,7 +34,7 @@ Json json_packing(const PackingResult& result) {
           {"recordings", std::move(recordings)}};
 }
 
-Json json_recording(const RecordingInfo& info) {
+Json json_recording(const run::RecordingInfo& info) {
   Json object = {{"path", json_text(info.path)}, {"bytes", info.bytes}};
   if (!info.error.empty()) {
     object["error"] = json_text(info.error);

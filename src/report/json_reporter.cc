@@ -1,7 +1,7 @@
 #include <utility>
 
 #include "json_values.h"
-#include "kvtool/report/reporter.h"
+#include "report/reporter.h"
 
 namespace kvtool::report {
 namespace {
@@ -23,7 +23,7 @@ class JsonReporter : public Reporter {
     document_["created_utc"] = run.created_utc;
   }
 
-  void device(const DeviceDescription& device) override {
+  void device(const run::DeviceDescription& device) override {
     document_["device"] = {{"label", json_text(device.label)},
                            {"type", json_text(device.type)},
                            {"name", json_text(device.name)},
@@ -31,7 +31,7 @@ class JsonReporter : public Reporter {
                            {"provenance", object_or_null(device.provenance_json)}};
   }
 
-  void model(const ModelDescription& model) override {
+  void model(const run::ModelDescription& model) override {
     document_["models"].push_back({{"id", json_text(model.id)},
                                    {"slug", json_text(model.slug)},
                                    {"path", json_text(model.path)},
@@ -41,16 +41,16 @@ class JsonReporter : public Reporter {
                                    {"weights_sha256", json_known(model.weights_sha256)}});
   }
 
-  void input(const InputResult& input) override {
+  void input(const run::InputResult& input) override {
     texts_.add(input);
     document_["results"].push_back(json_input(input));
   }
 
-  void info(const InfoResult& info) override {
+  void info(const run::InfoResult& info) override {
     Json recordings = Json::array();
     std::uint64_t bytes = 0;
     std::uint64_t unreadable = 0;
-    for (const RecordingInfo& recording : info.recordings) {
+    for (const run::RecordingInfo& recording : info.recordings) {
       recordings.push_back(json_recording(recording));
       bytes += recording.bytes;
       unreadable += recording.error.empty() ? 0 : 1;
@@ -60,7 +60,7 @@ class JsonReporter : public Reporter {
     document_["recordings"] = std::move(recordings);
   }
 
-  void exported(const DumpResult& dump) override {
+  void exported(const run::DumpResult& dump) override {
     document_["dump"] = {{"recording", json_text(dump.recording)},
                          {"step", dump.step},
                          {"positions", dump.positions},
@@ -68,33 +68,33 @@ class JsonReporter : public Reporter {
                          {"bytes", dump.bytes}};
   }
 
-  void packing(const PackingResult& result) override {
+  void packing(const run::PackingResult& result) override {
     document_["packing"] = json_packing(result);
   }
 
-  void selftest(const SelftestResult& result) override {
+  void selftest(const run::SelftestResult& result) override {
     document_["selftests"].push_back(json_selftest(result));
   }
 
-  void calibration(const CalibrationResult& result) override {
+  void calibration(const run::CalibrationResult& result) override {
     document_["calibrations"].push_back(json_calibration(result));
   }
 
-  void bench(const BenchResult& result) override { document_["bench"] = json_bench(result); }
+  void bench(const run::BenchResult& result) override { document_["bench"] = json_bench(result); }
   void verified(const format::FileVerdict& verdict) override {
     document_["files"].push_back(json_verified(verdict));
   }
 
-  void verified_all(const VerifyTotals& totals) override {
+  void verified_all(const run::VerifyTotals& totals) override {
     document_["totals"] = json_verify_totals(totals);
   }
 
-  void recovered(const RecoveryResult& recovery) override {
+  void recovered(const run::RecoveryResult& recovery) override {
     document_["recovery"] = json_recovery(recovery);
   }
 
-  void finish(const Summary& summary) override {
-    for (const Verdict& verdict : summary.verdicts) {
+  void finish(const run::Summary& summary) override {
+    for (const run::Verdict& verdict : summary.verdicts) {
       document_["verdicts"].push_back(json_verdict(verdict, texts_));
     }
     if (summary.inputs > 0) document_["summary"] = json_summary(summary);

@@ -4,7 +4,7 @@
 namespace kvtool::report {
 namespace {
 
-Json fault_object(const FaultResult& fault) {
+Json fault_object(const run::FaultResult& fault) {
   return {{"name", json_text(fault.name)},
           {"description", json_text(fault.description)},
           {"skipped", json_known(fault.skipped)},
@@ -18,7 +18,7 @@ Json fault_object(const FaultResult& fault) {
           {"failed_rules", json_rules(fault.failed_rules)}};
 }
 
-Json run_object(const CalibrationRun& run) {
+Json run_object(const run::CalibrationRun& run) {
   return {{"name", json_text(run.name)},
           {"cpu_isa", json_known(run.cpu_isa)},
           {"threads", run.threads == 0 ? Json(nullptr) : Json(run.threads)},
@@ -27,7 +27,7 @@ Json run_object(const CalibrationRun& run) {
           {"figures", json_figures(run.figures)}};
 }
 
-Json calibrated_rule(const CalibratedRule& rule) {
+Json calibrated_rule(const run::CalibratedRule& rule) {
   return {{"figure", json_text(rule.rule.figure)},
           {"min", json_number(rule.rule.min)},
           {"max", json_number(rule.rule.max)},
@@ -37,9 +37,9 @@ Json calibrated_rule(const CalibratedRule& rule) {
 
 }  // namespace
 
-Json json_selftest(const SelftestResult& result) {
+Json json_selftest(const run::SelftestResult& result) {
   Json faults = Json::array();
-  for (const FaultResult& fault : result.faults) faults.push_back(fault_object(fault));
+  for (const run::FaultResult& fault : result.faults) faults.push_back(fault_object(fault));
   return {
       {"model", json_text(result.model_slug)},
       {"gate", json_text(result.gate)},
@@ -53,11 +53,11 @@ Json json_selftest(const SelftestResult& result) {
       {"faults", std::move(faults)}};
 }
 
-Json json_calibration(const CalibrationResult& result) {
+Json json_calibration(const run::CalibrationResult& result) {
   Json runs = Json::array();
-  for (const CalibrationRun& run : result.runs) runs.push_back(run_object(run));
+  for (const run::CalibrationRun& run : result.runs) runs.push_back(run_object(run));
   Json rules = Json::array();
-  for (const CalibratedRule& rule : result.rules) rules.push_back(calibrated_rule(rule));
+  for (const run::CalibratedRule& rule : result.rules) rules.push_back(calibrated_rule(rule));
   Json notes = Json::array();
   for (const std::string& note : result.notes) notes.push_back(json_text(note));
   return {{"model", {{"slug", json_text(result.model_slug)}, {"id", json_known(result.model_id)}}},

@@ -8,7 +8,7 @@
 #include <string>
 
 #include "flip_texts.h"
-#include "kvtool/report/result.h"
+#include "kvtool/run/result.h"
 
 namespace kvtool::report {
 
@@ -50,17 +50,17 @@ struct KvDetail {
 // null when nothing was measured.
 [[nodiscard]] Json json_kv(const analysis::KvProfile& profile, const KvDetail& detail);
 
-[[nodiscard]] Json json_input(const InputResult& input);
-[[nodiscard]] Json json_verdict(const Verdict& verdict, const FlipTexts& texts);
-[[nodiscard]] Json json_summary(const Summary& summary);
-[[nodiscard]] Json json_recording(const RecordingInfo& info);
-[[nodiscard]] Json json_packing(const PackingResult& result);
-[[nodiscard]] Json json_selftest(const SelftestResult& result);
-[[nodiscard]] Json json_calibration(const CalibrationResult& result);
-[[nodiscard]] Json json_bench(const BenchResult& result);
+[[nodiscard]] Json json_input(const run::InputResult& input);
+[[nodiscard]] Json json_verdict(const run::Verdict& verdict, const FlipTexts& texts);
+[[nodiscard]] Json json_summary(const run::Summary& summary);
+[[nodiscard]] Json json_recording(const run::RecordingInfo& info);
+[[nodiscard]] Json json_packing(const run::PackingResult& result);
+[[nodiscard]] Json json_selftest(const run::SelftestResult& result);
+[[nodiscard]] Json json_calibration(const run::CalibrationResult& result);
+[[nodiscard]] Json json_bench(const run::BenchResult& result);
 [[nodiscard]] Json json_verified(const format::FileVerdict& verdict);
-[[nodiscard]] Json json_verify_totals(const VerifyTotals& totals);
-[[nodiscard]] Json json_recovery(const RecoveryResult& recovery);
+[[nodiscard]] Json json_verify_totals(const run::VerifyTotals& totals);
+[[nodiscard]] Json json_recovery(const run::RecoveryResult& recovery);
 
 // Objects and arrays of them indented, an array of plain values on one line.
 [[nodiscard]] std::string json_document(const Json& document);

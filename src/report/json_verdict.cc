@@ -68,10 +68,10 @@ Json divergence_list(const analysis::ModeSummary& mode) {
   return list;
 }
 
-Json flip_list(const Verdict& verdict, const analysis::ModeSummary& mode, const FlipTexts& texts) {
+Json flip_list(const run::Verdict& verdict, const analysis::ModeSummary& mode, const FlipTexts& texts) {
   Json list = Json::array();
   for (const analysis::HardFlip& flip : mode.hard_flips) {
-    const TokenText& text = texts.find(verdict.model_slug, flip.input, mode.mode, flip.token.index);
+    const run::TokenText& text = texts.find(verdict.model_slug, flip.input, mode.mode, flip.token.index);
     Json object = json_place(flip.input);
     object.update(json_comparison(flip.token));
     object["recorded_text"] = json_text(text.recorded);
@@ -81,7 +81,7 @@ Json flip_list(const Verdict& verdict, const analysis::ModeSummary& mode, const 
   return list;
 }
 
-Json mode_object(const Verdict& verdict, const analysis::ModeSummary& mode,
+Json mode_object(const run::Verdict& verdict, const analysis::ModeSummary& mode,
                  const FlipTexts& texts) {
   Json object = {{"mode", format::replay_mode_name(mode.mode)}};
   object.update(stretch_object(mode.steps));
@@ -96,7 +96,7 @@ Json mode_object(const Verdict& verdict, const analysis::ModeSummary& mode,
 
 }  // namespace
 
-Json json_verdict(const Verdict& verdict, const FlipTexts& texts) {
+Json json_verdict(const run::Verdict& verdict, const FlipTexts& texts) {
   Json modes = Json::array();
   for (const analysis::ModeSummary& mode : verdict.run.modes) {
     modes.push_back(mode_object(verdict, mode, texts));
@@ -127,7 +127,7 @@ Json json_verdict(const Verdict& verdict, const FlipTexts& texts) {
           {"modes", std::move(modes)}};
 }
 
-Json json_summary(const Summary& summary) {
+Json json_summary(const run::Summary& summary) {
   Json missing = Json::array();
   for (const std::string& path : summary.missing) missing.push_back(json_text(path));
   Json object = {
@@ -136,7 +136,7 @@ Json json_summary(const Summary& summary) {
       {"prefill_seconds", json_number(summary.prefill_seconds)},
       {"decode_seconds", json_number(summary.decode_seconds)},
       {"wall_seconds", json_number(summary.wall_seconds)},
-      {"tokens_per_second", json_number(tokens_per_second(summary.steps, summary.decode_seconds))},
+      {"tokens_per_second", json_number(run::tokens_per_second(summary.steps, summary.decode_seconds))},
       {"compared_bytes", summary.compared_bytes},
       {"missing", missing},
       {"failed", summary.verdicts.empty() ? Json(nullptr) : Json(summary.failed())}};

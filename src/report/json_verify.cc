@@ -44,13 +44,13 @@ Json json_verified(const format::FileVerdict& verdict) {
           {"damages", std::move(damages)}};
 }
 
-Json json_verify_totals(const VerifyTotals& totals) {
+Json json_verify_totals(const run::VerifyTotals& totals) {
   return {{"files", totals.files},     {"truncated", totals.truncated},
           {"damaged", totals.damaged}, {"unreadable", totals.unreadable},
           {"bytes", totals.bytes},     {"seconds", json_number(totals.seconds)}};
 }
 
-Json json_recovery(const RecoveryResult& recovery) {
+Json json_recovery(const run::RecoveryResult& recovery) {
   const format::RecoverResult& result = recovery.result;
   return {{"input", json_verified(result.input)},
           {"source_uuid", json_known(result.source_uuid)},

@@ -1,6 +1,6 @@
 // JUnit XML as CI systems read it: testsuites > testsuite > testcase with at
 // most one failure, error or skipped element.
-#include <spdlog/fmt/fmt.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <map>
@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "kvtool/report/reporter.h"
-#include "kvtool/report/text.h"
+#include "report/reporter.h"
+#include "kvtool/base/text.h"
 #include "wording.h"
 
 namespace kvtool::report {
@@ -90,18 +90,18 @@ void append_case(pugi::xml_node suite, const TestCase& test) {
   if (!test.details.empty()) outcome.text().set(xml_text(test.details).c_str());
 }
 
-std::string flip_text(const ModeReplay& mode, std::size_t index) {
+std::string flip_text(const run::ModeReplay& mode, std::size_t index) {
   const analysis::TokenComparison& token = mode.comparison.tokens[index];
-  const TokenText text = index < mode.texts.size() ? mode.texts[index] : TokenText{};
+  const run::TokenText text = index < mode.texts.size() ? mode.texts[index] : run::TokenText{};
   return fmt::format("{}, {}: predicted {}, recorded {}, {}", format::replay_mode_name(mode.mode),
                      place_of(token.index), token_quote(token.predicted, text.predicted),
                      token_quote(token.recorded, text.recorded), describe_gap(token));
 }
 
 // One line for each of the first hard flips, then what is not finite.
-std::vector<std::string> failures_of(const Replay& replay) {
+std::vector<std::string> failures_of(const run::Replay& replay) {
   std::vector<std::string> lines;
-  for (const ModeReplay& mode : replay.modes) {
+  for (const run::ModeReplay& mode : replay.modes) {
     std::size_t flips = 0;
     for (std::size_t i = 0; i < mode.comparison.tokens.size(); ++i) {
       if (mode.comparison.tokens[i].verdict != analysis::TokenVerdict::kHardFlip) continue;
@@ -117,17 +117,17 @@ std::vector<std::string> failures_of(const Replay& replay) {
 }
 
 // The input's share of its batch, so that a suite adds up to the time that passed.
-double seconds_of(const InputResult& input) {
+double seconds_of(const run::InputResult& input) {
   const auto rows = static_cast<double>(std::max<std::uint64_t>(input.rows, 1));
   if (!input.replay) return (input.timing.prefill_seconds + input.timing.decode_seconds) / rows;
   double seconds = 0.0;
-  for (const ModeReplay& mode : input.replay->modes) {
+  for (const run::ModeReplay& mode : input.replay->modes) {
     seconds += mode.timing.prefill_seconds + mode.timing.decode_seconds;
   }
   return seconds / rows;
 }
 
-TestCase input_case(const InputResult& input) {
+TestCase input_case(const run::InputResult& input) {
   TestCase test = passed_case(input.model_slug, to_string(input.name()));
   test.seconds = seconds_of(input);
   if (!input_failed(input)) return test;
@@ -140,7 +140,7 @@ TestCase input_case(const InputResult& input) {
   return test;
 }
 
-TestCase rule_case(const Verdict& verdict, const analysis::RuleResult& rule) {
+TestCase rule_case(const run::Verdict& verdict, const analysis::RuleResult& rule) {
   TestCase test = passed_case(verdict.model_slug + ".gate", rule.rule.figure);
   if (rule.passed) return test;
   test.outcome = TestCase::Outcome::kFailed;
@@ -160,7 +160,7 @@ TestCase missing_case(const std::string& path) {
   return test;
 }
 
-TestCase control_case(const SelftestResult& result) {
+TestCase control_case(const run::SelftestResult& result) {
   TestCase test = passed_case(result.model_slug + ".selftest", "control");
   if (result.control_passed) return test;
   test.outcome = TestCase::Outcome::kFailed;
@@ -172,7 +172,7 @@ TestCase control_case(const SelftestResult& result) {
   return test;
 }
 
-TestCase fault_case(const SelftestResult& result, const FaultResult& fault) {
+TestCase fault_case(const run::SelftestResult& result, const run::FaultResult& fault) {
   TestCase test = passed_case(result.model_slug + ".selftest", fault.name);
   if (!fault.skipped.empty()) {
     test.outcome = TestCase::Outcome::kSkipped;
@@ -186,7 +186,7 @@ TestCase fault_case(const SelftestResult& result, const FaultResult& fault) {
 }
 
 // What the reader of a verdict must know besides its rules.
-void add_properties(const Verdict& verdict, TestSuite& suite) {
+void add_properties(const run::Verdict& verdict, TestSuite& suite) {
   suite.properties.emplace_back("gate", verdict.gate.gate);
   suite.properties.emplace_back("finding", verdict.finding_text);
   suite.properties.emplace_back("reference_device", verdict.reference_device);
@@ -218,24 +218,24 @@ class JunitReporter : public Reporter {
       : write_(std::move(write)) {}
 
   void begin(const RunDescription& run) override { run_ = run; }
-  void device(const DeviceDescription& device) override { device_ = device.label; }
-  void model(const ModelDescription& /*model*/) override {}
+  void device(const run::DeviceDescription& device) override { device_ = device.label; }
+  void model(const run::ModelDescription& /*model*/) override {}
 
-  void input(const InputResult& input) override {
+  void input(const run::InputResult& input) override {
     suite(input.model_slug).cases.push_back(input_case(input));
   }
 
-  void selftest(const SelftestResult& result) override {
+  void selftest(const run::SelftestResult& result) override {
     TestSuite& tests = suite(result.model_slug + ".selftest");
     tests.cases.push_back(control_case(result));
-    for (const FaultResult& fault : result.faults) {
+    for (const run::FaultResult& fault : result.faults) {
       tests.cases.push_back(fault_case(result, fault));
     }
     tests.cases.front().seconds = result.seconds;
   }
 
-  void finish(const Summary& summary) override {
-    for (const Verdict& verdict : summary.verdicts) {
+  void finish(const run::Summary& summary) override {
+    for (const run::Verdict& verdict : summary.verdicts) {
       TestSuite& rules = suite(verdict.model_slug + ".gate");
       for (const analysis::RuleResult& rule : verdict.gate.rules) {
         rules.cases.push_back(rule_case(verdict, rule));

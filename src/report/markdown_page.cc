@@ -1,8 +1,8 @@
 #include "markdown_page.h"
 
-#include <spdlog/fmt/fmt.h>
+#include <fmt/format.h>
 
-#include "kvtool/report/text.h"
+#include "kvtool/base/text.h"
 
 namespace kvtool::report {
 namespace {

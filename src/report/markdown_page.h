@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "flip_texts.h"
-#include "kvtool/report/result.h"
+#include "kvtool/run/result.h"
 
 namespace kvtool::report {
 
@@ -48,10 +48,10 @@ class MarkdownTable {
 // The same in a <code> element.
 [[nodiscard]] std::string markdown_code(std::string_view bytes);
 
-void add_markdown_verdict(MarkdownPage& page, const Verdict& verdict, const FlipTexts& texts);
+void add_markdown_verdict(MarkdownPage& page, const run::Verdict& verdict, const FlipTexts& texts);
 // What went wrong with an input, folded.
-[[nodiscard]] std::string markdown_failed_input(const InputResult& input);
-void add_markdown_selftest(MarkdownPage& page, const SelftestResult& result);
-void add_markdown_calibration(MarkdownPage& page, const CalibrationResult& result);
+[[nodiscard]] std::string markdown_failed_input(const run::InputResult& input);
+void add_markdown_selftest(MarkdownPage& page, const run::SelftestResult& result);
+void add_markdown_calibration(MarkdownPage& page, const run::CalibrationResult& result);
 
 }  // namespace kvtool::report

@@ -1,9 +1,9 @@
-#include <spdlog/fmt/fmt.h>
+#include <fmt/format.h>
 
 #include <utility>
 
-#include "kvtool/report/reporter.h"
-#include "kvtool/report/text.h"
+#include "report/reporter.h"
+#include "kvtool/base/text.h"
 #include "markdown_page.h"
 #include "wording.h"
 
@@ -17,19 +17,19 @@ class MarkdownReporter : public Reporter {
 
   void begin(const RunDescription& run) override { run_ = run; }
 
-  void device(const DeviceDescription& device) override {
+  void device(const run::DeviceDescription& device) override {
     facts_ += "- device: " + markdown_text(device.label);
     if (!device.name.empty()) facts_ += " (" + markdown_text(device.name) + ")";
     facts_ += "\n";
   }
 
-  void model(const ModelDescription& model) override {
+  void model(const run::ModelDescription& model) override {
     if (++models_ > kListedModels) return;
     facts_ += fmt::format("- model: {} ({}, {} layers)\n", markdown_text(model.id),
                           markdown_text(model.dtype), model.num_layers);
   }
 
-  void input(const InputResult& input) override {
+  void input(const run::InputResult& input) override {
     ++inputs_;
     texts_.add(input);
     if (!input_failed(input)) return;
@@ -39,9 +39,9 @@ class MarkdownReporter : public Reporter {
     kept_bytes_ += failures_.back().size();
   }
 
-  void info(const InfoResult& info) override {
+  void info(const run::InfoResult& info) override {
     MarkdownTable table({"recording", ">prompt", ">tokens", "state"});
-    for (const RecordingInfo& recording : info.recordings) {
+    for (const run::RecordingInfo& recording : info.recordings) {
       if (!recording.error.empty()) {
         table.row({markdown_code(recording.path), "-", "-",
                    "unreadable: " + markdown_text(recording.error)});
@@ -54,12 +54,12 @@ class MarkdownReporter : public Reporter {
     if (!table.empty()) sections_.add(table.text());
   }
 
-  void exported(const DumpResult& dump) override {
+  void exported(const run::DumpResult& dump) override {
     sections_.add(
         fmt::format("Wrote {}: K/V after step {}\n\n", markdown_code(dump.target), dump.step));
   }
 
-  void selftest(const SelftestResult& result) override {
+  void selftest(const run::SelftestResult& result) override {
     failed_ = failed_ || !result.passed();
     judged_ = true;
     add_markdown_selftest(sections_, result);
@@ -67,12 +67,12 @@ class MarkdownReporter : public Reporter {
 
   // Files are checked, not runs: for people on the console, for programs in JSON.
 
-  void calibration(const CalibrationResult& result) override {
+  void calibration(const run::CalibrationResult& result) override {
     add_markdown_calibration(sections_, result);
   }
 
 
-  void finish(const Summary& summary) override {
+  void finish(const run::Summary& summary) override {
     judged_ = judged_ || !summary.verdicts.empty();
     failed_ = failed_ || summary.failed();
     MarkdownPage page;
@@ -80,7 +80,7 @@ class MarkdownReporter : public Reporter {
     page.add(facts(&summary));
     page.add(sections_.text());
     page.add(missing_list(summary));
-    for (const Verdict& verdict : summary.verdicts) add_markdown_verdict(page, verdict, texts_);
+    for (const run::Verdict& verdict : summary.verdicts) add_markdown_verdict(page, verdict, texts_);
     publish(std::move(page));
   }
 
@@ -101,7 +101,7 @@ class MarkdownReporter : public Reporter {
     return fmt::format("# kvtool {}: {}\n\n", run_.command, result);
   }
 
-  [[nodiscard]] std::string facts(const Summary* summary) const {
+  [[nodiscard]] std::string facts(const run::Summary* summary) const {
     std::string text = facts_;
     if (models_ > kListedModels) {
       text += fmt::format("- … and {}\n", counted(models_ - kListedModels, "more model"));
@@ -110,14 +110,14 @@ class MarkdownReporter : public Reporter {
       text += "- " + counted(inputs_, "input");
       if (summary != nullptr) {
         text += fmt::format(", {}, {} tokens/s", counted(summary->steps, "step"),
-                            rate(tokens_per_second(summary->steps, summary->decode_seconds)));
+                            rate(run::tokens_per_second(summary->steps, summary->decode_seconds)));
       }
       text += "\n";
     }
     return text.empty() ? text : text + "\n";
   }
 
-  static std::string missing_list(const Summary& summary) {
+  static std::string missing_list(const run::Summary& summary) {
     if (summary.missing.empty()) return {};
     std::string text = "### Not compared, since it has no partner\n\n";
     for (std::size_t i = 0; i < std::min(summary.missing.size(), kListedMissing); ++i) {

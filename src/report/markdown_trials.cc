@@ -1,5 +1,5 @@
 // Selftest and calibration in Markdown.
-#include <spdlog/fmt/fmt.h>
+#include <fmt/format.h>
 
 #include "markdown_page.h"
 #include "wording.h"
@@ -7,7 +7,7 @@
 namespace kvtool::report {
 namespace {
 
-std::string caught_by(const FaultResult& fault) {
+std::string caught_by(const run::FaultResult& fault) {
   if (!fault.skipped.empty()) return markdown_text(fault.skipped);
   if (fault.failed_rules.empty()) return "-";
   return markdown_text(describe(fault.failed_rules.front()));
@@ -19,7 +19,7 @@ std::string strength_text(const std::optional<double>& strength) {
 
 }  // namespace
 
-void add_markdown_selftest(MarkdownPage& page, const SelftestResult& result) {
+void add_markdown_selftest(MarkdownPage& page, const run::SelftestResult& result) {
   std::string text = fmt::format(
       "## Selftest of {}: {}\n\nGate {}, reference: {}. The replay without a fault {}.\n\n",
       markdown_text(result.model_slug), result.passed() ? "PASS" : "FAIL",
@@ -30,7 +30,7 @@ void add_markdown_selftest(MarkdownPage& page, const SelftestResult& result) {
   }
   if (!result.control_failures.empty()) text += "\n";
   MarkdownTable table({"", "fault", "by", "begins", ">smallest caught", ">largest missed"});
-  for (const FaultResult& fault : result.faults) {
+  for (const run::FaultResult& fault : result.faults) {
     table.row({!fault.skipped.empty() ? "skipped"
                : fault.caught         ? "caught"
                                       : "**MISSED**",
@@ -41,19 +41,19 @@ void add_markdown_selftest(MarkdownPage& page, const SelftestResult& result) {
   page.add(text + table.text());
 }
 
-void add_markdown_calibration(MarkdownPage& page, const CalibrationResult& result) {
+void add_markdown_calibration(MarkdownPage& page, const run::CalibrationResult& result) {
   page.add(
       fmt::format("## Calibration of {}\n\nReference: {}. Gate file: {}. Safety factor {:.3g}.\n\n",
                   markdown_text(result.model_id), markdown_text(result.reference),
                   markdown_code(result.target), result.safety_factor));
   MarkdownTable rules({"figure", ">noise", "allowed", "worst in"});
-  for (const CalibratedRule& rule : result.rules) {
+  for (const run::CalibratedRule& rule : result.rules) {
     rules.row({markdown_code(rule.rule.figure), fmt::format("{:.4g}", rule.noise),
                allowed_text(rule.rule), markdown_text(rule.run)});
   }
   page.add(rules.text());
   MarkdownTable runs({"run", ">seconds"});
-  for (const CalibrationRun& run : result.runs) {
+  for (const run::CalibrationRun& run : result.runs) {
     runs.row({markdown_text(run.name), fmt::format("{:.1f}", run.seconds)});
   }
   page.add(runs.text());

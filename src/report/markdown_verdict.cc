@@ -1,9 +1,9 @@
 // The verdict on one model, and inputs that failed, in Markdown.
-#include <spdlog/fmt/fmt.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 
-#include "kvtool/report/text.h"
+#include "kvtool/base/text.h"
 #include "markdown_page.h"
 #include "mode_table.h"
 #include "wording.h"
@@ -18,7 +18,7 @@ std::string token_code(std::int32_t token, const std::string& bytes) {
   return markdown_code(token_quote(token, bytes));
 }
 
-std::string gate_block(const Verdict& verdict) {
+std::string gate_block(const run::Verdict& verdict) {
   const analysis::GateResult& gate = verdict.gate;
   std::string text =
       fmt::format("### Gate {}: {}\n\n", markdown_text(gate.gate), gate.passed ? "PASS" : "FAIL");
@@ -40,7 +40,7 @@ std::string gate_block(const Verdict& verdict) {
   return table.empty() ? text : text + table.text();
 }
 
-std::string modes_block(const Verdict& verdict) {
+std::string modes_block(const run::Verdict& verdict) {
   const ModeTable modes = mode_table(verdict);
   std::vector<std::string> columns = {""};
   for (const std::string& column : modes.columns) columns.push_back(">" + column);
@@ -75,13 +75,13 @@ std::string departures_block(const analysis::RunSummary& run) {
   return lines.empty() ? lines : lines + "\n";
 }
 
-std::string divergences_block(const Verdict& verdict, const analysis::ModeSummary& mode,
+std::string divergences_block(const run::Verdict& verdict, const analysis::ModeSummary& mode,
                               const FlipTexts& texts) {
   MarkdownTable table({"input", "token", "class", "predicted", "recorded", "by how much"});
   std::size_t diverged = 0;
   for (const analysis::FirstDivergence& input : mode.first_divergences) {
     if (!input.token || ++diverged > kListedDivergences) continue;
-    const TokenText& text =
+    const run::TokenText& text =
         texts.find(verdict.model_slug, input.input, mode.mode, input.token->index);
     table.row({to_string(input.input), place_of(input.token->index),
                std::string(class_text(input.token->verdict)),
@@ -97,14 +97,14 @@ std::string divergences_block(const Verdict& verdict, const analysis::ModeSummar
   return text;
 }
 
-std::string flips_block(const Verdict& verdict, const analysis::ModeSummary& mode,
+std::string flips_block(const run::Verdict& verdict, const analysis::ModeSummary& mode,
                         const FlipTexts& texts) {
   if (mode.hard_flips.empty()) return {};
   MarkdownTable table({"input", "token", "predicted", "recorded", "by how much"});
   const std::size_t listed = std::min(mode.hard_flips.size(), kListedFlips);
   for (std::size_t i = 0; i < listed; ++i) {
     const analysis::HardFlip& flip = mode.hard_flips[i];
-    const TokenText& text = texts.find(verdict.model_slug, flip.input, mode.mode, flip.token.index);
+    const run::TokenText& text = texts.find(verdict.model_slug, flip.input, mode.mode, flip.token.index);
     table.row({to_string(flip.input), place_of(flip.token.index),
                token_code(flip.token.predicted, text.predicted),
                token_code(flip.token.recorded, text.recorded), describe_gap(flip.token)});
@@ -118,7 +118,7 @@ std::string flips_block(const Verdict& verdict, const analysis::ModeSummary& mod
   return text;
 }
 
-std::string provenance_block(const Verdict& verdict) {
+std::string provenance_block(const run::Verdict& verdict) {
   if (verdict.provenance.empty()) return {};
   MarkdownTable table({"differs", "recorded", "live", "what it can change"});
   for (const analysis::ProvenanceDifference& difference : verdict.provenance) {
@@ -128,7 +128,7 @@ std::string provenance_block(const Verdict& verdict) {
   return "### Provenance\n\n" + table.text();
 }
 
-std::string mode_lines(const ModeReplay& mode, const InputResult& input) {
+std::string mode_lines(const run::ModeReplay& mode, const run::InputResult& input) {
   const analysis::RowComparison& row = mode.comparison;
   const StepCounts counts = count_steps(row);
   const std::string mismatches = mismatch_counts(row.count(analysis::TokenVerdict::kTie),
@@ -151,7 +151,7 @@ std::string mode_lines(const ModeReplay& mode, const InputResult& input) {
 
 }  // namespace
 
-void add_markdown_verdict(MarkdownPage& page, const Verdict& verdict, const FlipTexts& texts) {
+void add_markdown_verdict(MarkdownPage& page, const run::Verdict& verdict, const FlipTexts& texts) {
   page.add("## " + markdown_text(verdict_title(verdict)) + "\n\n");
   if (verdict.different_weights) page.add("**" + std::string(kDifferentWeights) + "**\n\n");
   if (verdict.parallel) page.add(std::string(kParallelReplay) + "\n\n");
@@ -166,13 +166,13 @@ void add_markdown_verdict(MarkdownPage& page, const Verdict& verdict, const Flip
   page.add(provenance_block(verdict));
 }
 
-std::string markdown_failed_input(const InputResult& input) {
+std::string markdown_failed_input(const run::InputResult& input) {
   std::string text = fmt::format("<details><summary>{} of {}</summary>\n\n",
                                  to_string(input.name()), markdown_text(input.model_slug));
   text += "- recording: " + markdown_code(input.replay->recording) + "\n";
   text += "- prompt: " + markdown_code(input.prompt_text) + "\n";
   MarkdownTable table({"mode", "token", "class", "predicted", "recorded", "by how much"});
-  for (const ModeReplay& mode : input.replay->modes) {
+  for (const run::ModeReplay& mode : input.replay->modes) {
     text += mode_lines(mode, input);
     std::size_t flips = 0;
     for (std::size_t i = 0; i < mode.comparison.tokens.size() && flips < kListedFlips; ++i) {

@@ -1,6 +1,6 @@
 #include "mode_table.h"
 
-#include <spdlog/fmt/fmt.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
@@ -72,7 +72,7 @@ struct Column {
   const analysis::StretchSummary* stretch = nullptr;
 };
 
-std::vector<Column> columns_of(const Verdict& verdict) {
+std::vector<Column> columns_of(const run::Verdict& verdict) {
   std::vector<Column> columns = {{"prefill", &verdict.run.prefill}};
   for (const analysis::ModeSummary& mode : verdict.run.modes) {
     columns.push_back({std::string(format::replay_mode_name(mode.mode)), &mode.steps});
@@ -82,7 +82,7 @@ std::vector<Column> columns_of(const Verdict& verdict) {
 
 class TableBuilder {
  public:
-  explicit TableBuilder(const Verdict& verdict)
+  explicit TableBuilder(const run::Verdict& verdict)
       : figures_(verdict.figures), columns_(columns_of(verdict)) {
     for (const Column& column : columns_) table_.columns.push_back(column.name);
   }
@@ -151,6 +151,6 @@ class TableBuilder {
 
 }  // namespace
 
-ModeTable mode_table(const Verdict& verdict) { return TableBuilder(verdict).build(); }
+ModeTable mode_table(const run::Verdict& verdict) { return TableBuilder(verdict).build(); }
 
 }  // namespace kvtool::report

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "kvtool/report/result.h"
+#include "kvtool/run/result.h"
 
 namespace kvtool::report {
 
@@ -17,6 +17,6 @@ struct ModeTable {
   std::vector<Row> rows;             // only those with a cell that was measured
 };
 
-[[nodiscard]] ModeTable mode_table(const Verdict& verdict);
+[[nodiscard]] ModeTable mode_table(const run::Verdict& verdict);
 
 }  // namespace kvtool::report

@@ -1,6 +1,6 @@
 #include <utility>
 
-#include "kvtool/report/reporter.h"
+#include "report/reporter.h"
 
 namespace kvtool::report {
 namespace {
@@ -13,43 +13,55 @@ class ReporterList : public Reporter {
   void begin(const RunDescription& run) override {
     for (const auto& reporter : reporters_) reporter->begin(run);
   }
-  void device(const DeviceDescription& device) override {
+  void log(run::LogLevel level, const std::string& message) override {
+    for (const auto& reporter : reporters_) reporter->log(level, message);
+  }
+  void progress(const std::string& what) override {
+    for (const auto& reporter : reporters_) reporter->progress(what);
+  }
+  void progress_of(const std::string& what, std::uint64_t done, std::uint64_t total) override {
+    for (const auto& reporter : reporters_) reporter->progress_of(what, done, total);
+  }
+  void progress_done() override {
+    for (const auto& reporter : reporters_) reporter->progress_done();
+  }
+  void device(const run::DeviceDescription& device) override {
     for (const auto& reporter : reporters_) reporter->device(device);
   }
-  void model(const ModelDescription& model) override {
+  void model(const run::ModelDescription& model) override {
     for (const auto& reporter : reporters_) reporter->model(model);
   }
-  void input(const InputResult& input) override {
+  void input(const run::InputResult& input) override {
     for (const auto& reporter : reporters_) reporter->input(input);
   }
-  void info(const InfoResult& info) override {
+  void info(const run::InfoResult& info) override {
     for (const auto& reporter : reporters_) reporter->info(info);
   }
-  void exported(const DumpResult& dump) override {
+  void exported(const run::DumpResult& dump) override {
     for (const auto& reporter : reporters_) reporter->exported(dump);
   }
-  void packing(const PackingResult& result) override {
+  void packing(const run::PackingResult& result) override {
     for (const auto& reporter : reporters_) reporter->packing(result);
   }
-  void selftest(const SelftestResult& result) override {
+  void selftest(const run::SelftestResult& result) override {
     for (const auto& reporter : reporters_) reporter->selftest(result);
   }
-  void calibration(const CalibrationResult& result) override {
+  void calibration(const run::CalibrationResult& result) override {
     for (const auto& reporter : reporters_) reporter->calibration(result);
   }
-  void bench(const BenchResult& result) override {
+  void bench(const run::BenchResult& result) override {
     for (const auto& reporter : reporters_) reporter->bench(result);
   }
   void verified(const format::FileVerdict& verdict) override {
     for (const auto& reporter : reporters_) reporter->verified(verdict);
   }
-  void verified_all(const VerifyTotals& totals) override {
+  void verified_all(const run::VerifyTotals& totals) override {
     for (const auto& reporter : reporters_) reporter->verified_all(totals);
   }
-  void recovered(const RecoveryResult& recovery) override {
+  void recovered(const run::RecoveryResult& recovery) override {
     for (const auto& reporter : reporters_) reporter->recovered(recovery);
   }
-  void finish(const Summary& summary) override {
+  void finish(const run::Summary& summary) override {
     for (const auto& reporter : reporters_) reporter->finish(summary);
   }
   void fail(int exit_status, const std::string& message) override {

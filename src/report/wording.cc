@@ -1,6 +1,6 @@
 #include "wording.h"
 
-#include <spdlog/fmt/fmt.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "kvtool/analysis/statistics.h"
-#include "kvtool/report/text.h"
+#include "kvtool/base/text.h"
 
 namespace kvtool::report {
 namespace {
@@ -159,7 +159,7 @@ std::size_t failed_rules(const analysis::GateResult& gate) {
                                                 [](const auto& rule) { return !rule.passed; }));
 }
 
-bool input_failed(const InputResult& input) {
+bool input_failed(const run::InputResult& input) {
   if (!input.replay) return false;
   return std::any_of(input.replay->modes.begin(), input.replay->modes.end(), [](const auto& mode) {
     return mode.comparison.count(analysis::TokenVerdict::kHardFlip) > 0 ||
@@ -194,7 +194,7 @@ std::optional<double> step_kl_p99(const analysis::RowComparison& comparison) {
   return analysis::quantile(values, 0.99);
 }
 
-std::string verdict_title(const Verdict& verdict) {
+std::string verdict_title(const run::Verdict& verdict) {
   return fmt::format("{} ({}): {} against {}",
                      verdict.model_id.empty() ? verdict.model_slug : verdict.model_id,
                      verdict.dtype, verdict.device, verdict.reference_device);

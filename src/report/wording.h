@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-#include "kvtool/report/result.h"
+#include "kvtool/run/result.h"
 
 namespace kvtool::report {
 
@@ -56,7 +56,7 @@ enum class Stretch { kPrefill, kSteps };
 [[nodiscard]] std::size_t failed_rules(const analysis::GateResult& gate);
 
 // A hard flip or a NaN or Inf in some mode.
-[[nodiscard]] bool input_failed(const InputResult& input);
+[[nodiscard]] bool input_failed(const run::InputResult& input);
 // Hard flips of a mode, also those beyond the list.
 [[nodiscard]] std::uint64_t count_hard_flips(const analysis::ModeSummary& mode);
 
@@ -73,7 +73,7 @@ struct StepCounts {
 [[nodiscard]] std::optional<double> step_kl_p99(const analysis::RowComparison& comparison);
 
 // "Org/Tiny (bfloat16): CPU against NVIDIA_H200".
-[[nodiscard]] std::string verdict_title(const Verdict& verdict);
+[[nodiscard]] std::string verdict_title(const run::Verdict& verdict);
 // "inject: 5 of 8 inputs; agreed tokens: min 3, median 92".
 [[nodiscard]] std::string divergence_text(const analysis::ModeSummary& mode);
 inline constexpr std::string_view kDifferentWeights =

@@ -107,7 +107,7 @@ TEST_F(PosixFiles, AFileHasOneWriter) {
     const Error error = error_of([&] { files_.take_over(path("a")); });
     EXPECT_EQ(error.code(), ErrorCode::kEnvironment);
     EXPECT_THAT(error.what(), HasSubstr("a: another kvtool"));
-    EXPECT_THAT(error.what(), HasSubstr("is writing it: wait for it, or choose another --out"));
+    EXPECT_THAT(error.what(), HasSubstr("is writing it: wait for it, or choose another out"));
     if (std::filesystem::exists("/proc/locks")) {
       EXPECT_THAT(error.what(), HasSubstr(holder));
     }
@@ -226,7 +226,7 @@ TEST_F(PosixFiles, SizeLimitIsAnErrorThatSaysHowFarItGot) {
   EXPECT_EQ(error.code(), ErrorCode::kEnvironment);
   EXPECT_EQ(error.what(), path("big").string() +
                               ": file size limit reached after 1.0 MB: raise the limit "
-                              "(ulimit -f) or choose another --out");
+                              "(ulimit -f) or choose another out");
 }
 
 TEST_F(PosixFiles, MissingFileIsUnreadable) {

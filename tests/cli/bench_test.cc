@@ -3,9 +3,9 @@
 
 #include <nlohmann/json.hpp>
 
-#include "cli/rebuilt_cache.h"
+#include "run/rebuilt_cache.h"
 #include "cli_fixture.h"
-#include "kvtool/cli/interrupt.h"
+#include "cli/interrupt.h"
 #include "kvtool/format/reader.h"
 #include "support/error_of.h"
 
@@ -79,7 +79,7 @@ TEST_F(BenchCommandTest, RefusesADamagedRecording) {
 
 TEST_F(BenchCommandTest, StopsWhenInterrupted) {
   const fs::path path = recorded("delta");
-  set_interrupted(true);
+  interrupt_source().request_stop();
   EXPECT_EQ(run("bench " + path.string()).status, kInterruptedStatus);
 }
 
@@ -131,7 +131,7 @@ TEST_F(BenchCommandTest, MakesNothingLikeARecordingWithoutSteps) {
 }
 
 TEST_F(BenchCommandTest, LeavesNothingOfAnInterruptedRecording) {
-  set_interrupted(true);
+  interrupt_source().request_stop();
   EXPECT_EQ(run("bench --make made.kvc --bytes 50M").status, kInterruptedStatus);
   EXPECT_FALSE(fs::exists("made.kvc"));
   EXPECT_FALSE(fs::exists("made.kvc.partial"));
@@ -142,7 +142,7 @@ class RebuiltCacheTest : public BenchCommandTest {
   // As a bench would do it; `alter` changes one step's rows.
   static void rebuild(const Recording& recording,
                       const std::function<void(std::span<std::byte>)>& alter) {
-    RebuiltCache cache(recording.geometry(), recording.num_cached_positions());
+    run::RebuiltCache cache(recording.geometry(), recording.num_cached_positions());
     cache.load_prompt(recording);
     std::vector<std::byte> delta(recording.geometry().delta_bytes());
     for (std::uint64_t step = 0; step < recording.num_steps(); ++step) {

@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli_fixture.h"
-#include "kvtool/cli/subprocess.h"
+#include "kvtool/base/subprocess.h"
 
 namespace kvtool::cli {
 namespace {

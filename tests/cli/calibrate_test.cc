@@ -5,8 +5,8 @@
 #include <limits>
 #include <map>
 
-#include "cli/calibration.h"
-#include "cli/calibration_runs.h"
+#include "kvtool/run/calibration.h"
+#include "kvtool/run/calibration_runs.h"
 #include "cli_fixture.h"
 #include "support/error_of.h"
 
@@ -20,39 +20,39 @@ constexpr const char* kAvx512Bf16 = "processor : 0\nflags\t: fpu sse4_1 avx2 avx
 constexpr const char* kAvx2 = "flags : fpu sse4_1 avx avx2\nbugs : avx512f\n";
 
 TEST(WeakerInstructionSets, AreThoseOfTheCpuBelowWhatRunsAnyway) {
-  EXPECT_EQ(weaker_instruction_sets(kAvx512Bf16, "auto"), (Names{"avx512", "avx2"}));
-  EXPECT_EQ(weaker_instruction_sets(kAvx512Bf16, "avx512"), (Names{"avx2"}));
-  EXPECT_EQ(weaker_instruction_sets(kAvx2, "auto"), (Names{"sse41"}));
-  EXPECT_EQ(weaker_instruction_sets("flags : sse4_1", "auto"), Names{});
-  EXPECT_EQ(weaker_instruction_sets("Features : fp asimd", "auto"), Names{});
-  EXPECT_EQ(weaker_instruction_sets("", "auto"), Names{});
+  EXPECT_EQ(run::weaker_instruction_sets(kAvx512Bf16, "auto"), (Names{"avx512", "avx2"}));
+  EXPECT_EQ(run::weaker_instruction_sets(kAvx512Bf16, "avx512"), (Names{"avx2"}));
+  EXPECT_EQ(run::weaker_instruction_sets(kAvx2, "auto"), (Names{"sse41"}));
+  EXPECT_EQ(run::weaker_instruction_sets("flags : sse4_1", "auto"), Names{});
+  EXPECT_EQ(run::weaker_instruction_sets("Features : fp asimd", "auto"), Names{});
+  EXPECT_EQ(run::weaker_instruction_sets("", "auto"), Names{});
 }
 
-Names names_of(const std::vector<CalibrationVariant>& variants) {
+Names names_of(const std::vector<run::CalibrationVariant>& variants) {
   Names names;
-  for (const CalibrationVariant& variant : variants) names.push_back(variant.name());
+  for (const run::CalibrationVariant& variant : variants) names.push_back(variant.name());
   return names;
 }
 
 TEST(PlanCalibration, VariesEverySettingAloneAndThenTogether) {
-  const CalibrationMachine machine{
+  const run::CalibrationMachine machine{
       .cpu = true, .threads = 2, .batched = true, .isa_limits = {"avx512", "avx2"}};
-  EXPECT_EQ(names_of(plan_calibration(machine, 8)),
+  EXPECT_EQ(names_of(run::plan_calibration(machine, 8)),
             (Names{"as recorded", "avx2", "avx512", "1 thread", "one input at a time",
                    "avx2, 1 thread", "avx512, 1 thread", "avx2, one input at a time"}));
 }
 
 TEST(PlanCalibration, RepeatsWhatThereIsWhenThereIsLittle) {
-  const CalibrationMachine machine{.cpu = false, .threads = 8, .batched = true, .isa_limits = {}};
-  EXPECT_EQ(names_of(plan_calibration(machine, 5)),
+  const run::CalibrationMachine machine{.cpu = false, .threads = 8, .batched = true, .isa_limits = {}};
+  EXPECT_EQ(names_of(run::plan_calibration(machine, 5)),
             (Names{"as recorded", "one input at a time", "as recorded, repeat 2",
                    "one input at a time, repeat 2", "as recorded, repeat 3"}));
 }
 
 TEST(PlanCalibration, NeverLimitsTheCpuOfAGpu) {
-  const CalibrationMachine machine{
+  const run::CalibrationMachine machine{
       .cpu = false, .threads = 8, .batched = true, .isa_limits = {"avx2"}};
-  for (const CalibrationVariant& variant : plan_calibration(machine, 12)) {
+  for (const run::CalibrationVariant& variant : run::plan_calibration(machine, 12)) {
     EXPECT_EQ(variant.cpu_isa, "auto");
     EXPECT_EQ(variant.threads, 0);
   }
@@ -60,26 +60,26 @@ TEST(PlanCalibration, NeverLimitsTheCpuOfAGpu) {
 
 TEST(CalibrationNotes, SayWhatWasNotVaried) {
   EXPECT_TRUE(
-      calibration_notes({.cpu = true, .threads = 2, .batched = true, .isa_limits = {"avx2"}})
+      run::calibration_notes({.cpu = true, .threads = 2, .batched = true, .isa_limits = {"avx2"}})
           .empty());
   EXPECT_EQ(
-      calibration_notes({.cpu = true, .threads = 1, .batched = false, .isa_limits = {}}).size(),
+      run::calibration_notes({.cpu = true, .threads = 1, .batched = false, .isa_limits = {}}).size(),
       3U);
   EXPECT_EQ(
-      calibration_notes({.cpu = false, .threads = 8, .batched = true, .isa_limits = {}}).size(),
+      run::calibration_notes({.cpu = false, .threads = 8, .batched = true, .isa_limits = {}}).size(),
       1U);
 }
 
-CalibrationOutcome outcome(const std::string& name, analysis::Figures figures,
+run::CalibrationOutcome outcome(const std::string& name, analysis::Figures figures,
                            double gap_ulps = 0.0) {
-  CalibrationOutcome result;
+  run::CalibrationOutcome result;
   result.run.name = name;
   result.run.figures = std::move(figures);
   result.largest_gap_ulps = gap_ulps;
   return result;
 }
 
-const report::CalibratedRule& rule_of(const CalibratedGate& gate, const std::string& figure) {
+const run::CalibratedRule& rule_of(const run::CalibratedGate& gate, const std::string& figure) {
   const auto found = std::find_if(gate.rules.begin(), gate.rules.end(),
                                   [&](const auto& rule) { return rule.rule.figure == figure; });
   if (found == gate.rules.end()) throw std::runtime_error("no rule " + figure);
@@ -87,11 +87,11 @@ const report::CalibratedRule& rule_of(const CalibratedGate& gate, const std::str
 }
 
 TEST(CalibrateGate, AllowsTheWorstOfAllRunsTimesTheFactor) {
-  const CalibratedGate gate = calibrate_gate(
+  const run::CalibratedGate gate = run::calibrate_gate(
       {outcome("a", {{"inject.kl.p99", 0.001}}), outcome("b", {{"inject.kl.p99", 0.004}}),
        outcome("c", {{"inject.kl.p99", 0.002}})},
       2.0);
-  const report::CalibratedRule& rule = rule_of(gate, "inject.kl.p99");
+  const run::CalibratedRule& rule = rule_of(gate, "inject.kl.p99");
   EXPECT_DOUBLE_EQ(*rule.rule.max, 0.008);
   EXPECT_FALSE(rule.rule.min);
   EXPECT_EQ(rule.noise, 0.004);
@@ -100,11 +100,11 @@ TEST(CalibrateGate, AllowsTheWorstOfAllRunsTimesTheFactor) {
 
 // 0.99 is 0.01 below 1; three times that are 0.03... and 2 % are the least.
 TEST(CalibrateGate, LimitsWhatShouldBeHighFromBelow) {
-  const CalibratedGate gate =
-      calibrate_gate({outcome("a", {{"inject.logits.top5_agreement", 1.0}}),
+  const run::CalibratedGate gate =
+      run::calibrate_gate({outcome("a", {{"inject.logits.top5_agreement", 1.0}}),
                       outcome("b", {{"inject.logits.top5_agreement", 0.99}})},
                      3.0);
-  const report::CalibratedRule& rule = rule_of(gate, "inject.logits.top5_agreement");
+  const run::CalibratedRule& rule = rule_of(gate, "inject.logits.top5_agreement");
   EXPECT_NEAR(*rule.rule.min, 0.97, 1e-4);
   EXPECT_LE(*rule.rule.min, 0.97);
   EXPECT_FALSE(rule.rule.max);
@@ -113,7 +113,7 @@ TEST(CalibrateGate, LimitsWhatShouldBeHighFromBelow) {
 
 TEST(CalibrateGate, RoundsOutwardToThreeDigits) {
   const auto bound = [](double noise) {
-    return *rule_of(calibrate_gate({outcome("a", {{"inject.kl.p99", noise}})}, 1.0),
+    return *rule_of(run::calibrate_gate({outcome("a", {{"inject.kl.p99", noise}})}, 1.0),
                     "inject.kl.p99")
                 .rule.max;
   };
@@ -125,7 +125,7 @@ TEST(CalibrateGate, RoundsOutwardToThreeDigits) {
 }
 
 TEST(CalibrateGate, NoNoiseLeavesTheLeastAllowance) {
-  const CalibratedGate gate = calibrate_gate(
+  const run::CalibratedGate gate = run::calibrate_gate(
       {outcome("a", {{"inject.kl.p99", 0.0}, {"inject.tokens.tie_rate", 0.0}})}, 2.0);
   EXPECT_DOUBLE_EQ(*rule_of(gate, "inject.kl.p99").rule.max, 1e-9);
   EXPECT_DOUBLE_EQ(*rule_of(gate, "inject.tokens.tie_rate").rule.max, 0.02);
@@ -136,8 +136,8 @@ TEST(CalibrateGate, NoNoiseLeavesTheLeastAllowance) {
 // A budget of ties has room for one anyway (docs/gates.md); two are a rate.
 TEST(CalibrateGate, SingleTieIsNoRate) {
   const auto bound = [](double ties, double compared) {
-    const CalibratedGate gate =
-        calibrate_gate({outcome("a", {{"prefill.tokens.tie_rate", ties / compared},
+    const run::CalibratedGate gate =
+        run::calibrate_gate({outcome("a", {{"prefill.tokens.tie_rate", ties / compared},
                                       {"prefill.tokens.compared", compared}})},
                        2.0);
     return *rule_of(gate, "prefill.tokens.tie_rate").rule.max;
@@ -149,8 +149,8 @@ TEST(CalibrateGate, SingleTieIsNoRate) {
 
 // A rule of a figure that is sometimes missing would fail whenever it is.
 TEST(CalibrateGate, LeavesOutWhatARunDidNotMeasure) {
-  const CalibratedGate gate =
-      calibrate_gate({outcome("a", {{"inject.kl.p99", 0.1}}),
+  const run::CalibratedGate gate =
+      run::calibrate_gate({outcome("a", {{"inject.kl.p99", 0.1}}),
                       outcome("b", {{"inject.kl.p99", 0.1}, {"forced.amplification", 3.0}})},
                      2.0);
   ASSERT_EQ(gate.rules.size(), 1U);
@@ -158,7 +158,7 @@ TEST(CalibrateGate, LeavesOutWhatARunDidNotMeasure) {
 }
 
 TEST(CalibrateGate, InfiniteNoiseHasNoBound) {
-  const CalibratedGate gate = calibrate_gate(
+  const run::CalibratedGate gate = run::calibrate_gate(
       {outcome("a",
                {{"inject.kv.key.layer_max.relative_l2", std::numeric_limits<double>::infinity()},
                 {"inject.kl.p99", 0.1}})},
@@ -168,15 +168,15 @@ TEST(CalibrateGate, InfiniteNoiseHasNoBound) {
 }
 
 TEST(CalibrateGate, NearTiesReachAsFarAsTheFlipsThatWereSeen) {
-  EXPECT_EQ(calibrate_gate({outcome("a", {}, 1.0), outcome("b", {}, 0.0)}, 2.0).near_tie_ulps, 2.0);
-  EXPECT_EQ(calibrate_gate({outcome("a", {}, 2.5), outcome("b", {}, 4.0)}, 2.0).near_tie_ulps, 4.0);
+  EXPECT_EQ(run::calibrate_gate({outcome("a", {}, 1.0), outcome("b", {}, 0.0)}, 2.0).near_tie_ulps, 2.0);
+  EXPECT_EQ(run::calibrate_gate({outcome("a", {}, 2.5), outcome("b", {}, 4.0)}, 2.0).near_tie_ulps, 4.0);
 }
 
 TEST(CalibrateGate, RefusesWhatIsNoNoise) {
   for (const char* figure :
        {"forced.tokens.hard_flips", "inject.tokens.nonfinite", "prefill.kv.key.nonfinite"}) {
     const Error error =
-        error_of([&] { (void)calibrate_gate({outcome("avx2", {{figure, 1.0}})}, 2.0); });
+        error_of([&] { (void)run::calibrate_gate({outcome("avx2", {{figure, 1.0}})}, 2.0); });
     EXPECT_EQ(error.code(), ErrorCode::kEnvironment);
     EXPECT_NE(std::string(error.what()).find(figure), std::string::npos);
     EXPECT_NE(std::string(error.what()).find("avx2"), std::string::npos);
@@ -237,23 +237,23 @@ class FakeKvtool {
 
 class CalibrationRuns : public FolderTest {
  protected:
-  Calibration calibrate() {
+  run::Calibration calibrate() {
     request_.scratch = ".";
     request_.cpuinfo = kAvx512Bf16;
     request_.replay_arguments = {"--model", "m.pt"};
     request_.save_arguments = {"--model", "m.pt", "--prompt", "x"};
-    return run_calibration(
+    return run::run_calibration(
         request_, [this](const auto& words) { return kvtool_(words); },
         [this](const std::string& what) { progress_.push_back(what); });
   }
 
-  CalibrationRequest request_;
+  run::CalibrationRequest request_;
   FakeKvtool kvtool_;
   Names progress_;
 };
 
 TEST_F(CalibrationRuns, RecordsAReferenceAndReplaysItInEveryVariant) {
-  const Calibration calibration = calibrate();
+  const run::Calibration calibration = calibrate();
   ASSERT_EQ(kvtool_.calls.size(), 6U);
   EXPECT_EQ(kvtool_.calls[0][0], "save");
   const std::string reference = FakeKvtool::value_of(kvtool_.calls[0], "--out");
@@ -275,7 +275,7 @@ TEST_F(CalibrationRuns, RecordsAReferenceAndReplaysItInEveryVariant) {
 
 TEST_F(CalibrationRuns, ReplaysGivenRecordingsWithoutRecordingAnything) {
   request_.from = "CPU";
-  const Calibration calibration = calibrate();
+  const run::Calibration calibration = calibrate();
   EXPECT_EQ(kvtool_.calls.front()[0], "replay");
   EXPECT_EQ(FakeKvtool::value_of(kvtool_.calls.front(), "--from"), "CPU");
   EXPECT_EQ(calibration.result.reference, "CPU");

@@ -1,40 +1,14 @@
 #include "cli_fixture.h"
 
-#include <unistd.h>
-
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "kvtool/cli/app.h"
-#include "kvtool/cli/interrupt.h"
+#include "cli/app.h"
+#include "cli/interrupt.h"
 
 namespace kvtool::cli {
 
 namespace fs = std::filesystem;
-
-void FolderTest::SetUp() {
-  before_ = fs::current_path();
-  std::string pattern = (fs::temp_directory_path() / "kvtool_cli_XXXXXX").string();
-  ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-  folder_ = pattern;
-  fs::current_path(folder_);
-}
-
-void FolderTest::TearDown() {
-  fs::current_path(before_);
-  fs::remove_all(folder_);
-}
-
-void FolderTest::write(const fs::path& path, std::string_view content) {
-  if (path.has_parent_path()) fs::create_directories(path.parent_path());
-  std::ofstream(path, std::ios::binary) << content;
-}
-
-std::string FolderTest::read(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
 
 void CommandTest::SetUp() {
   FolderTest::SetUp();
@@ -42,7 +16,7 @@ void CommandTest::SetUp() {
 }
 
 void CommandTest::TearDown() {
-  set_interrupted(false);
+  interrupt_source().reset();
   FolderTest::TearDown();
 }
 
@@ -56,10 +30,10 @@ CommandResult CommandTest::run(const std::string& words, const std::vector<std::
 
   std::ostringstream out;
   std::ostringstream err;
-  Services services{
+  Terminal terminal{
       .out = out,
       .err = err,
-      .open_engine =
+      .services = {.open_engine =
           [this](const std::string& /*isa*/, const engine::EngineOptions& /*options*/) {
             return make_fake_engine(engine_);
           },
@@ -78,10 +52,11 @@ CommandResult CommandTest::run(const std::string& words, const std::vector<std::
             }
             return ProcessResult{0, answer.dump(), ""};
           },
-      .now = [] { return WallTime(std::chrono::seconds(1767323045)); },
-      .files = files_};
+      .now = [] { return run::WallTime(std::chrono::seconds(1767323045)); },
+      .files = files_,
+      .stop = interrupt_source().token()}};
   CommandResult result;
-  result.status = run_app(static_cast<int>(argv.size()), argv.data(), services);
+  result.status = run_app(static_cast<int>(argv.size()), argv.data(), terminal);
   result.out = out.str();
   result.err = err.str();
   return result;

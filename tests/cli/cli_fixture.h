@@ -11,6 +11,7 @@
 
 #include "fake_engine.h"
 #include "support/faulty_file_system.h"
+#include "support/folder_test.h"
 
 namespace kvtool::cli {
 
@@ -18,20 +19,6 @@ struct CommandResult {
   int status = 0;
   std::string out;
   std::string err;
-};
-
-// A fresh current folder for each test.
-class FolderTest : public testing::Test {
- protected:
-  void SetUp() override;
-  void TearDown() override;
-
-  static void write(const std::filesystem::path& path, std::string_view content);
-  static std::string read(const std::filesystem::path& path);
-
- private:
-  std::filesystem::path before_;
-  std::filesystem::path folder_;
 };
 
 class CommandTest : public FolderTest {

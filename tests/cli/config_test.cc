@@ -1,4 +1,4 @@
-#include "kvtool/cli/config.h"
+#include "cli/config.h"
 
 #include <gmock/gmock.h>
 
@@ -37,7 +37,7 @@ TEST(Config, ReadsEveryKey) {
   EXPECT_EQ(config.force_cpu, true);
   ASSERT_EQ(config.prompts.size(), 4U);
   EXPECT_EQ(config.prompts[0].text, "x");
-  EXPECT_EQ(config.prompts[2].kind, Prompt::Kind::kMessages);
+  EXPECT_EQ(config.prompts[2].kind, run::Prompt::Kind::kMessages);
   EXPECT_EQ(config.prompts[3].token_ids, (std::vector<std::int32_t>{1, 2}));
   EXPECT_EQ(config.kv_cache.save, true);
   EXPECT_EQ(config.kv_cache.save_mode, format::SaveMode::kFinalOnly);
@@ -139,13 +139,13 @@ TEST_F(ConfigFiles, APromptsFileIsRelativeToTheConfiguration) {
 TEST_F(ConfigFiles, APromptsFileNamesTheBadLine) {
   write("p.jsonl", "{\"text\": \"a\"}\n{\"text\": }\n");
   try {
-    static_cast<void>(load_prompts_file("p.jsonl"));
+    static_cast<void>(run::load_prompts_file("p.jsonl"));
     FAIL();
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), HasSubstr("p.jsonl line 2"));
   }
   write("empty.jsonl", "\n");
-  EXPECT_THROW(static_cast<void>(load_prompts_file("empty.jsonl")), Error);
+  EXPECT_THROW(static_cast<void>(run::load_prompts_file("empty.jsonl")), Error);
 }
 
 TEST(ExampleConfigurations, AllLoad) {
@@ -160,7 +160,7 @@ TEST(ExampleConfigurations, AllLoad) {
   const Config both = load("replay_save.json");
   EXPECT_EQ(both.kv_cache.load, true);
   EXPECT_EQ(both.kv_cache.save, true);
-  EXPECT_EQ(load_prompts_file(folder / "prompts.jsonl").size(), 8U);
+  EXPECT_EQ(run::load_prompts_file(folder / "prompts.jsonl").size(), 8U);
 }
 
 }  // namespace

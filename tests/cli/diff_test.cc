@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli_fixture.h"
-#include "kvtool/cli/interrupt.h"
+#include "cli/interrupt.h"
 #include "kvtool/format/reader.h"
 #include "kvtool/format/row.h"
 
@@ -368,7 +368,7 @@ TEST_F(DiffCommandTest, SaysWhatDiffersInProvenance) {
 
 TEST_F(DiffCommandTest, CtrlCEndsIt) {
   save(2, "--batch-size 2 --out a");
-  set_interrupted(true);
+  interrupt_source().request_stop();
   EXPECT_EQ(run("diff a a").status, kInterruptedStatus);
 }
 

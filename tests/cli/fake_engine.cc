@@ -9,7 +9,7 @@
 #include <string>
 
 #include "kvtool/base/error.h"
-#include "kvtool/cli/paths.h"
+#include "kvtool/run/paths.h"
 
 namespace kvtool::cli {
 namespace {
@@ -198,7 +198,7 @@ class FakeModel : public engine::Model {
   FakeModel(FakeEngineState& state, const std::string& path) : state_(state) {
     info_.path = path;
     info_.model_id = "Fake/" + std::filesystem::path(path).stem().string();
-    info_.slug = model_slug(std::filesystem::path(path).stem().string());
+    info_.slug = run::model_slug(std::filesystem::path(path).stem().string());
     info_.architecture = "FakeForCausalLM";
     info_.dtype = "float32";
     info_.vocab_size = state.vocab_size;

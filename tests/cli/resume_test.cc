@@ -10,8 +10,8 @@
 
 #include "cli_fixture.h"
 #include "kvtool/base/error.h"
-#include "kvtool/cli/interrupt.h"
-#include "kvtool/cli/paths.h"
+#include "cli/interrupt.h"
+#include "kvtool/run/paths.h"
 #include "kvtool/format/reader.h"
 #include "kvtool/format/writer.h"
 #include "support/recording_content.h"
@@ -42,7 +42,7 @@ class Resume : public CommandTest {
     std::map<std::string, std::string> result;
     for (const auto& entry : fs::directory_iterator(folder)) {
       const std::string name = entry.path().filename().string();
-      result[name] = is_partial_path(entry.path()) ? "unfinished" : recording_content(entry.path());
+      result[name] = run::is_partial_path(entry.path()) ? "unfinished" : recording_content(entry.path());
     }
     return result;
   }
@@ -59,11 +59,11 @@ class Resume : public CommandTest {
   // Stops the next run after this step of this batch.
   void interrupt_at(std::uint64_t batch, std::uint64_t step) {
     engine_.on_step = [=](std::uint64_t b, std::uint64_t s) {
-      if (b == batch && s == step) set_interrupted(true);
+      if (b == batch && s == step) interrupt_source().request_stop();
     };
   }
   void go_on() {
-    set_interrupted(false);
+    interrupt_source().reset();
     engine_.on_step = nullptr;
   }
 };
@@ -86,7 +86,7 @@ TEST_F(Resume, AnInterruptedRunBecomesTheUninterruptedOne) {
                                         " of 5 recordings of tiny are complete and kept"));
       EXPECT_EQ(contents(out + "/CPU/tiny"), contents("whole_" + mode + "/CPU/tiny"));
       for (const auto& [name, bytes] : before) {
-        if (is_partial_path(name)) continue;
+        if (run::is_partial_path(name)) continue;
         EXPECT_EQ(read(out + "/CPU/tiny/" + name), bytes) << name;
       }
     }
@@ -234,7 +234,7 @@ TEST_F(Resume, ATimestampMeansTheNewestFolder) {
         "runs/20260102_030405-10/kv", "runs/20260102_030405-11", "runs/20260202_x", "runs/notes"}) {
     fs::create_directories(older);
   }
-  EXPECT_EQ(newest_output_folder(out), fs::path("runs/20260102_030405-10/kv"));
+  EXPECT_EQ(run::newest_output_folder(out), fs::path("runs/20260102_030405-10/kv"));
   fs::remove_all("runs/20260102_030405-10");
   fs::remove_all("runs/20260102_030405-11");
   interrupt_at(1, 2);
@@ -247,10 +247,10 @@ TEST_F(Resume, ATimestampMeansTheNewestFolder) {
 }
 
 TEST_F(Resume, ATimestampWithoutAnEarlierRunStartsOne) {
-  EXPECT_EQ(newest_output_folder("runs/{timestamp}/kv"), std::nullopt);
-  EXPECT_EQ(newest_output_folder("rec"), std::nullopt);
+  EXPECT_EQ(run::newest_output_folder("runs/{timestamp}/kv"), std::nullopt);
+  EXPECT_EQ(run::newest_output_folder("rec"), std::nullopt);
   EXPECT_EQ(save("--resume", "runs/x_{timestamp}_y").status, 0);
-  EXPECT_EQ(newest_output_folder("runs/x_{timestamp}_y"), fs::path("runs/x_20260102_030405_y"));
+  EXPECT_EQ(run::newest_output_folder("runs/x_{timestamp}_y"), fs::path("runs/x_20260102_030405_y"));
 }
 
 TEST_F(Resume, TheConfigurationMayAskForItAndForFsync) {
@@ -327,7 +327,7 @@ class DiskFaults : public Resume, public testing::WithParamInterface<DiskFault> 
   static void expect_nothing_lost(const std::map<std::string, std::string>& whole) {
     if (!fs::exists(kFolder)) return;
     for (const auto& [name, content] : contents(kFolder)) {
-      if (is_partial_path(name)) continue;
+      if (run::is_partial_path(name)) continue;
       EXPECT_EQ(content, whole.at(name)) << name;
       EXPECT_NO_THROW(format::Recording::open(kFolder / name).verify());
     }
@@ -361,7 +361,7 @@ TEST_P(DiskFaults, AtEveryCallEndTheRunWithAMessageAndResumeCompletesIt) {
     ASSERT_EQ(resumed.status, 0) << resumed.err;
     EXPECT_EQ(contents(kFolder), whole);
     for (const auto& [name, bytes] : before) {
-      if (is_partial_path(name)) continue;
+      if (run::is_partial_path(name)) continue;
       EXPECT_EQ(read(kFolder / name), bytes) << name;
     }
   }

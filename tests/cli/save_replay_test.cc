@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli_fixture.h"
-#include "kvtool/cli/interrupt.h"
+#include "cli/interrupt.h"
 #include "kvtool/format/reader.h"
 
 namespace kvtool::cli {
@@ -421,7 +421,7 @@ TEST_F(SaveReplay, AMissingModelNamesTheExportCommand) {
 TEST_F(SaveReplay, InterruptionKeepsFinishedRecordings) {
   write_prompts(3);
   engine_.on_step = [](std::uint64_t batch, std::uint64_t step) {
-    if (batch == 1 && step == 2) set_interrupted(true);
+    if (batch == 1 && step == 2) interrupt_source().request_stop();
   };
   const CommandResult result = run(std::string(kSave) + "--out rec");
   EXPECT_EQ(result.status, 130);
@@ -434,10 +434,10 @@ TEST_F(SaveReplay, InterruptionKeepsFinishedRecordings) {
 TEST_F(SaveReplay, AnUnfinishedRecordingReplaysByName) {
   write_prompts(1);
   engine_.on_step = [](std::uint64_t, std::uint64_t step) {
-    if (step == 3) set_interrupted(true);
+    if (step == 3) interrupt_source().request_stop();
   };
   ASSERT_EQ(run(std::string(kSave) + "--out rec").status, 130);
-  set_interrupted(false);
+  interrupt_source().reset();
   engine_.on_step = nullptr;
   EXPECT_EQ(run("replay --from rec/CPU").status, 2);
   const CommandResult result = run("replay --from rec/CPU/tiny/batch1_input0.kvc.partial");

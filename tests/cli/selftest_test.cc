@@ -6,7 +6,7 @@
 #include <stdexcept>
 
 #include "cli_fixture.h"
-#include "kvtool/cli/interrupt.h"
+#include "cli/interrupt.h"
 
 namespace kvtool::cli {
 namespace {
@@ -180,7 +180,7 @@ TEST_F(SelftestCommandTest, NeedsSteps) {
 
 TEST_F(SelftestCommandTest, CtrlCLeavesNothingBehind) {
   engine_.on_step = [](std::uint64_t, std::uint64_t step) {
-    if (step == 3) set_interrupted(true);
+    if (step == 3) interrupt_source().request_stop();
   };
   const CommandResult result = run(kSelftest);
   EXPECT_EQ(result.status, kInterruptedStatus);

@@ -3,20 +3,20 @@
 #include <limits>
 #include <sstream>
 
-#include "kvtool/report/text.h"
+#include "kvtool/base/text.h"
 #include "sample_results.h"
 
 namespace kvtool::report {
 namespace {
 
-std::string console(const InputResult& input, ConsoleOptions options = {}) {
+std::string console(const run::InputResult& input, ConsoleOptions options = {}) {
   std::ostringstream out;
   const auto reporter = make_console_reporter(out, options);
   report_all(*reporter, input);
   return out.str();
 }
 
-std::string console_run(const std::vector<InputResult>& inputs, const Summary& summary,
+std::string console_run(const std::vector<run::InputResult>& inputs, const run::Summary& summary,
                         ConsoleOptions options = {}) {
   std::ostringstream out;
   const auto reporter = make_console_reporter(out, options);
@@ -24,8 +24,8 @@ std::string console_run(const std::vector<InputResult>& inputs, const Summary& s
   return out.str();
 }
 
-Summary judged(const std::vector<InputResult>& inputs) {
-  Summary summary = summary_of(inputs);
+run::Summary judged(const std::vector<run::InputResult>& inputs) {
+  run::Summary summary = summary_of(inputs);
   summary.verdicts = {verdict_of(inputs, sample_gate(), true)};
   return summary;
 }
@@ -129,8 +129,8 @@ Next:
 }
 
 TEST(ConsoleReporter, ShowsThreeModesSideBySide) {
-  const std::vector<InputResult> inputs = {replayed_input(), three_mode_input()};
-  Summary summary = judged(inputs);
+  const std::vector<run::InputResult> inputs = {replayed_input(), three_mode_input()};
+  run::Summary summary = judged(inputs);
   summary.verdicts[0].provenance = {sample_difference()};
   summary.verdicts[0].different_weights = true;
   EXPECT_EQ(console_run(inputs, summary), R"golden(Device: CPU (Some CPU)
@@ -251,14 +251,14 @@ Next:
 }
 
 TEST(ConsoleReporter, KeepsTo80Columns) {
-  InputResult input = hostile_input();
+  run::InputResult input = hostile_input();
   input.prompt_text +=
       std::string(500, 'x') +
       " 世界世界世界世界世界世界世界世界世界世界世界世界世界世界世界世界世界世界世界世界世界世界";
   input.replay->recording = "a.kvc";
-  const std::vector<InputResult> inputs = {input, three_mode_input()};
-  Summary summary = judged(inputs);
-  Verdict& verdict = summary.verdicts[0];
+  const std::vector<run::InputResult> inputs = {input, three_mode_input()};
+  run::Summary summary = judged(inputs);
+  run::Verdict& verdict = summary.verdicts[0];
   verdict.finding_text = hostile_text() + hostile_text();
   verdict.gate_description = hostile_text() + hostile_text();
   verdict.model_id = verdict.device = hostile_text();
@@ -288,7 +288,7 @@ TEST(ConsoleReporter, APathStaysOnItsLine) {
 }
 
 TEST(ConsoleReporter, SaysSoWhenTheRecordingHoldsNoStepKv) {
-  InputResult input = replayed_input();
+  run::InputResult input = replayed_input();
   input.replay->modes[0].own_step_kv = true;
   EXPECT_NE(console(input).find(
                 "        on this device's own K/V: the recording holds none of its steps\n"),
@@ -296,8 +296,8 @@ TEST(ConsoleReporter, SaysSoWhenTheRecordingHoldsNoStepKv) {
 }
 
 TEST(ConsoleReporter, SaysBitwiseEqualPlainly) {
-  InputResult input = replayed_input();
-  ModeReplay& mode = input.replay->modes[0];
+  run::InputResult input = replayed_input();
+  run::ModeReplay& mode = input.replay->modes[0];
   for (analysis::TokenComparison& token : mode.comparison.tokens) {
     token.predicted = token.recorded;
     token.verdict = analysis::TokenVerdict::kMatch;
@@ -310,7 +310,7 @@ TEST(ConsoleReporter, SaysBitwiseEqualPlainly) {
 }
 
 TEST(ConsoleReporter, AHardFlipFailsTheDefaultGate) {
-  InputResult input = replayed_input();
+  run::InputResult input = replayed_input();
   input.replay->modes[0].comparison.tokens[2].verdict = analysis::TokenVerdict::kHardFlip;
   const std::string text = console(input);
   EXPECT_NE(text.find("Hard flips of inject: 1\n"), std::string::npos);
@@ -320,8 +320,8 @@ TEST(ConsoleReporter, AHardFlipFailsTheDefaultGate) {
 }
 
 TEST(ConsoleReporter, ListsTwentyHardFlips) {
-  InputResult input = replayed_input();
-  ModeReplay& mode = input.replay->modes[0];
+  run::InputResult input = replayed_input();
+  run::ModeReplay& mode = input.replay->modes[0];
   mode.comparison.tokens[2].verdict = analysis::TokenVerdict::kHardFlip;
   mode.comparison.tokens.resize(28, mode.comparison.tokens[2]);
   mode.texts.resize(28, mode.texts[2]);
@@ -331,7 +331,7 @@ TEST(ConsoleReporter, ListsTwentyHardFlips) {
 }
 
 TEST(ConsoleReporter, ListsTenFirstDivergences) {
-  std::vector<InputResult> inputs(13, replayed_input());
+  std::vector<run::InputResult> inputs(13, replayed_input());
   for (std::size_t i = 0; i < inputs.size(); ++i) inputs[i].input_index = i;
   const std::string text = console_run(inputs, judged(inputs));
   EXPECT_NE(text.find("First divergences of inject: 13 of 13 inputs; agreed tokens: min 2, "),
@@ -343,7 +343,7 @@ TEST(ConsoleReporter, ListsTenFirstDivergences) {
 }
 
 TEST(ConsoleReporter, AMissingFigureIsNamed) {
-  const std::vector<InputResult> inputs = {replayed_input()};
+  const std::vector<run::InputResult> inputs = {replayed_input()};
   const std::string text = console_run(inputs, judged(inputs));
   EXPECT_NE(text.find("  MISSING  forced.kl.p99                                  -  at most 0.5\n"),
             std::string::npos)
@@ -351,8 +351,8 @@ TEST(ConsoleReporter, AMissingFigureIsNamed) {
 }
 
 TEST(ConsoleReporter, AFailingFigureIsNeverRoundedOntoItsBound) {
-  const std::vector<InputResult> inputs = {replayed_input()};
-  Summary summary = judged(inputs);
+  const std::vector<run::InputResult> inputs = {replayed_input()};
+  run::Summary summary = judged(inputs);
   analysis::RuleResult& rule = summary.verdicts[0].gate.rules[0];
   rule.rule = {"inject.tokens.match_rate", 1.0, std::nullopt};
   rule.measured = 0.999996;
@@ -361,8 +361,8 @@ TEST(ConsoleReporter, AFailingFigureIsNeverRoundedOntoItsBound) {
 }
 
 TEST(ConsoleReporter, AReplayWithoutStepsHasNoRate) {
-  InputResult input = replayed_input();
-  ModeReplay& mode = input.replay->modes[0];
+  run::InputResult input = replayed_input();
+  run::ModeReplay& mode = input.replay->modes[0];
   mode.comparison.tokens.resize(1);
   mode.texts.resize(1);
   mode.comparison.step_kv = {};
@@ -375,8 +375,8 @@ TEST(ConsoleReporter, AReplayWithoutStepsHasNoRate) {
 }
 
 TEST(ConsoleReporter, OneMissOfThousandsIsNotAHundredPercent) {
-  InputResult input = replayed_input();
-  ModeReplay& mode = input.replay->modes[0];
+  run::InputResult input = replayed_input();
+  run::ModeReplay& mode = input.replay->modes[0];
   const analysis::TokenComparison match = mode.comparison.tokens[1];
   mode.comparison.tokens.resize(20001, match);
   mode.texts.resize(20001);
@@ -384,9 +384,9 @@ TEST(ConsoleReporter, OneMissOfThousandsIsNotAHundredPercent) {
 }
 
 TEST(ConsoleReporter, ADiffNamesBothRecordingsAndNoDevice) {
-  InputResult input = replayed_input();
+  run::InputResult input = replayed_input();
   input.replay->live = "other/batch4_input5.kvc";
-  Summary summary = judged({input});
+  run::Summary summary = judged({input});
   summary.verdicts[0].provenance = {sample_difference()};
   summary.compared_bytes = 3'000'000'000;
   summary.wall_seconds = 1.5;
@@ -414,7 +414,7 @@ TEST(ConsoleReporter, ColorsOnlyOnRequest) {
 }
 
 TEST(ConsoleReporter, ShortensLongPromptsUnlessVerbose) {
-  InputResult input = generated_input();
+  run::InputResult input = generated_input();
   input.prompt_text = std::string(2000, 'x');
   EXPECT_LT(console(input).size(), 1000U);
   EXPECT_GT(console(input, {.verbose = true}).size(), 2000U);
@@ -468,7 +468,7 @@ rebuild left out: a recording of mode prefill_only holds no K/V of steps
 }
 
 TEST(ConsoleReporter, ShowsARecordingMadeToBeMeasured) {
-  BenchResult result;
+  run::BenchResult result;
   result.made = {"large.kvc", 10'000'000};
   std::ostringstream out;
   make_console_reporter(out, {})->bench(result);
@@ -476,7 +476,7 @@ TEST(ConsoleReporter, ShowsARecordingMadeToBeMeasured) {
 }
 
 TEST(SelftestResult, PassesWhenEveryInjectedFaultIsCaught) {
-  SelftestResult result = selftest_result();
+  run::SelftestResult result = selftest_result();
   EXPECT_FALSE(result.passed());
   result.faults[1].caught = true;
   EXPECT_TRUE(result.passed());
@@ -485,7 +485,7 @@ TEST(SelftestResult, PassesWhenEveryInjectedFaultIsCaught) {
 }
 
 TEST(SelftestResult, ProvesNothingWithoutAFault) {
-  SelftestResult result = selftest_result();
+  run::SelftestResult result = selftest_result();
   result.faults.erase(result.faults.begin(), result.faults.begin() + 2);
   EXPECT_FALSE(result.passed());
 }
@@ -520,11 +520,11 @@ Generated text:
 }
 
 TEST(ConsoleReporter, ListsAFolderWithItsUnreadableFiles) {
-  RecordingInfo partial = recording_info();
+  run::RecordingInfo partial = recording_info();
   partial.path = "b.kvc.partial";
   partial.complete = false;
   partial.partial_name = true;
-  RecordingInfo damaged;
+  run::RecordingInfo damaged;
   damaged.path = "c.kvc";
   damaged.bytes = 10;
   damaged.error = "c.kvc: not a recording";

@@ -25,7 +25,7 @@ std::string page(const std::function<void(Reporter&)>& run) {
   return document;
 }
 
-std::string page_of(const InputResult& input) {
+std::string page_of(const run::InputResult& input) {
   return page([&](Reporter& reporter) { report_all(reporter, input); });
 }
 
@@ -83,8 +83,8 @@ TEST(HtmlReporter, IsOneFilledPage) {
 }
 
 TEST(HtmlReporter, ShowsResultFindingAndGateWithoutScripts) {
-  const InputResult input = replayed_input();
-  Summary summary = summary_of({input});
+  const run::InputResult input = replayed_input();
+  run::Summary summary = summary_of({input});
   summary.verdicts = {verdict_of({input}, sample_gate(), true)};
   summary.verdicts[0].provenance = {sample_difference()};
   const std::string document =
@@ -142,7 +142,7 @@ TEST(HtmlReporter, ACharacterOfSeveralTokensStandsAtItsLast) {
 }
 
 TEST(HtmlReporter, ACharacterThatNeverEndsIsShownAsBytes) {
-  InputResult input = replayed_input();
+  run::InputResult input = replayed_input();
   auto& texts = input.replay->modes[0].texts;
   texts[0].recorded = "\xE2x";
   texts[4].recorded = "y\xE2\x82";
@@ -152,7 +152,7 @@ TEST(HtmlReporter, ACharacterThatNeverEndsIsShownAsBytes) {
 }
 
 TEST(HtmlReporter, NumbersThatAreNotFiniteKeepTheirKind) {
-  InputResult input = replayed_input();
+  run::InputResult input = replayed_input();
   auto& tokens = input.replay->modes[0].comparison.tokens;
   tokens[0].margin = std::nan("");
   tokens[1].margin = std::numeric_limits<double>::infinity();
@@ -204,7 +204,7 @@ TEST(HtmlReporter, BitwiseEqualHeatmapsTakeOneLetter) {
 }
 
 TEST(HtmlReporter, NonfiniteCellsAreMarkedAndCounted) {
-  InputResult input = replayed_input();
+  run::InputResult input = replayed_input();
   analysis::KvError bad;
   bad.elements = 4;
   bad.nonfinite = bad.differing = 3;
@@ -215,7 +215,7 @@ TEST(HtmlReporter, NonfiniteCellsAreMarkedAndCounted) {
 }
 
 TEST(HtmlReporter, WithoutKvThereIsNoHeatmap) {
-  InputResult input = replayed_input();
+  run::InputResult input = replayed_input();
   input.replay->modes[0].comparison.prefill_kv = {};
   input.replay->modes[0].comparison.step_kv = {};
   const json result = data(page_of(input), "input-0");
@@ -242,13 +242,13 @@ TEST(HtmlReporter, HostileTextCannotLeaveItsPlace) {
        {hostile_text(), std::string("</script><img src=x onerror=alert(1)><!--kvtool:script-->"),
         std::string("\"' onmouseover=alert(1) `${alert(1)}` <!--<script>"),
         std::string("a\u2028b\u2029c\xFF\xC0\x80")}) {
-    InputResult input = hostile_input();
+    run::InputResult input = hostile_input();
     input.prompt_text = input.replay->recording = input.model_slug = text;
     input.replay->recorded_device = text;
-    for (TokenText& token : input.replay->modes[0].texts) token = {text, text};
-    Summary summary = summary_of({input});
+    for (run::TokenText& token : input.replay->modes[0].texts) token = {text, text};
+    run::Summary summary = summary_of({input});
     summary.verdicts = {verdict_of({input}, sample_gate(), true)};
-    Verdict& verdict = summary.verdicts[0];
+    run::Verdict& verdict = summary.verdicts[0];
     verdict.model_id = verdict.model_slug = verdict.device = verdict.reference_device = text;
     verdict.finding_text = verdict.gate_description = verdict.gate.gate = text;
     verdict.provenance = {{text, text, text, text, text}};
@@ -274,8 +274,8 @@ TEST(HtmlReporter, HostileTextCannotLeaveItsPlace) {
 
 TEST(HtmlReporter, StaysSmallForEachToken) {
   const auto size = [](std::uint64_t tokens) {
-    InputResult input = replayed_input();
-    ModeReplay& mode = input.replay->modes[0];
+    run::InputResult input = replayed_input();
+    run::ModeReplay& mode = input.replay->modes[0];
     mode.comparison.tokens.resize(tokens, mode.comparison.tokens[1]);
     mode.texts.resize(tokens, {" word", ""});
     // 32 layers, as in a model of 8 billion parameters.

@@ -18,14 +18,14 @@ std::string written_by(const std::function<void(Reporter&)>& calls) {
   return written;
 }
 
-json document(const InputResult& input) {
+json document(const run::InputResult& input) {
   return json::parse(written_by([&](Reporter& reporter) { report_all(reporter, input); }));
 }
 
 // A run of three modes with a chosen gate.
 json whole_document() {
-  const std::vector<InputResult> inputs = {replayed_input(), three_mode_input()};
-  Summary summary = summary_of(inputs);
+  const std::vector<run::InputResult> inputs = {replayed_input(), three_mode_input()};
+  run::Summary summary = summary_of(inputs);
   summary.verdicts = {verdict_of(inputs, sample_gate(), true)};
   summary.verdicts[0].provenance = {sample_difference()};
   return json::parse(
@@ -154,7 +154,7 @@ TEST(JsonReporter, HoldsTheVerdict) {
 }
 
 TEST(JsonReporter, NonFiniteNumbersAreNull) {
-  InputResult input = replayed_input();
+  run::InputResult input = replayed_input();
   analysis::RowComparison& row = input.replay->modes[0].comparison;
   row.tokens[2].margin = std::numeric_limits<double>::quiet_NaN();
   row.tokens[2].kl = std::numeric_limits<double>::infinity();
@@ -177,7 +177,7 @@ TEST(JsonReporter, NonFiniteNumbersAreNull) {
 }
 
 TEST(JsonReporter, WhatWasNotMeasuredIsNull) {
-  InputResult input = replayed_input();
+  run::InputResult input = replayed_input();
   input.replay->modes[0].comparison.step_kv = {};
   const json mode = document(input)["results"].at(0)["replay"]["modes"].at(0);
   EXPECT_TRUE(mode["step_kv"].is_null());
@@ -211,7 +211,7 @@ TEST(JsonReporter, AFailureKeepsTheResultsSoFar) {
 }
 
 TEST(JsonReporter, ListsRecordings) {
-  RecordingInfo damaged;
+  run::RecordingInfo damaged;
   damaged.path = "c.kvc";
   damaged.error = "not a recording";
   const json whole = json::parse(written_by([&](Reporter& reporter) {

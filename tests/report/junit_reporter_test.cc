@@ -17,8 +17,8 @@ std::string junit(const std::function<void(Reporter&)>& calls) {
 
 std::string three_modes() {
   return junit([](Reporter& reporter) {
-    const std::vector<InputResult> inputs = {replayed_input(), three_mode_input()};
-    Summary summary = summary_of(inputs);
+    const std::vector<run::InputResult> inputs = {replayed_input(), three_mode_input()};
+    run::Summary summary = summary_of(inputs);
     summary.verdicts = {verdict_of(inputs, sample_gate(), true)};
     report_run(reporter, inputs, summary);
   });
@@ -69,7 +69,7 @@ free.tokens.hard_flips
 }
 
 TEST(JunitReporter, PropertiesSayWhereTheTwoSidesDiffer) {
-  Summary summary = summary_of({replayed_input()});
+  run::Summary summary = summary_of({replayed_input()});
   summary.verdicts = {verdict_of({replayed_input()}, sample_gate(), true)};
   summary.verdicts.front().different_weights = true;
   summary.verdicts.front().provenance = {sample_difference()};
@@ -106,7 +106,7 @@ TEST(JunitReporter, ATieIsNoFailureOfItsInput) {
 }
 
 TEST(JunitReporter, NonFiniteValuesFailTheirInput) {
-  InputResult input = replayed_input();
+  run::InputResult input = replayed_input();
   input.replay->modes[0].comparison.tokens[1].nonfinite = true;
   const pugi::xml_document document =
       parsed(junit([&](Reporter& reporter) { report_all(reporter, input); }));
@@ -116,8 +116,8 @@ TEST(JunitReporter, NonFiniteValuesFailTheirInput) {
 }
 
 TEST(JunitReporter, ListsTheFirstHardFlipsOnly) {
-  InputResult input = replayed_input();
-  ModeReplay& mode = input.replay->modes[0];
+  run::InputResult input = replayed_input();
+  run::ModeReplay& mode = input.replay->modes[0];
   mode.comparison.tokens.resize(40, mode.comparison.tokens[2]);
   mode.texts.resize(40);
   for (auto& token : mode.comparison.tokens) token.verdict = analysis::TokenVerdict::kHardFlip;
@@ -129,7 +129,7 @@ TEST(JunitReporter, ListsTheFirstHardFlipsOnly) {
 
 TEST(JunitReporter, AMissingFigureFailsItsRule) {
   const pugi::xml_document document = parsed(junit([](Reporter& reporter) {
-    Summary summary = summary_of({replayed_input()});
+    run::Summary summary = summary_of({replayed_input()});
     summary.verdicts = {verdict_of({replayed_input()}, sample_gate(), true)};
     report_run(reporter, {replayed_input()}, summary);
   }));
@@ -153,7 +153,7 @@ TEST(JunitReporter, HasOneCaseForEachFault) {
 }
 
 TEST(JunitReporter, AFailedControlFails) {
-  SelftestResult result = selftest_result();
+  run::SelftestResult result = selftest_result();
   result.control_passed = false;
   result.control_failures = result.faults[0].failed_rules;
   const pugi::xml_document document = parsed(junit([&](Reporter& reporter) {

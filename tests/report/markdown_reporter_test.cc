@@ -14,9 +14,9 @@ std::string markdown(const std::function<void(Reporter&)>& calls) {
   return written;
 }
 
-std::string run_of(const std::vector<InputResult>& inputs) {
+std::string run_of(const std::vector<run::InputResult>& inputs) {
   return markdown([&](Reporter& reporter) {
-    Summary summary = summary_of(inputs);
+    run::Summary summary = summary_of(inputs);
     summary.verdicts = {verdict_of(inputs, sample_gate(), true)};
     summary.verdicts[0].provenance = {sample_difference()};
     summary.verdicts[0].different_weights = true;
@@ -218,8 +218,8 @@ Reference: CPU, AVX-512, 2 threads. Gate file: <code>gates/tiny.json</code>. Saf
 }
 
 TEST(MarkdownReporter, FailuresComeBeforeALongTablesCut) {
-  std::vector<InputResult> inputs = {replayed_input()};
-  Summary summary = summary_of(inputs);
+  std::vector<run::InputResult> inputs = {replayed_input()};
+  run::Summary summary = summary_of(inputs);
   summary.verdicts = {verdict_of(inputs, sample_gate(), true)};
   std::vector<analysis::RuleResult>& rules = summary.verdicts[0].gate.rules;
   rules.insert(rules.begin(), 500, rules.front());
@@ -231,8 +231,8 @@ TEST(MarkdownReporter, FailuresComeBeforeALongTablesCut) {
 }
 
 TEST(MarkdownReporter, StaysBelowTheLimitOfAJobSummary) {
-  InputResult input = hostile_input();
-  ModeReplay& mode = input.replay->modes[0];
+  run::InputResult input = hostile_input();
+  run::ModeReplay& mode = input.replay->modes[0];
   mode.comparison.tokens.resize(40, mode.comparison.tokens[2]);
   mode.texts.resize(40, mode.texts[2]);
   const std::string text = markdown([&](Reporter& reporter) {

@@ -75,9 +75,9 @@ void set_mismatch(analysis::TokenComparison& token, TokenVerdict verdict, double
   token.top5_overlap = 0.8;
 }
 
-ModeReplay matching_mode(format::ReplayMode mode, std::uint64_t tokens,
+run::ModeReplay matching_mode(format::ReplayMode mode, std::uint64_t tokens,
                          std::uint64_t prompt_length) {
-  ModeReplay replay;
+  run::ModeReplay replay;
   replay.mode = mode;
   for (std::uint64_t i = 0; i < tokens; ++i) {
     replay.comparison.tokens.push_back(matching_token(i));
@@ -90,8 +90,8 @@ ModeReplay matching_mode(format::ReplayMode mode, std::uint64_t tokens,
   return replay;
 }
 
-InputResult named_input(std::uint64_t row, std::uint64_t input_index) {
-  InputResult input;
+run::InputResult named_input(std::uint64_t row, std::uint64_t input_index) {
+  run::InputResult input;
   input.model_slug = "tiny";
   input.batch_size = 4;
   input.rows = 4;
@@ -99,7 +99,7 @@ InputResult named_input(std::uint64_t row, std::uint64_t input_index) {
   input.input_index = input_index;
   input.prompt_text = "Hi";
   input.prompt_length = 2;
-  Replay replay;
+  run::Replay replay;
   replay.recording =
       "ref_cache/NVIDIA_H200/tiny/batch4_input" + std::to_string(input_index) + ".kvc";
   replay.recorded_device = "NVIDIA_H200";
@@ -110,22 +110,22 @@ InputResult named_input(std::uint64_t row, std::uint64_t input_index) {
 
 }  // namespace
 
-InputResult generated_input() {
-  InputResult input;
+run::InputResult generated_input() {
+  run::InputResult input;
   input.model_slug = "tiny";
   input.batch_size = 1;
   input.rows = 1;
   input.prompt_text = "Hello\nworld";
   input.prompt_length = 3;
   input.timing = {0.5, 2.0, 3};
-  input.generation = Generation{{7, 8, 9, 10}, "one two\x1b[2J", "eos"};
-  input.saved = SavedRecording{"out/CPU/tiny/batch1_input0.kvc", 2'500'000, "delta"};
+  input.generation = run::Generation{{7, 8, 9, 10}, "one two\x1b[2J", "eos"};
+  input.saved = run::SavedRecording{"out/CPU/tiny/batch1_input0.kvc", 2'500'000, "delta"};
   return input;
 }
 
-InputResult replayed_input() {
-  InputResult input = named_input(1, 5);
-  ModeReplay mode = matching_mode(format::ReplayMode::kInject, 5, 2);
+run::InputResult replayed_input() {
+  run::InputResult input = named_input(1, 5);
+  run::ModeReplay mode = matching_mode(format::ReplayMode::kInject, 5, 2);
   set_mismatch(mode.comparison.tokens[2], TokenVerdict::kTie, 0.0625);
   mode.comparison.live_tokens[2] = 40;
   mode.comparison.step_kv = profile_of(4, [](KvKind kind, std::size_t, std::uint64_t) {
@@ -138,13 +138,13 @@ InputResult replayed_input() {
   return input;
 }
 
-InputResult three_mode_input() {
-  InputResult input = named_input(2, 6);
+run::InputResult three_mode_input() {
+  run::InputResult input = named_input(2, 6);
   const auto noise = [](KvKind, std::size_t, std::uint64_t) { return 0.005; };
-  ModeReplay inject = matching_mode(format::ReplayMode::kInject, 9, 2);
+  run::ModeReplay inject = matching_mode(format::ReplayMode::kInject, 9, 2);
   inject.comparison.step_kv = profile_of(8, noise);
 
-  ModeReplay forced = matching_mode(format::ReplayMode::kForced, 9, 2);
+  run::ModeReplay forced = matching_mode(format::ReplayMode::kForced, 9, 2);
   forced.own_step_kv = true;
   set_mismatch(forced.comparison.tokens[6], TokenVerdict::kHardFlip, 1.5);
   forced.comparison.live_tokens[6] = 40;
@@ -154,7 +154,7 @@ InputResult three_mode_input() {
         return kind == KvKind::kKey && layer == 3 && position == 5 ? 0.9 : 0.005;
       });
 
-  ModeReplay free = forced;
+  run::ModeReplay free = forced;
   free.mode = format::ReplayMode::kFree;
   free.comparison.tokens.resize(7);
   free.texts.resize(7);
@@ -177,21 +177,21 @@ const std::string& hostile_text() {
   return kText;
 }
 
-InputResult hostile_input() {
-  InputResult input = replayed_input();
+run::InputResult hostile_input() {
+  run::InputResult input = replayed_input();
   input.prompt_text = hostile_text();
   input.replay->recording = "ref/" + hostile_text();
   input.replay->recorded_device = hostile_text();
-  ModeReplay& mode = input.replay->modes.front();
-  for (TokenText& text : mode.texts) text.recorded = hostile_text();
+  run::ModeReplay& mode = input.replay->modes.front();
+  for (run::TokenText& text : mode.texts) text.recorded = hostile_text();
   mode.texts[2].predicted = hostile_text();
   mode.comparison.tokens[2].verdict = TokenVerdict::kHardFlip;
   mode.own_text = hostile_text();
   return input;
 }
 
-RecordingInfo recording_info() {
-  RecordingInfo info;
+run::RecordingInfo recording_info() {
+  run::RecordingInfo info;
   info.path = "batch1_input0.kvc";
   info.bytes = 1'234'567;
   info.complete = true;
@@ -242,8 +242,8 @@ analysis::ProvenanceDifference sample_difference() {
           "kernels of another version may round differently"};
 }
 
-SelftestResult selftest_result() {
-  SelftestResult result;
+run::SelftestResult selftest_result() {
+  run::SelftestResult result;
   result.model_slug = "tiny";
   result.gate = "16bit-cross";
   result.reference = "recorded before the test";
@@ -251,7 +251,7 @@ SelftestResult selftest_result() {
   result.steps = 30;
   result.control_passed = true;
   result.seconds = 12.25;
-  FaultResult caught;
+  run::FaultResult caught;
   caught.name = "scaled-values";
   caught.description = "V x 1.01 in layer 1";
   caught.caught = true;
@@ -267,10 +267,10 @@ SelftestResult selftest_result() {
   caught.largest_missed = 0.001;
   caught.strength = 0.01;
   caught.strength_unit = "V x (1 + s)";
-  FaultResult missed;
+  run::FaultResult missed;
   missed.name = "stale-row";
   missed.description = "the row of step 3 repeats that of step 2";
-  FaultResult skipped;
+  run::FaultResult skipped;
   skipped.name = "swapped-heads";
   skipped.description = "KV heads 0 and 1 swapped";
   skipped.skipped = "the model has one KV head";
@@ -278,8 +278,8 @@ SelftestResult selftest_result() {
   return result;
 }
 
-CalibrationResult calibration_result() {
-  CalibrationResult result;
+run::CalibrationResult calibration_result() {
+  run::CalibrationResult result;
   result.model_slug = "tiny";
   result.model_id = "Org/Tiny";
   result.reference = "CPU, AVX-512, 2 threads";
@@ -291,10 +291,10 @@ CalibrationResult calibration_result() {
   return result;
 }
 
-BenchResult bench_result() {
-  BenchResult result;
+run::BenchResult bench_result() {
+  run::BenchResult result;
   result.repeats = 3;
-  RecordingBench recording;
+  run::RecordingBench recording;
   recording.path = "a.kvc";
   recording.bytes = 2'000'000;
   recording.kv_bytes = 1'900'000;
@@ -307,17 +307,17 @@ BenchResult bench_result() {
   return result;
 }
 
-Verdict verdict_of(const std::vector<InputResult>& inputs, const analysis::Gate& gate,
+run::Verdict verdict_of(const std::vector<run::InputResult>& inputs, const analysis::Gate& gate,
                    bool gate_chosen) {
   analysis::RunSummaryBuilder builder;
-  for (const InputResult& input : inputs) {
+  for (const run::InputResult& input : inputs) {
     bool first = true;
-    for (const ModeReplay& mode : input.replay->modes) {
+    for (const run::ModeReplay& mode : input.replay->modes) {
       builder.add(input.name(), input.prompt_length, mode.mode, mode.comparison, first);
       first = false;
     }
   }
-  Verdict verdict;
+  run::Verdict verdict;
   verdict.model_slug = inputs.front().model_slug;
   verdict.model_id = "Org/Tiny";
   verdict.dtype = "bfloat16";
@@ -333,10 +333,10 @@ Verdict verdict_of(const std::vector<InputResult>& inputs, const analysis::Gate&
   return verdict;
 }
 
-Summary summary_of(const std::vector<InputResult>& inputs) {
-  Summary summary;
+run::Summary summary_of(const std::vector<run::InputResult>& inputs) {
+  run::Summary summary;
   summary.inputs = inputs.size();
-  for (const InputResult& input : inputs) {
+  for (const run::InputResult& input : inputs) {
     summary.steps += input.timing.steps;
     summary.prefill_seconds += input.timing.prefill_seconds;
     summary.decode_seconds += input.timing.decode_seconds;
@@ -349,17 +349,17 @@ Summary summary_of(const std::vector<InputResult>& inputs) {
   return summary;
 }
 
-void report_run(Reporter& reporter, const std::vector<InputResult>& inputs,
-                const Summary& summary) {
+void report_run(Reporter& reporter, const std::vector<run::InputResult>& inputs,
+                const run::Summary& summary) {
   reporter.begin({"replay", "0.1.0", "2026-01-02T03:04:05Z"});
   reporter.device({"CPU", "cpu", "Some CPU", "2.13.0", R"({"threads": 2})"});
   reporter.model({"Org/Tiny", "tiny", "models/tiny.pt", "Llama", "bfloat16", 30, "abcd"});
-  for (const InputResult& input : inputs) reporter.input(input);
+  for (const run::InputResult& input : inputs) reporter.input(input);
   reporter.finish(summary);
 }
 
-void report_all(Reporter& reporter, const InputResult& input) {
-  Summary summary = summary_of({input});
+void report_all(Reporter& reporter, const run::InputResult& input) {
+  run::Summary summary = summary_of({input});
   if (input.replay) summary.verdicts = {verdict_of({input}, analysis::default_gate(), false)};
   report_run(reporter, {input}, summary);
 }

@@ -4,41 +4,41 @@
 #include <string>
 #include <vector>
 
-#include "kvtool/report/reporter.h"
+#include "report/reporter.h"
 
 namespace kvtool::report {
 
-[[nodiscard]] InputResult generated_input();
+[[nodiscard]] run::InputResult generated_input();
 // Five tokens of which token 2 is a tie; K/V of the steps differs. inject only.
-[[nodiscard]] InputResult replayed_input();
+[[nodiscard]] run::InputResult replayed_input();
 // Nine tokens. inject agrees; forced has a hard flip at step 5, where K of layer
 // 3 is wrong; free leaves the reference's text at the same step.
-[[nodiscard]] InputResult three_mode_input();
+[[nodiscard]] run::InputResult three_mode_input();
 // replayed_input() with kHostileText for prompt, tokens, paths and labels.
-[[nodiscard]] InputResult hostile_input();
+[[nodiscard]] run::InputResult hostile_input();
 // Terminal, HTML, XML and Markdown markup, a mention, a link, a right-to-left
 // override, a character that XML forbids, NUL and bytes that are not UTF-8.
 [[nodiscard]] const std::string& hostile_text();
 
-[[nodiscard]] RecordingInfo recording_info();
+[[nodiscard]] run::RecordingInfo recording_info();
 // One fault caught and located, one missed, one skipped; the control passes.
-[[nodiscard]] SelftestResult selftest_result();
-[[nodiscard]] CalibrationResult calibration_result();
+[[nodiscard]] run::SelftestResult selftest_result();
+[[nodiscard]] run::CalibrationResult calibration_result();
 // One recording measured three times, and something that it does not hold.
-[[nodiscard]] BenchResult bench_result();
+[[nodiscard]] run::BenchResult bench_result();
 
 // A gate of four rules: one passes, one fails, one is a pattern, one misses its figure.
 [[nodiscard]] analysis::Gate sample_gate();
 [[nodiscard]] analysis::ProvenanceDifference sample_difference();
 
 // The verdict on inputs of one model, judged by `gate`; finding_text is fixed.
-[[nodiscard]] Verdict verdict_of(const std::vector<InputResult>& inputs, const analysis::Gate& gate,
+[[nodiscard]] run::Verdict verdict_of(const std::vector<run::InputResult>& inputs, const analysis::Gate& gate,
                                  bool gate_chosen);
-[[nodiscard]] Summary summary_of(const std::vector<InputResult>& inputs);
+[[nodiscard]] run::Summary summary_of(const std::vector<run::InputResult>& inputs);
 
 // The calls of a whole command, in order, with the default gate.
-void report_all(Reporter& reporter, const InputResult& input);
+void report_all(Reporter& reporter, const run::InputResult& input);
 // The same up to the summary, which is the caller's.
-void report_run(Reporter& reporter, const std::vector<InputResult>& inputs, const Summary& summary);
+void report_run(Reporter& reporter, const std::vector<run::InputResult>& inputs, const run::Summary& summary);
 
 }  // namespace kvtool::report

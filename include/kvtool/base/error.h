@@ -4,6 +4,7 @@
 // what was expected, what was found, and what to do about it.
 #pragma once
 
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -20,12 +21,16 @@ enum class ErrorCode : int {
 
 class Error : public std::runtime_error {
  public:
-  Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  // `message` may name settings (base/setting.h).
+  Error(ErrorCode code, const std::string& message);
 
   [[nodiscard]] ErrorCode code() const noexcept { return code_; }
+  // With settings still marked, for whoever spells them; what() has their bare names.
+  [[nodiscard]] const std::string& message() const noexcept { return *message_; }
 
  private:
   ErrorCode code_;
+  std::shared_ptr<const std::string> message_;  // shared, so that copying cannot throw
 };
 
 // Shorthands that keep the throwing line readable.

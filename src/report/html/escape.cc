@@ -2,7 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "kvtool/report/text.h"
+#include "kvtool/base/text.h"
 
 namespace kvtool::report::html {
 

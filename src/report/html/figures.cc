@@ -1,6 +1,6 @@
 #include "html/figures.h"
 
-#include <spdlog/fmt/fmt.h>
+#include <fmt/format.h>
 
 #include <cmath>
 

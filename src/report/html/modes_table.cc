@@ -1,6 +1,6 @@
 #include "html/modes_table.h"
 
-#include <spdlog/fmt/fmt.h>
+#include <fmt/format.h>
 
 #include <array>
 #include <functional>
@@ -77,14 +77,14 @@ std::string departure_text(const analysis::KvSummary& kv) {
                      shown(departure.measured), shown(departure.typical));
 }
 
-std::string result_text(const Verdict& verdict, const std::string& stretch) {
+std::string result_text(const run::Verdict& verdict, const std::string& stretch) {
   return verdict.gate.stretch_passed(stretch) ? "<span class=\"ok\">✓ pass</span>"
                                               : "<span class=\"bad\">✗ FAIL</span>";
 }
 
 }  // namespace
 
-std::string modes_table(const Verdict& verdict) {
+std::string modes_table(const run::Verdict& verdict) {
   const std::vector<Column> columns = columns_of(verdict.run);
   std::string table = "<div class=\"scroll\"><table class=\"modes\"><thead><tr><th>Figure</th>";
   for (const Column& column : columns) table += "<th class=\"number\">" + column.name + "</th>";

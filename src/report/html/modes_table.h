@@ -3,10 +3,10 @@
 
 #include <string>
 
-#include "kvtool/report/result.h"
+#include "kvtool/run/result.h"
 
 namespace kvtool::report::html {
 
-[[nodiscard]] std::string modes_table(const Verdict& verdict);
+[[nodiscard]] std::string modes_table(const run::Verdict& verdict);
 
 }  // namespace kvtool::report::html

@@ -8,7 +8,7 @@
 #include "html/packed_floats.h"
 #include "html/profile_data.h"
 #include "html/token_texts.h"
-#include "kvtool/report/text.h"
+#include "kvtool/base/text.h"
 
 namespace kvtool::report::html {
 namespace {
@@ -57,15 +57,15 @@ std::string condensed(const std::string& letters) {
   return cells;
 }
 
-const ModeReplay& longest_mode(const Replay& replay) {
+const run::ModeReplay& longest_mode(const run::Replay& replay) {
   return *std::max_element(replay.modes.begin(), replay.modes.end(),
-                           [](const ModeReplay& a, const ModeReplay& b) {
+                           [](const run::ModeReplay& a, const run::ModeReplay& b) {
                              return a.comparison.tokens.size() < b.comparison.tokens.size();
                            });
 }
 
 // What every mode shares: the reference's tokens and how sure it was of them.
-Json reference_tokens(const ModeReplay& mode) {
+Json reference_tokens(const run::ModeReplay& mode) {
   Json ids = Json::array();
   std::string margins;
   std::string ulps;
@@ -83,7 +83,7 @@ Json mismatch(const TokenComparison& token, const std::string& predicted_bytes) 
           token.gap_is_bound ? 1 : 0};
 }
 
-Json mode_data(const ModeReplay& mode, std::uint64_t prompt_length) {
+Json mode_data(const run::ModeReplay& mode, std::uint64_t prompt_length) {
   const analysis::RowComparison& row = mode.comparison;
   Json mismatches = Json::object();
   Json top5 = Json::object();
@@ -106,7 +106,7 @@ Json mode_data(const ModeReplay& mode, std::uint64_t prompt_length) {
                  {"own_kv", mode.own_step_kv},
                  {"bitwise_equal", row.bitwise_equal()},
                  {"steps_per_second",
-                  number(tokens_per_second(mode.timing.steps, mode.timing.decode_seconds))},
+                  number(run::tokens_per_second(mode.timing.steps, mode.timing.decode_seconds))},
                  {"steps", blocks_data(row.step_kv, prompt_length, row.step_departure())}};
   if (!top5.empty()) result["top5"] = top5;
   if (!mode.own_text.empty()) result["own_text"] = printable(mode.own_text);
@@ -118,12 +118,12 @@ void add_fact(Json& facts, std::string_view name, std::string_view value) {
   if (!value.empty()) facts.push_back({name, printable(value, Newlines::kEscape)});
 }
 
-Json facts_of(const InputResult& input) {
+Json facts_of(const run::InputResult& input) {
   Json facts = Json::array();
   if (input.rows > 1) {
     add_fact(facts, "batch row", std::to_string(input.row) + " of " + std::to_string(input.rows));
   }
-  if (const Replay* replay = input.replay ? &*input.replay : nullptr) {
+  if (const run::Replay* replay = input.replay ? &*input.replay : nullptr) {
     add_fact(facts, "reference", replay->recording);
     add_fact(facts, "recorded on", replay->recorded_device);
     add_fact(facts, "compared with", replay->live);
@@ -135,12 +135,12 @@ Json facts_of(const InputResult& input) {
   return facts;
 }
 
-void add_replay(Json& result, const Replay& replay, std::uint64_t prompt_length) {
+void add_replay(Json& result, const run::Replay& replay, std::uint64_t prompt_length) {
   result["has_prompt_kv"] = replay.reference_has_prefill_kv;
   result["modes"] = Json::array();
   if (replay.modes.empty()) return;
   result["tokens"] = reference_tokens(longest_mode(replay));
-  for (const ModeReplay& mode : replay.modes) {
+  for (const run::ModeReplay& mode : replay.modes) {
     result["modes"].push_back(mode_data(mode, prompt_length));
   }
   // The prompt is processed alike in every mode; the first stands for all.
@@ -148,9 +148,9 @@ void add_replay(Json& result, const Replay& replay, std::uint64_t prompt_length)
   result["prefill"] = blocks_data(first.prefill_kv, 0, first.prefill_departure());
 }
 
-double worst_kl(const Replay& replay) {
+double worst_kl(const run::Replay& replay) {
   double worst = std::nan("");
-  for (const ModeReplay& mode : replay.modes) {
+  for (const run::ModeReplay& mode : replay.modes) {
     for (const TokenComparison& token : mode.comparison.tokens) {
       if (!(worst >= token.kl)) worst = std::isnan(token.kl) ? worst : token.kl;
     }
@@ -163,12 +163,12 @@ double kv_error(const analysis::RowComparison& row, analysis::KvKind kind) {
   return profile.measured() ? profile.total(kind).relative_l2() : std::nan("");
 }
 
-Json replay_line(const Replay& replay) {
+Json replay_line(const run::Replay& replay) {
   Json strips = Json::array();
   Json first = Json::array();
   std::array<std::uint64_t, 4> counts{};
   bool bitwise = true;
-  for (const ModeReplay& mode : replay.modes) {
+  for (const run::ModeReplay& mode : replay.modes) {
     const analysis::RowComparison& row = mode.comparison;
     strips.push_back(condensed(verdict_letters(row)));
     const auto index = row.first_divergence();
@@ -211,7 +211,7 @@ Json stretch_data(std::string_view stretch, const analysis::KvSummary& kv) {
           {"heads", heads_data(kv.profile)}};
 }
 
-Json verdict_data(const Verdict& verdict) {
+Json verdict_data(const run::Verdict& verdict) {
   Json stretches = Json::array({stretch_data("prefill", verdict.run.prefill.kv)});
   Json divergences = Json::array();
   for (const analysis::ModeSummary& mode : verdict.run.modes) {
@@ -227,9 +227,9 @@ Json verdict_data(const Verdict& verdict) {
 }
 
 // An input belongs to the verdict of its model and reference device.
-Json verdict_index(const Summary& summary, const InputEntry& input) {
+Json verdict_index(const run::Summary& summary, const InputEntry& input) {
   for (std::size_t i = 0; i < summary.verdicts.size(); ++i) {
-    const Verdict& verdict = summary.verdicts[i];
+    const run::Verdict& verdict = summary.verdicts[i];
     if (verdict.model_slug == input.model_slug &&
         verdict.reference_device == input.recorded_device) {
       return i;
@@ -244,7 +244,7 @@ std::string input_anchor(const std::string& model_slug, const analysis::InputNam
   return printable(model_slug) + "_" + analysis::to_string(input);
 }
 
-InputEntry input_entry(const InputResult& input) {
+InputEntry input_entry(const run::InputResult& input) {
   InputEntry entry;
   entry.model_slug = input.model_slug;
   entry.line = Json::object();
@@ -258,7 +258,7 @@ InputEntry input_entry(const InputResult& input) {
   return entry;
 }
 
-Json input_data(const InputResult& input) {
+Json input_data(const run::InputResult& input) {
   Json result = {{"name", analysis::to_string(input.name())},
                  {"prompt", printable(input.prompt_text)},
                  {"prompt_length", input.prompt_length},
@@ -268,9 +268,9 @@ Json input_data(const InputResult& input) {
   return result;
 }
 
-Json overview_data(const Summary& summary, std::span<const InputEntry> inputs) {
+Json overview_data(const run::Summary& summary, std::span<const InputEntry> inputs) {
   Json verdicts = Json::array();
-  for (const Verdict& verdict : summary.verdicts) verdicts.push_back(verdict_data(verdict));
+  for (const run::Verdict& verdict : summary.verdicts) verdicts.push_back(verdict_data(verdict));
   Json lines = Json::array();
   for (const InputEntry& input : inputs) {
     Json line = input.line;

@@ -6,7 +6,7 @@
 #include <span>
 #include <string>
 
-#include "kvtool/report/result.h"
+#include "kvtool/run/result.h"
 
 namespace kvtool::report::html {
 
@@ -20,13 +20,13 @@ struct InputEntry {
   std::string recorded_device;
   nlohmann::json line;
 };
-[[nodiscard]] InputEntry input_entry(const InputResult& input);
+[[nodiscard]] InputEntry input_entry(const run::InputResult& input);
 
 // One input with all tokens and profiles.
-[[nodiscard]] nlohmann::json input_data(const InputResult& input);
+[[nodiscard]] nlohmann::json input_data(const run::InputResult& input);
 
 // The verdicts' pooled profiles and the list of inputs.
-[[nodiscard]] nlohmann::json overview_data(const Summary& summary,
+[[nodiscard]] nlohmann::json overview_data(const run::Summary& summary,
                                            std::span<const InputEntry> inputs);
 
 }  // namespace kvtool::report::html

@@ -1,5 +1,5 @@
 // What a page says about the run itself.
-#include <spdlog/fmt/fmt.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -76,13 +76,13 @@ std::string error_section(int exit_status, const std::string& message) {
       badge(Outcome::kError), exit_status, text(message));
 }
 
-std::string run_section(const RunDescription& run, const DeviceDescription& device,
-                        const std::vector<ModelDescription>& models) {
+std::string run_section(const RunDescription& run, const run::DeviceDescription& device,
+                        const std::vector<run::ModelDescription>& models) {
   std::string list =
       definition("command", "kvtool " + run.command) + definition("kvtool", run.kvtool_version) +
       definition("created", run.created_utc) + definition("device", device.label) +
       definition("device name", device.name) + definition("torch", device.torch_version);
-  for (const ModelDescription& model : models) {
+  for (const run::ModelDescription& model : models) {
     list += definition("model", model.id) + definition("architecture", model.architecture) +
             definition("dtype", model.dtype) +
             definition("layers", std::to_string(model.num_layers)) +

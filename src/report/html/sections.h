@@ -6,7 +6,8 @@
 #include <vector>
 
 #include "flip_texts.h"
-#include "kvtool/report/result.h"
+#include "kvtool/run/result.h"
+#include "report/reporter.h"
 
 namespace kvtool::report::html {
 
@@ -19,20 +20,20 @@ enum class Outcome { kPass, kFail, kError, kDone };
                                const std::string& note);
 
 // Result, finding, key figures, gate, modes, hard flips and provenance of one model.
-[[nodiscard]] std::string verdict_section(const Verdict& verdict, const FlipTexts& flips);
+[[nodiscard]] std::string verdict_section(const run::Verdict& verdict, const FlipTexts& flips);
 
 // Measured against allowed with a bar for the share of the allowance that is used.
 [[nodiscard]] std::string gate_table(const std::vector<analysis::RuleResult>& rules);
 
-[[nodiscard]] std::string selftest_section(const SelftestResult& result);
-[[nodiscard]] std::string calibration_section(const CalibrationResult& result);
+[[nodiscard]] std::string selftest_section(const run::SelftestResult& result);
+[[nodiscard]] std::string calibration_section(const run::CalibrationResult& result);
 // The command's error, shown above what it had found out before.
 // Recordings that nothing was compared with.
 [[nodiscard]] std::string missing_section(const std::vector<std::string>& paths);
 
 [[nodiscard]] std::string error_section(int exit_status, const std::string& message);
 // Device, versions and settings of the run.
-[[nodiscard]] std::string run_section(const RunDescription& run, const DeviceDescription& device,
-                                      const std::vector<ModelDescription>& models);
+[[nodiscard]] std::string run_section(const RunDescription& run, const run::DeviceDescription& device,
+                                      const std::vector<run::ModelDescription>& models);
 
 }  // namespace kvtool::report::html

@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <string_view>
 
-#include "kvtool/report/text.h"
+#include "kvtool/base/text.h"
 
 namespace kvtool::report::html {
 namespace {
@@ -27,7 +27,7 @@ std::size_t incomplete_tail(std::string_view bytes) {
 
 }  // namespace
 
-std::vector<std::string> recorded_texts(std::span<const TokenText> tokens) {
+std::vector<std::string> recorded_texts(std::span<const run::TokenText> tokens) {
   std::vector<std::string> texts;
   texts.reserve(tokens.size());
   std::string pending;

@@ -5,12 +5,12 @@
 #include <string>
 #include <vector>
 
-#include "kvtool/report/result.h"
+#include "kvtool/run/result.h"
 
 namespace kvtool::report::html {
 
 // The recorded tokens' printable texts. A character whose bytes begin in one
 // token and end in a later one belongs to the later.
-[[nodiscard]] std::vector<std::string> recorded_texts(std::span<const TokenText> tokens);
+[[nodiscard]] std::vector<std::string> recorded_texts(std::span<const run::TokenText> tokens);
 
 }  // namespace kvtool::report::html

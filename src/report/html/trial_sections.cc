@@ -1,5 +1,5 @@
 // Selftest and calibration.
-#include <spdlog/fmt/fmt.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
@@ -7,14 +7,14 @@
 #include "html/escape.h"
 #include "html/figures.h"
 #include "html/sections.h"
-#include "kvtool/report/text.h"
+#include "kvtool/base/text.h"
 
 namespace kvtool::report::html {
 namespace {
 
 constexpr std::size_t kShownDetections = 3;
 
-std::string detections(const FaultResult& fault) {
+std::string detections(const run::FaultResult& fault) {
   if (!fault.skipped.empty()) return text(fault.skipped);
   std::string list;
   for (std::size_t i = 0; i < std::min(fault.failed_rules.size(), kShownDetections); ++i) {
@@ -27,13 +27,13 @@ std::string detections(const FaultResult& fault) {
   return list.empty() ? "nothing" : list;
 }
 
-std::string fault_state(const FaultResult& fault) {
+std::string fault_state(const run::FaultResult& fault) {
   if (!fault.skipped.empty()) return "<span class=\"quiet\">skipped</span>";
   return fault.caught ? "<span class=\"ok\">✓ caught</span>"
                       : "<span class=\"bad\">✗ MISSED</span>";
 }
 
-std::string smallest(const FaultResult& fault) {
+std::string smallest(const run::FaultResult& fault) {
   if (!fault.smallest_caught) return "–";
   std::string cell = shown(fault.smallest_caught);
   if (fault.largest_missed)
@@ -44,7 +44,7 @@ std::string smallest(const FaultResult& fault) {
   return cell;
 }
 
-std::string fault_row(const FaultResult& fault) {
+std::string fault_row(const run::FaultResult& fault) {
   const bool missed = fault.skipped.empty() && !fault.caught;
   std::string begins = fault.departure.empty() ? std::string("–") : text(fault.departure);
   if (fault.located) begins += " <span class=\"ok\">✓ the fault's layer</span>";
@@ -55,11 +55,11 @@ std::string fault_row(const FaultResult& fault) {
       detections(fault), begins, smallest(fault));
 }
 
-std::string rules_table(const CalibrationResult& result) {
+std::string rules_table(const run::CalibrationResult& result) {
   std::string table =
       "<div class=\"scroll\"><table><thead><tr><th>Figure</th><th class=\"number\">Noise</th>"
       "<th class=\"number\">Allowed</th><th>Seen in</th></tr></thead><tbody>\n";
-  for (const CalibratedRule& calibrated : result.rules) {
+  for (const run::CalibratedRule& calibrated : result.rules) {
     const std::string& name = calibrated.rule.figure;
     const std::string allowed = calibrated.rule.max
                                     ? "≤ " + shown_figure(name, calibrated.rule.max)
@@ -72,7 +72,7 @@ std::string rules_table(const CalibrationResult& result) {
   return table + "</tbody></table></div>\n";
 }
 
-std::string runs_table(const CalibrationResult& result) {
+std::string runs_table(const run::CalibrationResult& result) {
   constexpr std::array kColumns = {"tokens.match_rate", "kl.p99", "kv.key.relative_l2",
                                    "kv.value.relative_l2"};
   std::string table =
@@ -82,7 +82,7 @@ std::string runs_table(const CalibrationResult& result) {
     table += fmt::format("<th class=\"number\"><code>inject.{}</code></th>", column);
   }
   table += "</tr></thead><tbody>\n";
-  for (const CalibrationRun& run : result.runs) {
+  for (const run::CalibrationRun& run : result.runs) {
     table += fmt::format(
         "<tr><th scope=\"row\">{}</th><td>{}</td><td class=\"number\">{}</td>"
         "<td>{}</td><td class=\"number\">{:.1f}</td>",
@@ -100,11 +100,11 @@ std::string runs_table(const CalibrationResult& result) {
 
 }  // namespace
 
-std::string selftest_section(const SelftestResult& result) {
+std::string selftest_section(const run::SelftestResult& result) {
   std::uint64_t caught = 0;
   std::uint64_t injected = 0;
   std::string rows;
-  for (const FaultResult& fault : result.faults) {
+  for (const run::FaultResult& fault : result.faults) {
     injected += fault.skipped.empty() ? 1 : 0;
     caught += fault.caught ? 1 : 0;
     rows += fault_row(fault);
@@ -129,7 +129,7 @@ std::string selftest_section(const SelftestResult& result) {
          rows + "</tbody></table></div>\n</section>\n";
 }
 
-std::string calibration_section(const CalibrationResult& result) {
+std::string calibration_section(const run::CalibrationResult& result) {
   std::string section = fmt::format(
       "<section class=\"card\">\n<header class=\"verdict\"><div class=\"badge-line\">{}<div>"
       "<h2>Noise floor of {}</h2><p class=\"pair\">{}</p></div></div><p class=\"finding\">"

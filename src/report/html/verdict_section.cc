@@ -1,11 +1,11 @@
-#include <spdlog/fmt/fmt.h>
+#include <fmt/format.h>
 
 #include "html/escape.h"
 #include "html/figures.h"
 #include "html/modes_table.h"
 #include "html/page_data.h"
 #include "html/sections.h"
-#include "kvtool/report/text.h"
+#include "kvtool/base/text.h"
 #include "wording.h"
 
 namespace kvtool::report::html {
@@ -38,7 +38,7 @@ bool bitwise_equal(const analysis::Figures& figures) {
   return judged;
 }
 
-std::string heading(const Verdict& verdict) {
+std::string heading(const run::Verdict& verdict) {
   const std::string weights = verdict.different_weights
                                   ? fmt::format("<p class=\"notice\">⚠ {}</p>\n", kDifferentWeights)
                                   : std::string();
@@ -55,7 +55,7 @@ std::string heading(const Verdict& verdict) {
       mode_list(verdict.run), text(verdict.finding_text), weights, parallel);
 }
 
-std::string match_tile(const Verdict& verdict, const std::string& stretch) {
+std::string match_tile(const run::Verdict& verdict, const std::string& stretch) {
   const auto value = [&](const char* name) { return figure(verdict.figures, stretch + name); };
   return tile("Tokens match", shown_rate(value(".tokens.match_rate")),
               fmt::format("≥ {} with 95 % confidence; {} compared ({})",
@@ -72,7 +72,7 @@ std::string mismatch_tile(const analysis::TokenSummary& tokens, const std::strin
                           stretch));
 }
 
-std::string kv_tile(const char* heading_text, const Verdict& verdict, const std::string& prefix) {
+std::string kv_tile(const char* heading_text, const run::Verdict& verdict, const std::string& prefix) {
   const auto error = figure(verdict.figures, prefix + ".relative_l2");
   if (!error) return tile(heading_text, "–", "no K/V to compare");
   const auto differing = figure(verdict.figures, prefix + ".differing_rate");
@@ -82,7 +82,7 @@ std::string kv_tile(const char* heading_text, const Verdict& verdict, const std:
                           shown(figure(verdict.figures, prefix + ".floor_ratio"))));
 }
 
-std::string tiles(const Verdict& verdict) {
+std::string tiles(const run::Verdict& verdict) {
   const analysis::RunSummary& run = verdict.run;
   // A row of one token has no step: all that there is to say is the prefill's.
   const bool has_mode = !run.modes.empty() && run.modes.front().steps.tokens.compared > 0;
@@ -104,10 +104,10 @@ std::string tiles(const Verdict& verdict) {
   return result + "</div>\n";
 }
 
-std::string flip_row(const Verdict& verdict, const analysis::HardFlip& flip,
+std::string flip_row(const run::Verdict& verdict, const analysis::HardFlip& flip,
                      format::ReplayMode mode, const FlipTexts& texts) {
   const analysis::TokenComparison& token = flip.token;
-  const TokenText& bytes = texts.find(verdict.model_slug, flip.input, mode, token.index);
+  const run::TokenText& bytes = texts.find(verdict.model_slug, flip.input, mode, token.index);
   return fmt::format(
       "<tr><td>{}</td><th scope=\"row\"><a href=\"#{}\">{}</a></th><td class=\"number\">{}</td>"
       "<td class=\"token\">{} <span class=\"quiet\">{}</span></td>"
@@ -121,7 +121,7 @@ std::string flip_row(const Verdict& verdict, const analysis::HardFlip& flip,
       shown(token.ulp), token.gap_is_bound ? "≥ " : "", shown(token.gap), shown(token.kl));
 }
 
-std::string hard_flips(const Verdict& verdict, const FlipTexts& texts) {
+std::string hard_flips(const run::Verdict& verdict, const FlipTexts& texts) {
   const analysis::RunSummary& run = verdict.run;
   std::size_t listed = 0;
   std::uint64_t counted_flips = run.prefill.tokens.hard_flips;
@@ -145,7 +145,7 @@ std::string hard_flips(const Verdict& verdict, const FlipTexts& texts) {
   return table;
 }
 
-std::string provenance_table(const Verdict& verdict) {
+std::string provenance_table(const run::Verdict& verdict) {
   if (verdict.provenance.empty()) {
     return "<p class=\"quiet\">No difference that could explain a mismatch.</p>\n";
   }
@@ -162,7 +162,7 @@ std::string provenance_table(const Verdict& verdict) {
   return table + "</tbody></table></div>\n";
 }
 
-std::string gate_heading(const Verdict& verdict) {
+std::string gate_heading(const run::Verdict& verdict) {
   std::string result =
       fmt::format("<h3>Gate <code>{}</code> <span class=\"quiet\">{} of {} passed</span></h3>\n",
                   text(verdict.gate.gate), verdict.gate.rules.size() - failed_rules(verdict.gate),
@@ -178,7 +178,7 @@ std::string gate_heading(const Verdict& verdict) {
 
 }  // namespace
 
-std::string verdict_section(const Verdict& verdict, const FlipTexts& flips) {
+std::string verdict_section(const run::Verdict& verdict, const FlipTexts& flips) {
   return "<section class=\"card\">\n" + heading(verdict) + tiles(verdict) + gate_heading(verdict) +
          gate_table(verdict.gate.rules) + "<h3>Modes side by side</h3>\n" + modes_table(verdict) +
          "<h3>Hard flips</h3>\n" + hard_flips(verdict, flips) +

@@ -1,0 +1,16 @@
+// The whole of generate, save, replay and run.
+#pragma once
+
+#include <string>
+
+#include "options.h"
+#include "settings.h"
+#include "terminal.h"
+
+namespace kvtool::cli {
+
+// Exit status 0, or 1 when a comparison failed.
+int run_session(const Terminal& terminal, const std::string& command, const RunOptions& options,
+                Action action);
+
+}  // namespace kvtool::cli

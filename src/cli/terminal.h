@@ -1,0 +1,23 @@
+// What the commands take from outside: streams, and all that a run takes. Tests run whole
+// commands with others.
+#pragma once
+
+#include <iosfwd>
+
+#include "kvtool/run/services.h"
+
+namespace kvtool::cli {
+
+struct Terminal {
+  std::ostream& out;  // results
+  std::ostream& err;  // logs and progress
+  bool out_is_terminal = false;
+  bool err_is_terminal = false;
+  bool no_color = false;
+  run::Services services;
+};
+
+// The process's own streams and services; Ctrl-C stops a run.
+[[nodiscard]] Terminal system_terminal();
+
+}  // namespace kvtool::cli

@@ -1,0 +1,198 @@
+#include "batch_replay.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kvtool/base/error.h"
+#include "run_meta.h"
+#include "kvtool/format/reader.h"
+
+namespace kvtool::run {
+namespace {
+
+// One row of a batch that is about to run. Everything a sink or the engine
+// refers to lives here.
+struct LiveRow {
+  const ReferenceEntry* entry = nullptr;
+  std::unique_ptr<format::Recording> recording;
+  std::unique_ptr<format::RowSource> source;
+  bool reported = false;  // not a stand-in and asked for
+  ReplayedRow result;
+};
+
+LiveRow open_row(const ReferenceEntry& entry, const PlannedRow& planned, std::size_t row,
+                 std::size_t rows, Observer& observer) {
+  LiveRow live;
+  live.entry = &entry;
+  live.recording = std::make_unique<format::Recording>(format::Recording::open(entry.path));
+  live.source = format::make_row_source(*live.recording);
+  live.reported = !planned.stand_in && entry.selected;
+  if (!live.reported) return live;
+  if (!live.recording->complete()) {
+    observer.log(LogLevel::kWarning,
+                 entry.path.string() + " is truncated (" + live.recording->truncation() +
+                     "): replaying its " + std::to_string(live.source->num_steps()) +
+                     " whole steps");
+  }
+  live.result.entry = &entry;
+  live.result.row = row;
+  live.result.rows = rows;
+  live.result.reference_meta = live.recording->meta();
+  live.result.save_mode = live.source->header().save_mode;
+  live.result.truncation = live.recording->truncation();
+  live.result.reference_has_prefill_kv = live.source->has_prefill_kv();
+  return live;
+}
+
+void warn_missing(const PlannedBatch& batch, Observer& observer) {
+  if (batch.missing.empty()) return;
+  std::string names;
+  for (const std::string& name : batch.missing) names += (names.empty() ? "" : ", ") + name;
+  observer.log(LogLevel::kWarning, "a batch of " + std::to_string(batch.rows.size()) +
+                                       " rows lacks " + names +
+                                       ": a copy of another row stands in, its result is dropped");
+}
+
+void check_capacity(const engine::ModelInfo& model, std::span<const ReferenceEntry> entries,
+                    const PlannedBatch& batch) {
+  if (model.max_positions == 0 || batch.cache_capacity <= model.max_positions) return;
+  throw_incompatible(entries[batch.rows.front().entry].path.string() + " was recorded with " +
+                     std::to_string(batch.cache_capacity) + " positions, but " + model.model_id +
+                     " has " + std::to_string(model.max_positions));
+}
+
+std::string text_between(const engine::Model& model, const std::vector<std::int32_t>& tokens,
+                         std::size_t first) {
+  std::string text;
+  for (std::size_t i = first; i < tokens.size(); ++i) {
+    if (tokens[i] >= 0) text += model.token_bytes(tokens[i]);
+  }
+  return text;
+}
+
+TokenText token_text(const engine::Model& model, const analysis::TokenComparison& token) {
+  TokenText text;
+  if (token.recorded >= 0) text.recorded = model.token_bytes(token.recorded);
+  if (token.verdict != analysis::TokenVerdict::kMatch && token.predicted >= 0) {
+    text.predicted = model.token_bytes(token.predicted);
+  }
+  return text;
+}
+
+ModeReplay mode_result(const engine::Model& model, format::ReplayMode mode,
+                               const analysis::RowComparison& comparison, std::uint64_t steps,
+                               const engine::ReplayResult& run, std::size_t row) {
+  ModeReplay result;
+  result.mode = mode;
+  result.comparison = comparison;
+  result.timing = {run.timing.prefill_seconds, run.timing.decode_seconds, steps};
+  result.own_step_kv = row < run.own_step_kv.size() && run.own_step_kv[row];
+  for (const analysis::TokenComparison& token : comparison.tokens) {
+    result.texts.push_back(token_text(model, token));
+  }
+  if (comparison.uncompared_steps > 0) {
+    result.own_text = text_between(model, comparison.live_tokens, comparison.tokens.size());
+  }
+  return result;
+}
+
+class BatchReplay {
+ public:
+  BatchReplay(engine::Model& model, std::span<const ReferenceEntry> entries,
+              const PlannedBatch& batch, const BatchReplayOptions& options, Observer& observer)
+      : model_(model), options_(options) {
+    warn_missing(batch, observer);
+    check_capacity(model.info(), entries, batch);
+    live_.padded_length = batch.padded_length;
+    live_.cache_capacity = batch.cache_capacity;
+    for (std::size_t i = 0; i < batch.rows.size(); ++i) {
+      const PlannedRow& planned = batch.rows[i];
+      rows_.push_back(open_row(entries[planned.entry], planned, i, batch.rows.size(), observer));
+      live_.rows.push_back({rows_.back().source.get()});
+    }
+  }
+
+  void run_mode(format::ReplayMode mode, const MakeRecorder& make_recorder,
+                const engine::Progress& progress, BatchReplayResult& totals) {
+    std::vector<std::unique_ptr<analysis::RowComparator>> comparators(rows_.size());
+    std::vector<std::unique_ptr<format::RowSink>> recorders(rows_.size());
+    std::vector<std::unique_ptr<format::RowSink>> tees(rows_.size());
+    std::vector<format::RowSink*> sinks(rows_.size(), nullptr);
+    for (std::size_t i = 0; i < rows_.size(); ++i) {
+      if (!rows_[i].reported) continue;
+      comparators[i] =
+          std::make_unique<analysis::RowComparator>(*rows_[i].source, comparison_options());
+      sinks[i] = comparators[i].get();
+      if (make_recorder) recorders[i] = make_recorder(*rows_[i].entry, *rows_[i].source, i);
+      if (!recorders[i]) continue;
+      tees[i] = format::make_tee_sink({comparators[i].get(), recorders[i].get()});
+      sinks[i] = tees[i].get();
+    }
+    engine::ReplayOptions options;
+    options.mode = mode;
+    options.allow_different_weights = options_.allow_different_weights;
+    options.fault = options_.fault;
+    options.parallel = options_.parallel;
+    options.parallel_memory_bytes =
+        options_.parallel_memory_bytes.value_or(options.parallel_memory_bytes);
+    const engine::ReplayResult run = model_.replay(live_, options, sinks, progress);
+    totals.prefill_seconds += run.timing.prefill_seconds;
+    totals.decode_seconds += run.timing.decode_seconds;
+    for (std::size_t i = 0; i < rows_.size(); ++i) {
+      if (!rows_[i].reported) continue;
+      rows_[i].result.modes.push_back(mode_result(model_, mode, comparators[i]->result(),
+                                                  rows_[i].source->num_steps(), run, i));
+    }
+  }
+
+  std::vector<ReplayedRow> take_results() {
+    std::vector<ReplayedRow> results;
+    for (LiveRow& row : rows_) {
+      if (row.reported) results.push_back(std::move(row.result));
+    }
+    return results;
+  }
+
+ private:
+  [[nodiscard]] analysis::ComparisonOptions comparison_options() const {
+    analysis::ComparisonOptions options;
+    options.tolerance_ulps = options_.near_tie_ulps;
+    options.block_positions = options_.block_positions;
+    options.live_geometry = model_.info().geometry;
+    options.live_logits_dtype = model_.info().logits_dtype;
+    return options;
+  }
+
+  engine::Model& model_;
+  const BatchReplayOptions& options_;
+  engine::ReplayBatch live_;
+  std::vector<LiveRow> rows_;
+};
+
+}  // namespace
+
+BatchReplayResult replay_batch(
+    engine::Model& model, std::span<const ReferenceEntry> entries, const PlannedBatch& batch,
+    const BatchReplayOptions& options, const MakeRecorder& make_recorder,
+    const std::function<engine::Progress(format::ReplayMode)>& progress, Observer& observer) {
+  BatchReplay replay(model, entries, batch, options, observer);
+  BatchReplayResult result;
+  bool is_first = true;
+  for (const format::ReplayMode mode : options.modes) {
+    replay.run_mode(mode, is_first ? make_recorder : MakeRecorder(),
+                    progress ? progress(mode) : engine::Progress(), result);
+    is_first = false;
+  }
+  result.rows = replay.take_results();
+  return result;
+}
+
+std::uint64_t block_positions_for(std::span<const ReferenceEntry> entries) {
+  std::uint64_t longest = 1;
+  for (const ReferenceEntry& entry : entries) {
+    longest = std::max({longest, entry.prompt_length, entry.num_steps});
+  }
+  return analysis::choose_block_positions(longest);
+}
+
+}  // namespace kvtool::run

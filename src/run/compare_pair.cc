@@ -1,0 +1,258 @@
+#include "compare_pair.h"
+
+#include <algorithm>
+#include <chrono>
+#include <deque>
+#include <future>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "kvtool/analysis/provenance.h"
+#include "kvtool/base/error.h"
+#include "run_meta.h"
+#include "kvtool/format/reader.h"
+#include "model_check.h"
+
+namespace kvtool::run {
+namespace {
+
+using format::Recording;
+using nlohmann::json;
+
+// How the steps of a replay were fed; recordings of kvtools that only injected
+// do not say it.
+format::ReplayMode replayed_mode(const json& meta) {
+  const auto mode = format::parse_replay_mode(meta_string(meta, "replay_of", "mode"));
+  return mode.value_or(format::ReplayMode::kInject);
+}
+
+// One side replayed the other, or both replayed the same recording in one mode:
+// the steps were fed alike. Otherwise each went its own way.
+format::ReplayMode mode_of(const Recording& reference, const Recording& live) {
+  const std::string recorded_from = meta_string(reference.meta(), "replay_of", "uuid");
+  const std::string live_from = meta_string(live.meta(), "replay_of", "uuid");
+  if (live_from == format::to_string(reference.header().uuid)) return replayed_mode(live.meta());
+  if (recorded_from == format::to_string(live.header().uuid)) {
+    return replayed_mode(reference.meta());
+  }
+  const bool alike = !live_from.empty() && live_from == recorded_from &&
+                     replayed_mode(live.meta()) == replayed_mode(reference.meta());
+  return alike ? replayed_mode(live.meta()) : format::ReplayMode::kFree;
+}
+
+void check_prompts(const Recording& reference, const Recording& live) {
+  const auto recorded = reference.prompt();
+  const auto other = live.prompt();
+  if (std::equal(recorded.begin(), recorded.end(), other.begin(), other.end())) return;
+  const auto [first, unused] =
+      std::mismatch(recorded.begin(), recorded.end(), other.begin(), other.end());
+  throw_incompatible(reference.path().string() + " cannot be compared with " +
+                     live.path().string() + ": another prompt, of " +
+                     std::to_string(recorded.size()) + " tokens against " +
+                     std::to_string(other.size()) + ", different from position " +
+                     std::to_string(first - recorded.begin()) + " on");
+}
+
+ModelDescription model_of(const Recording& recording, const ReferenceEntry& entry) {
+  const ModelIdentity identity = identity_of(recording);
+  return {.id = identity.id,
+          .slug = entry.model_slug.empty()
+                      ? std::filesystem::absolute(entry.path).parent_path().filename().string()
+                      : entry.model_slug,
+          .path = {},
+          .architecture = identity.architecture,
+          .dtype = identity.dtype,
+          .num_layers = identity.geometry.num_layers(),
+          .weights_sha256 = format::to_hex(identity.weights_sha256)};
+}
+
+void warn_truncated(const Recording& recording, std::vector<std::string>& warnings) {
+  if (recording.complete()) return;
+  warnings.push_back(recording.path().string() + " is truncated (" + recording.truncation() +
+                     "): comparing its " + std::to_string(recording.num_steps()) + " whole steps");
+}
+
+void warn_lengths(const Recording& reference, const Recording& live, format::ReplayMode mode,
+                  std::vector<std::string>& warnings) {
+  // Free rows may end where they like; that shows as tokens.
+  const bool complete = reference.complete() && live.complete();
+  if (mode == format::ReplayMode::kFree || !complete) return;
+  if (live.num_steps() == reference.num_steps()) return;
+  warnings.push_back(live.path().string() + " has " + std::to_string(live.num_steps()) +
+                     " steps, " + reference.path().string() + " " +
+                     std::to_string(reference.num_steps()) + ": the common ones are compared");
+}
+
+// A recording that stops being read when the run ends early.
+class StoppableSource final : public format::RowSource {
+ public:
+  StoppableSource(const format::RowSource& source, const StopToken& stop)
+      : source_(source), stop_(stop) {}
+
+  [[nodiscard]] const format::RecordingHeader& header() const override { return source_.header(); }
+  [[nodiscard]] std::span<const std::int32_t> prompt() const override { return source_.prompt(); }
+  [[nodiscard]] std::uint64_t num_steps() const override { return source_.num_steps(); }
+  [[nodiscard]] bool has_prefill_kv() const override { return source_.has_prefill_kv(); }
+  [[nodiscard]] bool has_step_kv() const override { return source_.has_step_kv(); }
+  [[nodiscard]] format::StepStats prefill_stats() const override { return source_.prefill_stats(); }
+  void read_prefill_layer(std::uint32_t layer, std::span<std::byte> key,
+                          std::span<std::byte> value) const override {
+    stop_.throw_if_requested();
+    source_.read_prefill_layer(layer, key, value);
+  }
+  [[nodiscard]] format::StepStats read_step(std::uint64_t step,
+                                            std::span<std::byte> delta) const override {
+    stop_.throw_if_requested();
+    return source_.read_step(step, delta);
+  }
+
+ private:
+  const format::RowSource& source_;
+  StopToken stop_;
+};
+
+analysis::RowComparison compare(const format::RowSource& reference, const format::RowSource& live,
+                                const DiffOptions& options) {
+  analysis::ComparisonOptions comparison;
+  comparison.tolerance_ulps = options.near_tie_ulps;
+  comparison.block_positions = options.block_positions;
+  comparison.live_geometry = live.header().geometry;
+  comparison.live_logits_dtype = live.header().logits_dtype;
+  analysis::RowComparator comparator(reference, comparison);
+  format::feed_row(StoppableSource(live, options.stop), comparator,
+                   {.stop_reason = format::StopReason::kRecordingEnd});
+  return comparator.result();
+}
+
+std::uint64_t compared_bytes(const format::RowSource& reference, const format::RowSource& live,
+                             std::uint64_t steps) {
+  std::uint64_t positions = 0;
+  if (reference.has_prefill_kv() && live.has_prefill_kv()) {
+    positions += reference.header().prompt_length;
+  }
+  if (reference.has_step_kv() && live.has_step_kv()) positions += steps;
+  return positions *
+         (reference.header().geometry.position_bytes() + live.header().geometry.position_bytes());
+}
+
+// The comparisons that run now, the oldest one first.
+class RunningDiffs {
+ public:
+  explicit RunningDiffs(const StopToken& stop) : stop_(stop) {}
+  // Waits for all of them, soon.
+  ~RunningDiffs() { ended_.request_stop(); }
+  RunningDiffs(const RunningDiffs&) = delete;
+  RunningDiffs& operator=(const RunningDiffs&) = delete;
+
+  [[nodiscard]] std::size_t size() const { return futures_.size(); }
+
+  void start(const DiffPlan& plan, DiffOptions options) {
+    options.stop = ended_.token();
+    futures_.push_back(
+        std::async(std::launch::async, [&plan, options] { return compare_pair(plan, options); }));
+  }
+
+  DiffResult take_oldest() {
+    constexpr std::chrono::milliseconds kPoll(50);
+    do {
+      stop_.throw_if_requested();
+    } while (futures_.front().wait_for(kPoll) != std::future_status::ready);
+    DiffResult result = futures_.front().get();
+    futures_.pop_front();
+    return result;
+  }
+
+ private:
+  StopToken stop_;
+  StopSource ended_;  // outlives the futures, whose destructors wait
+  std::deque<std::future<DiffResult>> futures_;
+};
+
+InputResult describe_input(const DiffPlan& plan) {
+  const ReferenceEntry& entry = plan.pair.reference;
+  const RunMeta run = plan.pair.live.run.value_or(RunMeta());
+  InputResult input;
+  input.model_slug = plan.model.slug;
+  input.batch_size = entry.batch_size;
+  input.rows = run.rows;
+  input.row = run.row;
+  input.input_index = entry.input_index;
+  input.prompt_length = entry.prompt_length;
+  if (entry.prompt_meta.is_object() && entry.prompt_meta.contains("text") &&
+      entry.prompt_meta["text"].is_string()) {
+    input.prompt_text = entry.prompt_meta["text"].get<std::string>();
+  }
+  return input;
+}
+
+}  // namespace
+
+DiffPlan plan_diff(RecordingPair pair, bool allow_different_weights) {
+  const Recording reference = Recording::open(pair.reference.path);
+  const Recording live = Recording::open(pair.live.path);
+  DiffPlan plan;
+  plan.different_weights =
+      check_same_model(identity_of(reference), identity_of(live), allow_different_weights);
+  check_prompts(reference, live);
+  plan.model = model_of(live, pair.live);
+  plan.mode = mode_of(reference, live);
+  plan.context = {.model = plan.model.id,
+                  .model_slug = plan.model.slug,
+                  .dtype = plan.model.dtype,
+                  .reference_device = pair.reference.device_label,
+                  .device = pair.live.device_label,
+                  .demanded_mode = plan.mode};
+  plan.provenance = analysis::compare_provenance(reference.meta(), live.meta());
+  warn_truncated(reference, plan.warnings);
+  warn_truncated(live, plan.warnings);
+  warn_lengths(reference, live, plan.mode, plan.warnings);
+  plan.pair = std::move(pair);
+  return plan;
+}
+
+DiffResult compare_pair(const DiffPlan& plan, const DiffOptions& options) {
+  const Recording reference = Recording::open(plan.pair.reference.path);
+  const Recording live = Recording::open(plan.pair.live.path);
+  const auto recorded_row = format::make_row_source(reference);
+  const auto live_row = format::make_row_source(live);
+
+  ModeReplay mode;
+  mode.mode = plan.mode;
+  mode.comparison = compare(*recorded_row, *live_row, options);
+  const std::uint64_t tokens = mode.comparison.tokens.size();
+  mode.texts.resize(tokens);  // recordings hold no token table
+  mode.timing.steps = tokens == 0 ? 0 : tokens - 1;
+  mode.own_step_kv = plan.mode == format::ReplayMode::kInject && !recorded_row->has_step_kv();
+
+  DiffResult result;
+  result.compared_bytes = compared_bytes(*recorded_row, *live_row, mode.timing.steps);
+  result.input = describe_input(plan);
+  result.input.timing = mode.timing;
+  Replay& replay = result.input.replay.emplace();
+  replay.recording = reference.path().string();
+  replay.live = live.path().string();
+  replay.recorded_device = plan.context.reference_device;
+  replay.save_mode = format::save_mode_name(reference.header().save_mode);
+  replay.truncation = reference.truncation();
+  replay.reference_has_prefill_kv = recorded_row->has_prefill_kv();
+  replay.different_weights = plan.different_weights;
+  replay.provenance = plan.provenance;
+  replay.modes.push_back(std::move(mode));
+  return result;
+}
+
+void compare_in_order(std::span<const DiffPlan> plans, unsigned threads, const StopToken& stop,
+                      const std::function<DiffOptions(const DiffPlan&)>& options_for,
+                      const std::function<void(const DiffPlan&, const DiffResult&)>& due) {
+  RunningDiffs running(stop);
+  std::size_t started = 0;
+  for (const DiffPlan& plan : plans) {
+    while (started < plans.size() && running.size() < threads) {
+      running.start(plans[started], options_for(plans[started]));
+      ++started;
+    }
+    due(plan, running.take_oldest());
+  }
+}
+
+}  // namespace kvtool::run

@@ -1,0 +1,352 @@
+#include "kvtool/run/generation.h"
+
+#include <algorithm>
+#include <list>
+#include <nlohmann/json.hpp>
+
+#include "kvtool/base/error.h"
+#include "kvtool/base/setting.h"
+#include "run_meta.h"
+#include "kvtool/format/recording_check.h"
+#include "kvtool/format/row.h"
+#include "kvtool/base/text.h"
+#include "recording_ledger.h"
+#include "resume.h"
+#include "run_meta.h"
+#include "session.h"
+
+namespace kvtool::run {
+namespace {
+
+namespace fs = std::filesystem;
+
+// One batch: inputs [first, first + rows) of all.
+struct BatchPlan {
+  std::uint64_t batch_size = 1;
+  std::uint64_t index = 0;
+  std::uint64_t first = 0;
+  std::uint64_t rows = 0;
+  std::uint64_t padded_length = 0;
+  std::string id = {};
+  // By row: a recording of an earlier run is there and stays.
+  std::vector<bool> kept = {};
+
+  [[nodiscard]] bool all_kept() const { return std::ranges::find(kept, false) == kept.end(); }
+};
+
+struct EncodedInput {
+  const Prompt* prompt = nullptr;
+  const EncodedPrompt* encoded = nullptr;
+};
+
+std::vector<std::uint64_t> batch_sizes(const Request& request) {
+  return request.batch_sizes.empty() ? std::vector<std::uint64_t>{1} : request.batch_sizes;
+}
+
+std::uint64_t num_inputs(const Request& request) {
+  return request.request_number.value_or(request.prompts.size());
+}
+
+void check_has_prompts(const Request& request) {
+  if (!request.prompts.empty()) return;
+  throw_usage("no prompt: give one with " + setting("prompt"));
+}
+
+std::vector<ModelFile> models_to_run(const Request& request) {
+  if (request.models.empty()) throw_usage("no model: give one with " + setting("model"));
+  std::vector<ModelFile> models;
+  for (const std::string& given : request.models) {
+    models.push_back(resolve_model(given, request.config_folder));
+  }
+  return models;
+}
+
+void check_vocabulary(const EncodedInput& input, std::uint64_t index,
+                      const engine::ModelInfo& model) {
+  for (const std::int32_t id : input.encoded->token_ids) {
+    if (id >= 0 && static_cast<std::uint32_t>(id) < model.vocab_size) continue;
+    throw_usage("input " + std::to_string(index) + " (" + input.prompt->origin + "): token id " +
+                std::to_string(id) + " is outside the vocabulary of " + model.model_id + " (0 to " +
+                std::to_string(model.vocab_size - 1) + ")");
+  }
+}
+
+void check_positions(const EncodedInput& input, std::uint64_t index, const BatchPlan& batch,
+                     const Request& request, const engine::ModelInfo& model) {
+  const std::uint64_t length = input.encoded->token_ids.size();
+  if (model.max_positions == 0) return;
+  if (length > model.max_positions) {
+    throw_usage("input " + std::to_string(index) + " (" + input.prompt->origin +
+                ") has a prompt of " + std::to_string(length) + " tokens, but " + model.model_id +
+                " has " + std::to_string(model.max_positions) + " positions: shorten the prompt");
+  }
+  const std::uint64_t needed = batch.padded_length + request.max_new_tokens - 1;
+  if (length == batch.padded_length && needed > model.max_positions) {
+    throw_usage("input " + std::to_string(index) + " (" + input.prompt->origin + "): a prompt of " +
+                std::to_string(length) + " tokens and " + std::to_string(request.max_new_tokens) +
+                " new ones need " + std::to_string(needed) + " positions, but " + model.model_id +
+                " has " + std::to_string(model.max_positions) + ": use " + setting("max_new_tokens") + " " +
+                std::to_string(model.max_positions - length + 1) + " at most, or a shorter prompt");
+  }
+}
+
+class GenerationRun {
+ public:
+  explicit GenerationRun(Session& session) : session_(session), request_(session.request()) {}
+
+  void run() {
+    check_has_prompts(request_);
+    const std::vector<ModelFile> models = models_to_run(request_);
+    RecordingLedger ledger(models.size() * batch_sizes(request_).size() * num_inputs(request_));
+    try {
+      for (const ModelFile& model : models) run_model(model, ledger);
+    } catch (...) {
+      if (request_.save && engine_ready_) {
+        ledger.log_kept(session_.observer(), session_.base_dir() / session_.device_label(),
+                        "; the same command with " + setting("resume") + " records the rest");
+      }
+      throw;
+    }
+  }
+
+ private:
+  void run_model(const ModelFile& file, RecordingLedger& ledger) {
+    const std::vector<EncodedPrompt> encoded =
+        encode_prompts(request_.prompts, file.path, session_.services().encoder);
+    inputs_.clear();
+    for (std::uint64_t i = 0; i < num_inputs(request_); ++i) {
+      const std::size_t prompt = i % request_.prompts.size();
+      inputs_.push_back({&request_.prompts[prompt], &encoded[prompt]});
+    }
+    const std::unique_ptr<engine::Model> model = session_.load_model(file);
+    engine_ready_ = true;
+    for (std::uint64_t i = 0; i < inputs_.size(); ++i)
+      check_vocabulary(inputs_[i], i, model->info());
+    std::vector<std::vector<BatchPlan>> plans;
+    for (const std::uint64_t size : batch_sizes(request_)) plans.push_back(plan(size));
+    for (const auto& batches : plans) check_batches(batches, model->info());
+    if (request_.save) prepare_folder(*model, plans);
+    for (const auto& batches : plans) {
+      for (const BatchPlan& batch : batches) run_batch(*model, batch, batches.size(), ledger);
+    }
+  }
+
+  [[nodiscard]] std::vector<BatchPlan> plan(std::uint64_t batch_size) const {
+    std::vector<BatchPlan> batches;
+    for (std::uint64_t first = 0; first < inputs_.size(); first += batch_size) {
+      BatchPlan batch{batch_size, batches.size(),
+                      first,      std::min<std::uint64_t>(batch_size, inputs_.size() - first),
+                      0,          format::to_string(format::random_uuid())};
+      batch.kept.assign(batch.rows, false);
+      for (std::uint64_t i = first; i < first + batch.rows; ++i) {
+        batch.padded_length =
+            std::max<std::uint64_t>(batch.padded_length, inputs_[i].encoded->token_ids.size());
+      }
+      batches.push_back(batch);
+    }
+    return batches;
+  }
+
+  // All before the first token is generated.
+  void check_batches(const std::vector<BatchPlan>& batches, const engine::ModelInfo& model) const {
+    for (const BatchPlan& batch : batches) {
+      for (std::uint64_t i = batch.first; i < batch.first + batch.rows; ++i) {
+        check_positions(inputs_[i], i, batch, request_, model);
+      }
+    }
+  }
+
+  // The folder is this run's, and what stands in it may stay or be replaced.
+  void prepare_folder(const engine::Model& model, std::vector<std::vector<BatchPlan>>& plans) {
+    session_.lock_recordings(model.info().slug);
+    std::uint64_t kept = 0;
+    std::uint64_t planned = 0;
+    for (std::vector<BatchPlan>& batches : plans) {
+      for (BatchPlan& batch : batches) {
+        if (request_.resume) {
+          find_kept(model, batch);
+        } else {
+          check_not_recorded(model, batch);
+        }
+        planned += batch.rows;
+        kept += static_cast<std::uint64_t>(std::ranges::count(batch.kept, true));
+      }
+    }
+    if (request_.resume) {
+      session_.observer().log(LogLevel::kInfo,
+                              std::to_string(kept) + " of " + std::to_string(planned) +
+                                  " recordings of " + model.info().slug + " are complete and kept");
+    }
+  }
+
+  void check_not_recorded(const engine::Model& model, const BatchPlan& batch) {
+    for (std::uint64_t i = batch.first; i < batch.first + batch.rows; ++i) {
+      session_.check_not_recorded(path_of(batch, i, model.info()));
+    }
+  }
+
+  void find_kept(const engine::Model& model, BatchPlan& batch) {
+    for (std::uint64_t row = 0; row < batch.rows; ++row) {
+      const std::uint64_t input = batch.first + row;
+      const fs::path path = path_of(batch, input, model.info());
+      const std::optional<format::Recording> recording = find_whole_recording(path, session_.observer());
+      if (!recording) continue;
+      check_same_run(*recording, {.header = make_header(model, input),
+                                  .prompt = inputs_[input].encoded->token_ids,
+                                  .meta = make_input_meta(model, batch, input)});
+      // A row that is recorded beside it belongs to the same batch.
+      const std::string id = meta_string(recording->meta(), "run", "batch_id");
+      if (std::ranges::count(batch.kept, true) > 0 && id != batch.id) {
+        throw_usage(path.string() + ": it was recorded in another run than its neighbours in the " +
+                    "batch: record them again with " + setting("force") + ", or choose another " +
+                    setting("out"));
+      }
+      batch.id = id;
+      batch.kept[row] = true;
+      session_.services().files.remove(path.string() + std::string(format::kPartialSuffix));
+    }
+  }
+
+  [[nodiscard]] fs::path path_of(const BatchPlan& batch, std::uint64_t input,
+                                 const engine::ModelInfo& model) {
+    return session_.recording_path(model.slug, batch.batch_size, input);
+  }
+
+  [[nodiscard]] std::string prompt_text(const engine::Model& model, std::uint64_t input) const {
+    const EncodedPrompt& encoded = *inputs_[input].encoded;
+    return encoded.text.empty() ? text_of(model, encoded.token_ids) : encoded.text;
+  }
+
+  [[nodiscard]] format::RecordingHeader make_header(const engine::Model& model,
+                                                    std::uint64_t input) const {
+    const engine::ModelInfo& info = model.info();
+    format::RecordingHeader header;
+    header.uuid = format::random_uuid();
+    header.model_sha256 = info.weights_sha256;
+    header.save_mode = request_.save_mode.value_or(format::SaveMode::kDelta);
+    header.logits_dtype = info.logits_dtype;
+    header.vocab_size = info.vocab_size;
+    header.top_k = std::min(request_.top_k, info.vocab_size);
+    header.prompt_length = inputs_[input].encoded->token_ids.size();
+    header.geometry = info.geometry;
+    return header;
+  }
+
+  [[nodiscard]] nlohmann::json make_input_meta(const engine::Model& model, const BatchPlan& batch,
+                                               std::uint64_t input) {
+    MetaParts meta;
+    meta.kvtool_version = KVTOOL_VERSION;
+    meta.created_utc = session_.created_utc();
+    meta.model = &model.info();
+    meta.device = &session_.engine().device();
+    meta.device_label = session_.device_label();
+    meta.run = {.batch_id = batch.id,
+                .batch_size = batch.batch_size,
+                .batch_index = batch.index,
+                .row = input - batch.first,
+                .rows = batch.rows,
+                .input_index = input,
+                .padded_length = batch.padded_length,
+                .padding = batch.padded_length - inputs_[input].encoded->token_ids.size(),
+                .cache_capacity = batch.padded_length + request_.max_new_tokens - 1,
+                .max_new_tokens = request_.max_new_tokens,
+                .ignore_eos = request_.ignore_eos};
+    meta.prompt = {{"text", valid_utf8(prompt_text(model, input))}};
+    if (inputs_[input].prompt->kind == Prompt::Kind::kMessages) {
+      meta.prompt["messages"] = inputs_[input].prompt->messages;
+    }
+    return make_meta(meta);
+  }
+
+  std::unique_ptr<format::RowSink> make_sink(const engine::Model& model, const BatchPlan& batch,
+                                             std::uint64_t input) {
+    return format::make_recording_sink(
+        {.path = path_of(batch, input, model.info()),
+         .header = make_header(model, input),
+         .meta_json = make_input_meta(model, batch, input)
+                          .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
+         .prompt = inputs_[input].encoded->token_ids,
+         .token_text = [&model](std::int32_t token) { return model.token_bytes(token); },
+         .writer = session_.writer_options()});
+  }
+
+  void run_batch(engine::Model& model, const BatchPlan& batch, std::size_t num_batches,
+                 RecordingLedger& ledger) {
+    std::vector<engine::Input> inputs;
+    std::vector<std::unique_ptr<format::RowSink>> sinks;
+    std::vector<format::RowSink*> sink_pointers;
+    std::vector<fs::path> paths;
+    std::list<format::Recording> kept;
+    for (std::uint64_t i = batch.first; i < batch.first + batch.rows; ++i) {
+      inputs.push_back({inputs_[i].encoded->token_ids});
+      if (request_.save) paths.push_back(path_of(batch, i, model.info()));
+    }
+    ledger.begin_batch(paths);
+    if (batch.all_kept()) return ledger.end_batch();
+    for (std::uint64_t row = 0; request_.save && row < batch.rows; ++row) {
+      if (batch.kept[row]) {
+        // Runs again only to keep the batch's shape.
+        kept.push_back(format::Recording::open(paths[row]));
+        sinks.push_back(format::make_recording_check(kept.back()));
+      } else {
+        sinks.push_back(make_sink(model, batch, batch.first + row));
+      }
+      sink_pointers.push_back(sinks.back().get());
+    }
+    const engine::GenerateResult result =
+        model.generate(inputs,
+                       {.max_new_tokens = request_.max_new_tokens,
+                        .ignore_eos = request_.ignore_eos,
+                        .top_k = std::min(request_.top_k, model.info().vocab_size)},
+                       sink_pointers,
+                       session_.progress("batch " + std::to_string(batch.index + 1) + "/" +
+                                         std::to_string(num_batches) + " of size " +
+                                         std::to_string(batch.batch_size)));
+    sinks.clear();
+    ledger.end_batch();
+    session_.add_batch_seconds(result.timing.prefill_seconds, result.timing.decode_seconds);
+    for (std::uint64_t row = 0; row < batch.rows; ++row) report_row(model, batch, row, result);
+  }
+
+  void report_row(const engine::Model& model, const BatchPlan& batch, std::uint64_t row,
+                  const engine::GenerateResult& result) {
+    const std::uint64_t index = batch.first + row;
+    const engine::GeneratedRow& generated = result.rows.at(row);
+    InputResult input;
+    input.model_slug = model.info().slug;
+    input.batch_size = batch.batch_size;
+    input.rows = batch.rows;
+    input.row = row;
+    input.input_index = index;
+    input.prompt_text = prompt_text(model, index);
+    input.prompt_length = inputs_[index].encoded->token_ids.size();
+    input.timing = {result.timing.prefill_seconds, result.timing.decode_seconds,
+                    generated.tokens.empty() ? 0 : generated.tokens.size() - 1,
+                    result.timing.attention_seconds};
+    input.generation = Generation{generated.tokens, text_of(model, generated.tokens),
+                                          std::string(stop_reason_name(generated.stop_reason))};
+    if (request_.save) {
+      const fs::path path = path_of(batch, index, model.info());
+      const auto mode = request_.save_mode.value_or(format::SaveMode::kDelta);
+      input.saved = SavedRecording{path.string(), fs::file_size(path),
+                                           std::string(format::save_mode_name(mode))};
+    }
+    session_.report(input);
+  }
+
+  Session& session_;
+  const Request& request_;
+  bool engine_ready_ = false;
+  std::vector<EncodedInput> inputs_;
+};
+
+}  // namespace
+
+Summary run_generation(const Request& request, const Services& services, Observer& observer) {
+  Session session(services, request, observer);
+  GenerationRun(session).run();
+  session.finish();
+  return session.summary();
+}
+
+}  // namespace kvtool::run

@@ -1,0 +1,32 @@
+// Whether a recording can be replayed with a model, or compared with another
+// recording: the one place of these rules in the commands.
+#pragma once
+
+#include <string>
+
+#include "kvtool/engine/api.h"
+#include "kvtool/format/reader.h"
+
+namespace kvtool::run {
+
+struct ModelIdentity {
+  std::string subject;  // for messages: "ref/batch1_input0.kvc", "the model X (models/x.pt)"
+  std::string id;
+  std::string dtype;
+  std::string architecture;  // empty: unknown
+  format::Sha256 weights_sha256{};
+  std::uint32_t vocab_size = 0;
+  format::Geometry geometry;
+  DType logits_dtype = DType::kFloat32;
+};
+[[nodiscard]] ModelIdentity identity_of(const format::Recording& recording);
+[[nodiscard]] ModelIdentity identity_of(const engine::ModelInfo& model);
+
+// Error kIncompatible, naming both sides, unless the two can be compared: the
+// same vocabulary, layers, heads and dims always, and unless
+// allow_different_weights the same weights, architecture, K/V and logits
+// dtypes. Returns whether the weights are others.
+bool check_same_model(const ModelIdentity& recorded, const ModelIdentity& live,
+                      bool allow_different_weights);
+
+}  // namespace kvtool::run

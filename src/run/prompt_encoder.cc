@@ -1,0 +1,147 @@
+#include "kvtool/run/prompt_encoder.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <limits>
+
+#include "kvtool/base/error.h"
+
+namespace kvtool::run {
+namespace {
+
+using nlohmann::json;
+
+constexpr const char* kScript = "kvtool/encode_prompts.py";
+
+std::string python_interpreter() {
+  if (const char* configured = std::getenv("KVTOOL_PYTHON"); configured != nullptr && *configured) {
+    return configured;
+  }
+#ifdef KVTOOL_PYTHON_DEFAULT
+  if (std::filesystem::exists(KVTOOL_PYTHON_DEFAULT)) return KVTOOL_PYTHON_DEFAULT;
+#endif
+  return "python3";
+}
+
+std::filesystem::path script_path() {
+  std::vector<std::filesystem::path> candidates;
+  if (const char* folder = std::getenv("KVTOOL_PYTHON_DIR"); folder != nullptr && *folder) {
+    candidates.emplace_back(std::filesystem::path(folder) / kScript);
+  } else {
+    std::error_code ignored;
+    const auto binary = std::filesystem::read_symlink("/proc/self/exe", ignored);
+    candidates.emplace_back(binary.parent_path().parent_path() / "share/kvtool/python" / kScript);
+#ifdef KVTOOL_SOURCE_PYTHON_DIR
+    candidates.emplace_back(std::filesystem::path(KVTOOL_SOURCE_PYTHON_DIR) / kScript);
+#endif
+  }
+  for (const auto& candidate : candidates) {
+    if (std::filesystem::exists(candidate)) return candidate;
+  }
+  std::string looked_for;
+  for (const auto& candidate : candidates) looked_for += "\n  " + candidate.string();
+  throw_environment(
+      "text prompts need the Python helper encode_prompts.py, looked for:" + looked_for +
+      "\nset KVTOOL_PYTHON_DIR to kvtool's python folder, or give token ids");
+}
+
+// The end of what the helper printed before it failed.
+std::string last_lines(const std::string& output) {
+  constexpr std::size_t kMaxBytes = 2000;
+  const std::size_t end = output.find_last_not_of(" \n\r\t");
+  if (end == std::string::npos) return "it printed nothing";
+  const std::size_t start = end + 1 > kMaxBytes ? end + 1 - kMaxBytes : 0;
+  return output.substr(start, end + 1 - start);
+}
+
+[[noreturn]] void throw_helper_error(const json& answer, int exit_status,
+                                     std::span<const Prompt> prompts) {
+  std::string message = answer["error"].get<std::string>();
+  const json index = answer.value("prompt_index", json());
+  if (index.is_number_unsigned() && index < prompts.size()) {
+    const auto number = index.get<std::size_t>();
+    const std::string prefix = "prompt " + std::to_string(number) + ": ";
+    if (message.starts_with(prefix)) message.erase(0, prefix.size());
+    message = prompts[number].origin + ": " + message;
+  }
+  if (exit_status == static_cast<int>(ErrorCode::kUsage)) throw_usage(message);
+  throw_environment("prompts could not be encoded: " + message);
+}
+
+json parse_answer(const ProcessResult& result, std::span<const Prompt> prompts) {
+  json answer = json::parse(result.output, nullptr, false);
+  if (answer.is_object() && answer.contains("error") && answer["error"].is_string()) {
+    throw_helper_error(answer, result.exit_status, prompts);
+  }
+  if (result.exit_status != 0 || !answer.is_object()) {
+    throw_environment("the Python helper that encodes prompts failed (exit status " +
+                      std::to_string(result.exit_status) + "): " + last_lines(result.error_output) +
+                      "\nset KVTOOL_PYTHON to a Python with kvtool's packages, or give token ids");
+  }
+  return answer;
+}
+
+EncodedPrompt parse_encoded(const json& item) {
+  EncodedPrompt encoded;
+  const bool well_formed =
+      item.is_object() && item.contains("token_ids") && item["token_ids"].is_array() &&
+      std::all_of(item["token_ids"].begin(), item["token_ids"].end(), [](const json& id) {
+        return id.is_number_integer() && id >= 0 && id <= std::numeric_limits<std::int32_t>::max();
+      });
+  if (!well_formed) throw_environment("the Python helper gave an answer without token ids");
+  encoded.token_ids = item["token_ids"].get<std::vector<std::int32_t>>();
+  if (item.contains("text") && item["text"].is_string()) encoded.text = item["text"];
+  return encoded;
+}
+
+std::vector<EncodedPrompt> encode_with_helper(std::span<const Prompt> prompts,
+                                              const std::filesystem::path& model,
+                                              const EncoderProcess& process) {
+  json request = {{"prompts", json::array()}};
+  for (const Prompt& prompt : prompts) request["prompts"].push_back(prompt.to_json());
+  // Arguments need not be UTF-8; the helper then sees U+FFFD.
+  const ProcessResult result =
+      process(model, request.dump(-1, ' ', true, json::error_handler_t::replace));
+  const json answer = parse_answer(result, prompts);
+  const json items = answer.value("prompts", json());
+  if (!items.is_array() || items.size() != prompts.size()) {
+    throw_environment("the Python helper answered for another number of prompts");
+  }
+  std::vector<EncodedPrompt> encoded;
+  for (const json& item : items) encoded.push_back(parse_encoded(item));
+  return encoded;
+}
+
+}  // namespace
+
+ProcessResult run_encoder(const std::filesystem::path& model, std::string_view input,
+                          const StopToken& stop) {
+  const std::filesystem::path script = script_path();
+  const std::string python = python_interpreter();
+  try {
+    return run_process({python, script.string(), "--model", model.string()}, input, stop);
+  } catch (const Error& error) {
+    throw_environment(std::string("text prompts need Python: ") + error.what() +
+                      "; set KVTOOL_PYTHON to an interpreter, or give token ids");
+  }
+}
+
+std::vector<EncodedPrompt> encode_prompts(std::span<const Prompt> prompts,
+                                          const std::filesystem::path& model,
+                                          const EncoderProcess& process) {
+  const bool only_token_ids = std::all_of(prompts.begin(), prompts.end(), [](const Prompt& p) {
+    return p.kind == Prompt::Kind::kTokenIds;
+  });
+  if (!only_token_ids) {
+    std::vector<EncodedPrompt> encoded = encode_with_helper(prompts, model, process);
+    for (std::size_t i = 0; i < encoded.size(); ++i) {
+      if (encoded[i].token_ids.empty()) throw_usage(prompts[i].origin + " has no token");
+    }
+    return encoded;
+  }
+  std::vector<EncodedPrompt> encoded;
+  for (const Prompt& prompt : prompts) encoded.push_back({prompt.token_ids, {}});
+  return encoded;
+}
+
+}  // namespace kvtool::run

@@ -1,0 +1,214 @@
+#include "kvtool/run/prompts.h"
+
+#include <algorithm>
+#include <limits>
+#include <set>
+#include <utility>
+
+#include "kvtool/base/error.h"
+#include "kvtool/base/file.h"
+#include "kvtool/base/nearest.h"
+
+namespace kvtool::run {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::uint64_t kMaxPromptsFileBytes = std::uint64_t{1} << 30U;
+const std::string kPromptForms =
+    "{\"text\": \"...\"}, {\"messages\": [...]} or {\"token_ids\": [...]}";
+
+std::pair<std::size_t, std::size_t> line_and_column(std::string_view text, std::size_t offset) {
+  offset = std::min(offset, text.size());
+  std::size_t line = 1;
+  std::size_t column = 1;
+  for (std::size_t i = 0; i < offset; ++i) {
+    column = text[i] == '\n' ? 1 : column + 1;
+    line += text[i] == '\n' ? 1 : 0;
+  }
+  return {line, column};
+}
+
+// "[json.exception.parse_error.101] parse error at line 1, column 2: reason" -> "reason".
+std::string parse_reason(const json::parse_error& error) {
+  const std::string what = error.what();
+  const std::size_t column = what.find("column ");
+  const std::size_t colon = column == std::string::npos ? column : what.find(": ", column);
+  return colon == std::string::npos ? what : what.substr(colon + 2);
+}
+
+// Refuses what a tree would hide or could not bear: a key that stands twice, and nesting
+// so deep that copying or printing the tree would exhaust the stack.
+class DocumentCheck final : public nlohmann::json_sax<json> {
+ public:
+  explicit DocumentCheck(std::string subject) : subject_(std::move(subject)) {}
+
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t&) override { return true; }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool start_object(std::size_t) override { return open(); }
+  bool key(string_t& name) override {
+    if (seen_.back().insert(name).second) return true;
+    throw_usage(subject_ + ": key '" + name + "' stands twice in one object");
+  }
+  bool end_object() override { return close(); }
+  bool start_array(std::size_t) override { return open(); }
+  bool end_array() override { return close(); }
+  // Left to the parser that builds the tree, which comes to the same place.
+  bool parse_error(std::size_t, const std::string&, const json::exception&) override {
+    return false;
+  }
+
+ private:
+  bool open() {
+    if (seen_.size() == kMaxDepth) {
+      throw_usage(subject_ + ": nested deeper than " + std::to_string(kMaxDepth));
+    }
+    seen_.emplace_back();
+    return true;
+  }
+  bool close() {
+    seen_.pop_back();
+    return true;
+  }
+
+  static constexpr std::size_t kMaxDepth = 64;
+
+  std::string subject_;
+  std::vector<std::set<std::string>> seen_;  // of every open object; arrays have none
+};
+
+std::vector<std::int32_t> parse_token_ids(const json& value, const std::string& origin) {
+  if (!value.is_array()) {
+    throw_usage(origin + ": token_ids: expected an array of integers, found " +
+                json_type_name(value));
+  }
+  std::vector<std::int32_t> ids;
+  ids.reserve(value.size());
+  for (std::size_t i = 0; i < value.size(); ++i) {
+    const json& item = value[i];
+    const bool fits =
+        item.is_number_integer() && item >= 0 && item <= std::numeric_limits<std::int32_t>::max();
+    if (!fits) {
+      throw_usage(origin + ": token_ids[" + std::to_string(i) + "]: expected a token id, found " +
+                  item.dump());
+    }
+    ids.push_back(item.get<std::int32_t>());
+  }
+  if (ids.empty()) throw_usage(origin + ": token_ids is empty: a prompt needs a token");
+  return ids;
+}
+
+json parse_messages(const json& value, const std::string& origin) {
+  if (!value.is_array() || value.empty()) {
+    throw_usage(origin + ": messages: expected a non-empty array of {\"role\", \"content\"}");
+  }
+  for (std::size_t i = 0; i < value.size(); ++i) {
+    for (const char* key : {"role", "content"}) {
+      if (!value[i].is_object() || !value[i].contains(key) || !value[i][key].is_string()) {
+        throw_usage(origin + ": messages[" + std::to_string(i) + "]: expected an object with a \"" +
+                    key + "\" string");
+      }
+    }
+  }
+  return value;
+}
+
+}  // namespace
+
+json parse_json_text(std::string_view text, const std::string& subject, bool ignore_comments) {
+  try {
+    DocumentCheck check(subject);
+    static_cast<void>(json::sax_parse(text.begin(), text.end(), &check, json::input_format_t::json,
+                                      /*strict=*/true, ignore_comments));
+    return json::parse(text, nullptr, /*allow_exceptions=*/true, ignore_comments);
+  } catch (const json::parse_error& error) {
+    const auto [line, column] = line_and_column(text, error.byte == 0 ? 0 : error.byte - 1);
+    throw_usage(subject + ":" + std::to_string(line) + ":" + std::to_string(column) + ": " +
+                parse_reason(error));
+  } catch (const json::exception& error) {
+    throw_usage(subject + ": " + error.what());
+  }
+}
+
+std::string json_type_name(const json& value) {
+  switch (value.type()) {
+    case json::value_t::null: return "null";
+    case json::value_t::object: return "an object";
+    case json::value_t::array: return "an array";
+    case json::value_t::string: return "a string";
+    case json::value_t::boolean: return "a boolean";
+    default: return "the number " + value.dump();
+  }
+}
+
+json Prompt::to_json() const {
+  switch (kind) {
+    case Kind::kText: return {{"text", text}};
+    case Kind::kMessages: return {{"messages", messages}};
+    case Kind::kTokenIds: return {{"token_ids", token_ids}};
+  }
+  return nullptr;
+}
+
+Prompt text_prompt(std::string text, std::string origin) {
+  if (text.empty()) throw_usage(origin + " is empty");
+  Prompt prompt;
+  prompt.text = std::move(text);
+  prompt.origin = std::move(origin);
+  return prompt;
+}
+
+Prompt parse_prompt(const json& value, const std::string& origin) {
+  if (value.is_string()) return text_prompt(value.get<std::string>(), origin);
+  if (!value.is_object()) {
+    throw_usage(origin + ": expected " + kPromptForms + ", found " + json_type_name(value));
+  }
+  static const std::vector<std::string> kKeys = {"text", "messages", "token_ids"};
+  for (const auto& [key, unused] : value.items()) {
+    if (std::find(kKeys.begin(), kKeys.end(), key) == kKeys.end()) {
+      throw_usage(origin + ": unknown key '" + key + "'" + suggestion(key, kKeys));
+    }
+  }
+  if (value.size() != 1) throw_usage(origin + ": expected exactly one of " + kPromptForms);
+  if (value.contains("text")) {
+    if (!value["text"].is_string()) {
+      throw_usage(origin + ": text: expected a string, found " + json_type_name(value["text"]));
+    }
+    return text_prompt(value["text"].get<std::string>(), origin);
+  }
+  Prompt prompt;
+  prompt.origin = origin;
+  if (value.contains("messages")) {
+    prompt.kind = Prompt::Kind::kMessages;
+    prompt.messages = parse_messages(value["messages"], origin);
+  } else {
+    prompt.kind = Prompt::Kind::kTokenIds;
+    prompt.token_ids = parse_token_ids(value["token_ids"], origin);
+  }
+  return prompt;
+}
+
+std::vector<Prompt> load_prompts_file(const std::filesystem::path& path) {
+  const std::string content = read_text_file(path, kMaxPromptsFileBytes);
+  std::vector<Prompt> prompts;
+  std::size_t line_number = 0;
+  for (std::size_t start = 0; start < content.size();) {
+    const std::size_t end = std::min(content.find('\n', start), content.size());
+    const std::string_view line = std::string_view(content).substr(start, end - start);
+    start = end + 1;
+    ++line_number;
+    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+    const std::string origin = path.string() + " line " + std::to_string(line_number);
+    prompts.push_back(parse_prompt(parse_json_text(line, origin, false), origin));
+  }
+  if (prompts.empty())
+    throw_usage(path.string() + " holds no prompt: write one " + kPromptForms + " a line");
+  return prompts;
+}
+
+}  // namespace kvtool::run

@@ -1,0 +1,34 @@
+// What the planning of a replay knows of one recording.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "run_meta.h"
+
+namespace kvtool::run {
+
+struct ReferenceEntry {
+  std::filesystem::path path;
+  std::uint64_t batch_size = 1;
+  std::uint64_t input_index = 0;
+  std::uint64_t prompt_length = 0;
+  std::uint64_t num_steps = 0;
+  bool has_prefill = true;
+  std::optional<RunMeta> run;
+  std::string model_id;
+  std::string model_slug;
+  std::string device_label;
+  nlohmann::json prompt_meta;  // META.prompt, or null
+  std::vector<std::int32_t> prompt_ids;
+  bool selected = true;  // false: present only because others ran in its batch
+};
+
+// Errors as Recording::open(); kCorrupt for a META that contradicts itself.
+[[nodiscard]] ReferenceEntry read_reference_entry(const std::filesystem::path& path);
+
+}  // namespace kvtool::run

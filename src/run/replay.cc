@@ -1,0 +1,436 @@
+#include "kvtool/run/replay.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "batch_replay.h"
+#include "kvtool/base/error.h"
+#include "kvtool/base/file.h"
+#include "kvtool/base/setting.h"
+#include "kvtool/format/reader.h"
+#include "kvtool/format/row.h"
+#include "find_reference.h"
+#include "model_check.h"
+#include "plan_batches.h"
+#include "recording_ledger.h"
+#include "run_meta.h"
+#include "select_references.h"
+#include "session.h"
+
+namespace kvtool::run {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+// The recordings of one model and all that will be replayed of them.
+struct ModelReplay {
+  std::vector<std::vector<ReferenceEntry>> entries;  // per batch size
+  std::vector<std::vector<PlannedBatch>> batches;    // of entries[i]
+};
+
+// Text and token ids can be compared without a tokenizer; messages only with
+// the messages that the recording kept.
+bool same_prompt(const Prompt& given, const ReferenceEntry& entry) {
+  const json& recorded = entry.prompt_meta;
+  const auto member = [&](const char* key) {
+    return recorded.is_object() ? recorded.value(key, json()) : json();
+  };
+  switch (given.kind) {
+    case Prompt::Kind::kTokenIds: return given.token_ids == entry.prompt_ids;
+    case Prompt::Kind::kText: return member("text").is_null() || member("text") == given.text;
+    case Prompt::Kind::kMessages:
+      return member("messages").is_null() || member("messages") == given.messages;
+  }
+  return true;
+}
+
+class ReplayRun {
+ public:
+  explicit ReplayRun(Session& session) : session_(session), request_(session.request()) {}
+
+  void run() {
+    const ReferenceSource source = find_reference(request_.from, request_.ref_dir);
+    const std::vector<ModelFile> models = choose_models(source);
+    std::vector<ModelReplay> replays;
+    std::uint64_t planned = 0;
+    for (const ModelFile& model : models) {
+      replays.push_back(plan_model(source, folder_of(source, model, models.size())));
+      planned += count_selected(replays.back());
+    }
+    RecordingLedger ledger(planned);
+    try {
+      for (std::size_t i = 0; i < models.size(); ++i) run_model(models[i], replays[i], ledger);
+    } catch (...) {
+      log_kept(ledger, planned);
+      throw;
+    }
+  }
+
+ private:
+  // The given models, or the exported model of the only folder of recordings.
+  [[nodiscard]] std::vector<ModelFile> choose_models(const ReferenceSource& source) const {
+    std::vector<ModelFile> models;
+    for (const std::string& given : request_.models) {
+      models.push_back(resolve_model(given, request_.config_folder));
+    }
+    if (models.size() > 1 && source.direct) keep_matching(models, source);
+    if (!models.empty()) return models;
+    if (source.folders.size() > 1) {
+      throw_usage(request_.from + " holds recordings of several models (" + folder_names(source) +
+                  "): choose with " + setting("model"));
+    }
+    return {exported_model_of(source)};
+  }
+
+  static std::string folder_names(const ReferenceSource& source) {
+    std::string names;
+    for (const ReferenceFolder& folder : source.folders) {
+      names += (names.empty() ? "" : ", ") + folder.slug;
+    }
+    return names;
+  }
+
+  // Any one recording says which model the folder is of.
+  static ReferenceEntry sample(const ReferenceSource& source) {
+    if (source.file) return read_reference_entry(*source.file);
+    for (const fs::path& path : list_folder(source.folders.front().path)) {
+      if (is_recording_path(path)) return read_reference_entry(path);
+    }
+    throw_usage(source.folders.front().path.string() + " holds no recording");
+  }
+
+  static std::string slug_of(const ReferenceSource& source, const ReferenceEntry& entry) {
+    return entry.model_slug.empty() ? source.folders.front().slug : entry.model_slug;
+  }
+
+  [[nodiscard]] ModelFile exported_model_of(const ReferenceSource& source) const {
+    const ReferenceEntry entry = sample(source);
+    const std::string slug = slug_of(source, entry);
+    // The slug comes from a file and becomes a path here.
+    if (slug == model_slug(slug)) {
+      if (const auto model = find_exported_model(slug, request_.config_folder)) return *model;
+    }
+    throw_environment("the model of " + entry.path.string() + " (" +
+                      (entry.model_id.empty() ? slug : entry.model_id) + ") is not at models/" +
+                      slug + ".pt: give its file with " + setting("model") +
+                      ", or export it with\n    " +
+                      export_command(entry.model_id.empty() ? "HF_ID" : entry.model_id));
+  }
+
+  void keep_matching(std::vector<ModelFile>& models, const ReferenceSource& source) const {
+    const std::string slug = slug_of(source, sample(source));
+    std::erase_if(models, [&](const ModelFile& model) { return model.slug != slug; });
+    if (models.empty()) {
+      throw_usage("none of the given models is the one of " + request_.from + ", " + slug);
+    }
+  }
+
+  [[nodiscard]] const ReferenceFolder& folder_of(const ReferenceSource& source,
+                                                 const ModelFile& model,
+                                                 std::size_t num_models) const {
+    for (const ReferenceFolder& folder : source.folders) {
+      if (folder.slug == model.slug) return folder;
+    }
+    // A model file may have any name; whether it fits is checked once it is loaded.
+    if (source.folders.size() == 1 && num_models == 1) return source.folders.front();
+    throw_usage(request_.from + " holds no recordings of " + model.slug + ", only of " +
+                folder_names(source));
+  }
+
+  [[nodiscard]] ModelReplay plan_model(const ReferenceSource& source,
+                                       const ReferenceFolder& folder) const {
+    ReferenceSelection selection;
+    selection.batch_size = request_.from_batch_size;
+    selection.batch_sizes = request_.batch_sizes;
+    selection.num_inputs = request_.request_number;
+    if (!selection.num_inputs && !request_.prompts.empty()) {
+      selection.num_inputs = request_.prompts.size();
+    }
+    if (source.file) selection.num_inputs.reset();
+    ModelReplay replay;
+    replay.entries = select_references(source, folder, selection, session_.observer());
+    for (const auto& entries : replay.entries) {
+      check_prompts(entries);
+      replay.batches.push_back(plan_batches(entries, request_.replay_shape));
+    }
+    return replay;
+  }
+
+  // The recorded prompts are what is replayed; other ones on the command line
+  // are a mistake, other ones in a configuration may serve another command.
+  void check_prompts(const std::vector<ReferenceEntry>& entries) const {
+    if (request_.prompts.empty()) return;
+    for (const ReferenceEntry& entry : entries) {
+      const Prompt& given = request_.prompts[entry.input_index % request_.prompts.size()];
+      if (!entry.selected || same_prompt(given, entry)) continue;
+      const std::string message = "input " + std::to_string(entry.input_index) +
+                                  ": the prompt of " + given.origin +
+                                  " is not the one recorded in " + entry.path.string();
+      if (request_.prompts_must_match) {
+        throw_usage(message + "; a replay uses the recorded prompts, leave prompts out");
+      }
+      session_.warn(message + "; the recorded one is replayed");
+    }
+  }
+
+  static std::uint64_t count_selected(const ModelReplay& replay) {
+    std::uint64_t count = 0;
+    for (const auto& entries : replay.entries) {
+      count += static_cast<std::uint64_t>(std::count_if(
+          entries.begin(), entries.end(), [](const auto& entry) { return entry.selected; }));
+    }
+    return count;
+  }
+
+  void log_kept(const RecordingLedger& ledger, std::uint64_t planned) {
+    if (!engine_ready_) return;
+    if (session_.services().stop.stop_requested()) {
+      session_.warn(std::to_string(replayed_) + " of " + std::to_string(planned) +
+                    " inputs were replayed");
+    }
+    if (request_.save) {
+      ledger.log_kept(session_.observer(), session_.base_dir() / session_.device_label());
+    }
+  }
+
+  void run_model(const ModelFile& file, const ModelReplay& replay, RecordingLedger& ledger) {
+    const std::unique_ptr<engine::Model> model = session_.load_model(file);
+    engine_ready_ = true;
+    if (request_.save) session_.lock_recordings(model->info().slug);
+    prepare(*model, replay);
+    for (std::size_t i = 0; i < replay.entries.size(); ++i) {
+      check_all(*model, replay.entries[i]);
+      for (std::size_t b = 0; b < replay.batches[i].size(); ++b) {
+        run_batch(*model, replay.entries[i], replay.batches[i][b],
+                  "batch " + std::to_string(b + 1) + "/" + std::to_string(replay.batches[i].size()),
+                  ledger);
+      }
+    }
+  }
+
+  // What all batches of a model share.
+  void prepare(const engine::Model& model, const ModelReplay& replay) {
+    const std::string& reference_device = replay.entries.front().front().device_label;
+    const analysis::Gate gate = session_.verdicts().gate_for(gate_context(model, reference_device));
+    near_tie_ulps_ = gate.near_tie_ulps;
+    modes_ = request_.replay_modes.empty() ? analysis::modes_for(gate) : request_.replay_modes;
+    check_modes(gate);
+    block_positions_ = 1;
+    for (const auto& entries : replay.entries) {
+      block_positions_ = std::max(block_positions_, block_positions_for(entries));
+    }
+  }
+
+  [[nodiscard]] bool parallel() const { return request_.replay_shape == ReplayShape::kParallel; }
+
+  void check_modes(const analysis::Gate& gate) const {
+    const bool has_free =
+        std::find(modes_.begin(), modes_.end(), format::ReplayMode::kFree) != modes_.end();
+    if (!parallel() || !has_free) return;
+    throw_usage(
+        std::string(request_.replay_modes.empty()
+                        ? "the gate " + gate.name + " needs the mode free, which"
+                        : "the mode free") +
+        " cannot run in parallel, since each of its tokens depends on the one before: leave " +
+        setting("parallel") + " out, or " +
+        (request_.replay_modes.empty() ? "choose " + setting("mode") + " inject,forced"
+                                        : setting("mode") + " free"));
+  }
+
+  // Before anything runs.
+  void check_all(const engine::Model& model, const std::vector<ReferenceEntry>& entries) {
+    for (const ReferenceEntry& entry : entries) {
+      const bool different =
+          check_same_model(identity_of(format::Recording::open(entry.path)),
+                           identity_of(model.info()), request_.allow_different_weights);
+      if (different && different_weights_.insert(model.info().slug).second) {
+        session_.warn(model.info().model_id +
+                      " has other weights than the recordings: the comparison is of two models");
+      }
+      if (request_.save && entry.selected) {
+        const fs::path target = target_of(model, entry);
+        session_.check_not_recorded(target);
+        if (fs::exists(target) && fs::equivalent(target, entry.path)) {
+          throw_usage(target.string() + " is the recording that is replayed: choose another " +
+                      setting("out"));
+        }
+      }
+    }
+  }
+
+  [[nodiscard]] fs::path target_of(const engine::Model& model, const ReferenceEntry& entry) {
+    return session_.recording_path(model.info().slug, entry.batch_size, entry.input_index);
+  }
+
+  void run_batch(engine::Model& model, const std::vector<ReferenceEntry>& entries,
+                 const PlannedBatch& batch, const std::string& what, RecordingLedger& ledger) {
+    begin_recording(model, entries, batch, ledger);
+    BatchReplayOptions options;
+    options.modes = modes_;
+    options.allow_different_weights = request_.allow_different_weights;
+    options.near_tie_ulps = near_tie_ulps_;
+    options.parallel = parallel();
+    options.parallel_memory_bytes = request_.parallel_memory_bytes;
+    options.block_positions = block_positions_;
+    const std::string batch_id = format::to_string(format::random_uuid());
+    const MakeRecorder recorder = [&](const ReferenceEntry& entry,
+                                      const format::RowSource& reference, std::size_t row) {
+      return make_recorder(model, batch, entry, reference, row, batch_id);
+    };
+    const bool several = options.modes.size() > 1;
+    const BatchReplayResult result =
+        replay_batch(model, entries, batch, options, request_.save ? recorder : MakeRecorder(),
+                     [&](format::ReplayMode mode) {
+                       return session_.progress(
+                           what + (several ? ", " + std::string(replay_mode_name(mode)) : ""));
+                     },
+                     session_.observer());
+    ledger.end_batch();
+    session_.add_batch_seconds(result.prefill_seconds, result.decode_seconds);
+    for (const ReplayedRow& row : result.rows) report_row(model, batch, row);
+  }
+
+  void begin_recording(engine::Model& model, const std::vector<ReferenceEntry>& entries,
+                       const PlannedBatch& batch, RecordingLedger& ledger) {
+    std::vector<fs::path> paths;
+    for (const PlannedRow& planned : batch.rows) {
+      const ReferenceEntry& entry = entries[planned.entry];
+      if (request_.save && !planned.stand_in && entry.selected) {
+        paths.push_back(target_of(model, entry));
+      }
+      if (!planned.stand_in && entry.selected && !entry.run &&
+          request_.replay_shape == ReplayShape::kRecorded) {
+        session_.warn(entry.path.string() +
+                      " does not say in which batch it was recorded: replayed alone");
+      }
+    }
+    ledger.begin_batch(paths);
+  }
+
+  [[nodiscard]] analysis::GateContext gate_context(const engine::Model& model,
+                                                   const std::string& reference_device) {
+    const engine::ModelInfo& info = model.info();
+    return {info.model_id, info.slug, info.dtype, reference_device, session_.device_label()};
+  }
+
+  // META of this device's own row, as it is recorded and compared with the reference's.
+  [[nodiscard]] json live_meta(const engine::Model& model, const PlannedBatch& batch,
+                               const ReferenceEntry& entry, std::size_t row,
+                               const std::string& batch_id) {
+    MetaParts meta;
+    meta.kvtool_version = KVTOOL_VERSION;
+    meta.created_utc = session_.created_utc();
+    meta.model = &model.info();
+    meta.device = &session_.engine().device();
+    meta.device_label = session_.device_label();
+    meta.run = entry.run.value_or(RunMeta{.batch_id = {}, .input_index = entry.input_index});
+    meta.run.batch_id = batch_id;
+    meta.run.batch_size = entry.batch_size;
+    // The rows of a parallel replay are no batch: none pads another.
+    meta.run.row = parallel() ? 0 : row;
+    meta.run.rows = parallel() ? 1 : batch.rows.size();
+    meta.run.padded_length = parallel() ? entry.prompt_length : batch.padded_length;
+    meta.run.padding = meta.run.padded_length - entry.prompt_length;
+    meta.run.cache_capacity =
+        parallel() ? entry.prompt_length + entry.num_steps : batch.cache_capacity;
+    meta.prompt = entry.prompt_meta;
+    return make_meta(meta);
+  }
+
+  [[nodiscard]] std::unique_ptr<format::RowSink> make_recorder(
+      const engine::Model& model, const PlannedBatch& batch, const ReferenceEntry& entry,
+      const format::RowSource& reference, std::size_t row, const std::string& batch_id) {
+    format::RecordingHeader header = reference.header();
+    json meta = live_meta(model, batch, entry, row, batch_id);
+    meta["replay_of"] = {{"uuid", format::to_string(header.uuid)},
+                         {"path", entry.path.string()},
+                         {"device", entry.device_label},
+                         {"mode", replay_mode_name(modes_.front())},
+                         {"parallel", parallel()}};
+    header.uuid = format::random_uuid();
+    header.save_mode = request_.save_mode.value_or(header.save_mode);
+    header.model_sha256 = model.info().weights_sha256;
+    header.geometry = model.info().geometry;
+    header.logits_dtype = model.info().logits_dtype;
+    return format::make_recording_sink(
+        {.path = target_of(model, entry),
+         .header = std::move(header),
+         .meta_json = meta.dump(-1, ' ', false, json::error_handler_t::replace),
+         .prompt = entry.prompt_ids,
+         .token_text = [&model](std::int32_t token) { return model.token_bytes(token); },
+         .writer = session_.writer_options()});
+  }
+
+  void report_row(const engine::Model& model, const PlannedBatch& batch, const ReplayedRow& row) {
+    const ReferenceEntry& entry = *row.entry;
+    InputResult input;
+    input.model_slug = model.info().slug;
+    input.batch_size = entry.batch_size;
+    input.rows = parallel() ? 1 : row.rows;
+    input.row = parallel() ? 0 : row.row;
+    input.input_index = entry.input_index;
+    input.prompt_text = recorded_prompt_text(model, entry);
+    input.prompt_length = entry.prompt_length;
+    input.timing = row.modes.front().timing;
+    Replay& replay = input.replay.emplace();
+    replay.recording = entry.path.string();
+    replay.recorded_device = entry.device_label;
+    replay.save_mode = format::save_mode_name(row.save_mode);
+    replay.truncation = row.truncation;
+    replay.reference_has_prefill_kv = row.reference_has_prefill_kv;
+    replay.different_weights = different_weights_.contains(model.info().slug);
+    replay.parallel = parallel();
+    replay.modes = row.modes;
+    replay.provenance = analysis::compare_provenance(row.reference_meta,
+                                                     live_meta(model, batch, entry, row.row, {}));
+    warn_provenance(replay.provenance);
+    if (request_.save) {
+      const fs::path path = target_of(model, entry);
+      input.saved = SavedRecording{
+          path.string(), fs::file_size(path),
+          std::string(format::save_mode_name(request_.save_mode.value_or(row.save_mode)))};
+    }
+    ++replayed_;
+    session_.report_replay(gate_context(model, entry.device_label), input);
+  }
+
+  // Once for each difference of the whole run.
+  void warn_provenance(const std::vector<analysis::ProvenanceDifference>& differences) {
+    for (const analysis::ProvenanceDifference& difference : differences) {
+      const std::string text = difference.label + ": recorded " + difference.recorded + ", here " +
+                               difference.live + " (" + difference.why + ")";
+      if (warned_.insert(text).second) session_.warn(text);
+    }
+  }
+
+  static std::string recorded_prompt_text(const engine::Model& model, const ReferenceEntry& entry) {
+    if (entry.prompt_meta.is_object() && entry.prompt_meta.contains("text") &&
+        entry.prompt_meta["text"].is_string()) {
+      return entry.prompt_meta["text"].get<std::string>();
+    }
+    return text_of(model, entry.prompt_ids);
+  }
+
+  Session& session_;
+  const Request& request_;
+  bool engine_ready_ = false;
+  std::uint64_t replayed_ = 0;
+  std::vector<format::ReplayMode> modes_;
+  double near_tie_ulps_ = analysis::kDefaultToleranceUlps;
+  std::uint64_t block_positions_ = 1;  // one for all inputs of a model, so that they can be pooled
+  std::set<std::string> different_weights_;  // slugs
+  std::set<std::string> warned_;
+};
+
+}  // namespace
+
+Summary run_replay(const Request& request, const Services& services, Observer& observer) {
+  Session session(services, request, observer);
+  ReplayRun(session).run();
+  session.finish();
+  return session.summary();
+}
+
+}  // namespace kvtool::run

@@ -1,0 +1,33 @@
+// What `save --resume` finds under the names that it is going to write, and
+// whether it is this run's.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "kvtool/format/reader.h"
+#include "kvtool/run/observer.h"
+
+namespace kvtool::run {
+
+// What this run would write for one input.
+struct ExpectedRecording {
+  const format::RecordingHeader& header;
+  std::span<const std::int32_t> prompt;
+  const nlohmann::json& meta;
+};
+
+// The recording at `path` if it is whole, every byte of it checked; nothing where there
+// is no file, or one that is cut short, as a power failure leaves it (with a warning).
+// Error kCorrupt when it is damaged.
+[[nodiscard]] std::optional<format::Recording> find_whole_recording(
+    const std::filesystem::path& path, Observer& observer);
+
+// Error kUsage, which names the file and the setting, unless an uninterrupted run with
+// the present settings on the present device would have written `recording`.
+void check_same_run(const format::Recording& recording, const ExpectedRecording& expected);
+
+}  // namespace kvtool::run

@@ -1,0 +1,77 @@
+#include "verdicts.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace kvtool::run {
+namespace {
+
+bool same_group(const analysis::GateContext& a, const analysis::GateContext& b) {
+  return a.model_slug == b.model_slug && a.reference_device == b.reference_device &&
+         a.device == b.device && a.dtype == b.dtype && a.demanded_mode == b.demanded_mode;
+}
+
+bool same_difference(const analysis::ProvenanceDifference& a,
+                     const analysis::ProvenanceDifference& b) {
+  return a.key == b.key && a.recorded == b.recorded && a.live == b.live;
+}
+
+}  // namespace
+
+analysis::Gate VerdictBuilder::gate_for(const analysis::GateContext& context) const {
+  return spec_ ? spec_->resolve(context) : analysis::default_gate();
+}
+
+VerdictBuilder::Group& VerdictBuilder::group_of(const analysis::GateContext& context) {
+  for (Group& group : groups_) {
+    if (same_group(group.context, context)) return group;
+  }
+  groups_.emplace_back();
+  groups_.back().context = context;
+  return groups_.back();
+}
+
+void VerdictBuilder::add(const analysis::GateContext& context, const InputResult& input) {
+  Group& group = group_of(context);
+  const Replay& replay = input.replay.value();
+  for (const ModeReplay& mode : replay.modes) {
+    group.run.add(input.name(), input.prompt_length, mode.mode, mode.comparison,
+                  /*with_prefill=*/&mode == &replay.modes.front());
+  }
+  group.different_weights = group.different_weights || replay.different_weights;
+  group.parallel = group.parallel || replay.parallel;
+  for (const analysis::ProvenanceDifference& difference : replay.provenance) {
+    const bool known =
+        std::any_of(group.provenance.begin(), group.provenance.end(),
+                    [&](const auto& other) { return same_difference(other, difference); });
+    if (!known) group.provenance.push_back(difference);
+  }
+}
+
+std::vector<Verdict> VerdictBuilder::build() const {
+  std::vector<Verdict> verdicts;
+  for (const Group& group : groups_) {
+    const analysis::Gate gate = gate_for(group.context);
+    Verdict verdict;
+    verdict.model_slug = group.context.model_slug;
+    verdict.model_id = group.context.model;
+    verdict.dtype = group.context.dtype;
+    verdict.reference_device = group.context.reference_device;
+    verdict.device = group.context.device;
+    verdict.different_weights = group.different_weights;
+    verdict.parallel = group.parallel;
+    verdict.run = group.run.build();
+    verdict.figures = analysis::figures_of(verdict.run);
+    verdict.gate = analysis::evaluate(gate, verdict.figures);
+    verdict.gate_description = gate.description;
+    verdict.near_tie_ulps = gate.near_tie_ulps;
+    verdict.gate_chosen = spec_.has_value();
+    verdict.finding = analysis::find_cause(verdict.run, verdict.gate);
+    verdict.finding_text = analysis::describe(verdict.finding, verdict.run);
+    verdict.provenance = group.provenance;
+    verdicts.push_back(std::move(verdict));
+  }
+  return verdicts;
+}
+
+}  // namespace kvtool::run

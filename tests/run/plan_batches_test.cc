@@ -1,0 +1,142 @@
+#include <gmock/gmock.h>
+
+#include "kvtool/base/error.h"
+#include "run/plan_batches.h"
+
+namespace kvtool::run {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+ReferenceEntry entry(const std::string& batch_id, std::uint64_t row, std::uint64_t rows,
+                     std::uint64_t first_input = 0) {
+  ReferenceEntry result;
+  result.path = "dir/" + batch_id + std::to_string(row) + ".kvc";
+  result.batch_size = rows;
+  result.input_index = first_input + row;
+  result.prompt_length = 3;
+  result.num_steps = 4;
+  result.run = RunMeta{.batch_id = batch_id,
+                       .batch_size = rows,
+                       .row = row,
+                       .rows = rows,
+                       .input_index = first_input + row,
+                       .padded_length = 5,
+                       .cache_capacity = 12};
+  return result;
+}
+
+std::string error_of(const std::vector<ReferenceEntry>& entries) {
+  try {
+    static_cast<void>(plan_batches(entries, ReplayShape::kRecorded));
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kCorrupt);
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(PlanBatches, OrdersRowsAndBatches) {
+  const std::vector<ReferenceEntry> entries = {entry("b", 1, 2, 2), entry("b", 0, 2, 2),
+                                               entry("c", 1, 2), entry("c", 0, 2)};
+  const auto batches = plan_batches(entries, ReplayShape::kRecorded);
+  ASSERT_EQ(batches.size(), 2U);
+  EXPECT_EQ(batches[0].rows[0].entry, 3U);
+  EXPECT_EQ(batches[0].rows[1].entry, 2U);
+  EXPECT_EQ(batches[1].rows[0].entry, 1U);
+  EXPECT_EQ(batches[0].padded_length, 5U);
+  EXPECT_EQ(batches[0].cache_capacity, 12U);
+}
+
+TEST(PlanBatches, StandInsNameTheMissingFiles) {
+  const std::vector<ReferenceEntry> entries = {entry("a", 2, 4, 4)};
+  const auto batches = plan_batches(entries, ReplayShape::kRecorded);
+  ASSERT_EQ(batches[0].rows.size(), 4U);
+  EXPECT_TRUE(batches[0].rows[0].stand_in);
+  EXPECT_FALSE(batches[0].rows[2].stand_in);
+  EXPECT_THAT(batches[0].missing,
+              ElementsAre("batch4_input4.kvc", "batch4_input5.kvc", "batch4_input7.kvc"));
+}
+
+TEST(PlanBatches, ParallelRowsShareCallsWhateverTheirBatchWas) {
+  std::vector<ReferenceEntry> entries;
+  for (std::uint64_t input = 0; input < 70; ++input) {
+    entries.push_back(entry("a" + std::to_string(input), input, 2));
+  }
+  entries[1].selected = false;
+  const auto batches = plan_batches(entries, ReplayShape::kParallel);
+  ASSERT_EQ(batches.size(), 2U);
+  EXPECT_EQ(batches[0].rows.size(), 64U);
+  EXPECT_EQ(batches[1].rows.size(), 5U);
+  EXPECT_EQ(batches[0].cache_capacity, 7U);
+}
+
+TEST(PlanBatches, SingleRowsHaveTheirOwnShape) {
+  std::vector<ReferenceEntry> entries = {entry("a", 0, 2), entry("a", 1, 2)};
+  entries[1].selected = false;
+  const auto batches = plan_batches(entries, ReplayShape::kSingle);
+  ASSERT_EQ(batches.size(), 1U);
+  EXPECT_EQ(batches[0].padded_length, 3U);
+  EXPECT_EQ(batches[0].cache_capacity, 7U);
+}
+
+TEST(PlanBatches, ABatchWithoutASelectedRowDoesNotRun) {
+  std::vector<ReferenceEntry> entries = {entry("a", 0, 1), entry("b", 0, 1, 1)};
+  entries[0].selected = false;
+  EXPECT_EQ(plan_batches(entries, ReplayShape::kRecorded).size(), 1U);
+}
+
+TEST(PlanBatches, ARecordingWithoutABatchRunsAlone) {
+  std::vector<ReferenceEntry> entries = {entry("a", 0, 2)};
+  entries[0].run.reset();
+  EXPECT_EQ(plan_batches(entries, ReplayShape::kRecorded)[0].rows.size(), 1U);
+}
+
+TEST(PlanBatches, RefusesTwoRecordingsOfOneRow) {
+  ReferenceEntry twin = entry("a", 0, 2);
+  twin.path = "dir/twin.kvc";
+  EXPECT_THAT(error_of({entry("a", 0, 2), twin}), HasSubstr("both say that they are row 0"));
+}
+
+TEST(PlanBatches, RefusesRowsThatDisagree) {
+  ReferenceEntry other = entry("a", 1, 2);
+  other.run->padded_length = 6;
+  EXPECT_THAT(error_of({entry("a", 0, 2), other}), HasSubstr("padded length: 6 against 5"));
+  other = entry("a", 1, 2);
+  other.num_steps = 8;
+  EXPECT_THAT(error_of({entry("a", 0, 2), other}), HasSubstr("8 steps do not fit"));
+}
+
+TEST(RunMeta, RoundTrips) {
+  RunMeta run = *entry("a", 1, 2).run;
+  run.padding = 2;
+  run.max_new_tokens = 8;
+  run.ignore_eos = true;
+  EXPECT_EQ(parse_run_meta({{"run", to_json(run)}}, 3, "x.kvc"), run);
+  EXPECT_EQ(parse_run_meta(nlohmann::json::object(), 3, "x.kvc"), std::nullopt);
+  EXPECT_EQ(parse_run_meta(nullptr, 3, "x.kvc"), std::nullopt);
+}
+
+TEST(RunMeta, RefusesWhatCannotBe) {
+  const nlohmann::json good = to_json(*entry("a", 1, 2).run);
+  const auto refuses = [&](const char* key, const nlohmann::json& value) {
+    nlohmann::json run = good;
+    run[key] = value;
+    EXPECT_THROW(static_cast<void>(parse_run_meta({{"run", run}}, 3, "x.kvc")), Error) << key;
+  };
+  refuses("rows", 0);
+  refuses("rows", 1000000000);
+  refuses("row", 2);
+  refuses("row", -1);
+  refuses("row", "1");
+  refuses("padded_length", 2);
+  refuses("cache_capacity", 4);
+  refuses("cache_capacity", UINT64_MAX);
+  refuses("batch_id", 7);
+  refuses("input_index", 0);
+  EXPECT_THROW(static_cast<void>(parse_run_meta({{"run", 3}}, 3, "x.kvc")), Error);
+}
+
+}  // namespace
+}  // namespace kvtool::run
