@@ -21,9 +21,11 @@ using namespace kvtool::format;
 // Field offsets, docs/format.md.
 constexpr std::size_t kHeaderBytesAt = 12;
 constexpr std::size_t kUuidLowAt = 40;
+constexpr std::size_t kLogitsDTypeAt = 81;
 constexpr std::size_t kTopKAt = 88;
 constexpr std::size_t kLayersAt = 92;
 constexpr std::size_t kDeltaBytesAt = 104;
+constexpr std::size_t kStatsBytesAt = 120;
 constexpr std::size_t kFixedBytes = 128;
 constexpr std::size_t kEntryBytes = 32;
 
@@ -33,20 +35,22 @@ std::size_t header_bytes(std::span<const std::byte> file) {
   return bytes >= kFixedBytes && bytes <= file.size() && bytes % kRecordAlignment == 0 ? bytes : 0;
 }
 
+bool has_extension(std::span<const std::byte> header) {
+  return (load<std::uint64_t>(header, 16) & kExtendedFeature) != 0;
+}
+
+std::size_t extension_at(std::span<const std::byte> header) {
+  return kFixedBytes + load<std::uint32_t>(header, kLayersAt) * kEntryBytes;
+}
+
 // The layers, where they are possible at all.
 std::optional<Geometry> geometry_of(std::span<const std::byte> header) {
   const std::size_t count = load<std::uint32_t>(header, kLayersAt);
-  if (count < 1 || kFixedBytes + count * kEntryBytes + 8 > header.size()) return std::nullopt;
-  std::vector<LayerGeometry> layers;
-  for (std::size_t i = 0; i < count; ++i) {
-    const auto entry = header.subspan(kFixedBytes + i * kEntryBytes, kEntryBytes);
-    layers.push_back({static_cast<DType>(load<std::uint8_t>(entry, 0)),
-                      static_cast<DType>(load<std::uint8_t>(entry, 1)),
-                      load<std::uint32_t>(entry, 4), load<std::uint32_t>(entry, 8),
-                      load<std::uint32_t>(entry, 12)});
-  }
+  const std::size_t extension =
+      has_extension(header) ? kExtensionFixedBytes + count * kExtensionEntryBytes : 0;
+  if (count < 1 || extension_at(header) + extension + 8 > header.size()) return std::nullopt;
   try {
-    return Geometry(std::move(layers));
+    return Geometry(decode_layers(header));
   } catch (const Error&) {
     return std::nullopt;
   }
@@ -59,9 +63,15 @@ void derive(std::span<std::byte> header) {
   fields.save_mode = static_cast<SaveMode>(load<std::uint8_t>(header, 80));
   fields.top_k = std::min(load<std::uint32_t>(header, kTopKAt), kMaxTopK);
   fields.geometry = *geometry;
+  if (has_extension(header)) {
+    fields.logits_sample =
+        std::min(load<std::uint32_t>(header, extension_at(header)), kMaxLogitsSample);
+  }
+  const auto logits_dtype = load<std::uint8_t>(header, kLogitsDTypeAt);
+  if (is_known_dtype(logits_dtype)) fields.logits_dtype = static_cast<DType>(logits_dtype);
   store(header, kDeltaBytesAt, geometry->delta_bytes());
   store(header, kDeltaBytesAt + 8, step_stride_bytes(fields));
-  store(header, kDeltaBytesAt + 16, stats_block_bytes(fields.top_k));
+  store(header, kDeltaBytesAt + 16, stats_block_bytes(fields));
   for (std::size_t i = 0; i < geometry->num_layers(); ++i) {
     const auto entry = header.subspan(kFixedBytes + i * kEntryBytes, kEntryBytes);
     store(entry, 16, geometry->row_offset(i).key);
@@ -69,9 +79,8 @@ void derive(std::span<std::byte> header) {
   }
 }
 
-void seal_statistics(std::span<std::byte> payload, std::uint32_t top_k) {
-  const std::uint64_t bytes = stats_block_bytes(top_k);
-  if (payload.size() < bytes) return;
+void seal_statistics(std::span<std::byte> payload, std::uint32_t top_k, std::uint64_t bytes) {
+  if (bytes < kRecordAlignment || payload.size() < bytes) return;
   store(payload, 32, std::uint64_t{top_k});
   store(payload, bytes - 8, checksum(payload.subspan(0, bytes - 8)));
 }
@@ -154,6 +163,7 @@ void seal(std::span<std::byte> file, const SealOptions& options) {
   if (options.derived) derive(header);
   store(header, front - 8, checksum(header.subspan(0, front - 8)));
   const std::uint32_t top_k = std::min(load<std::uint32_t>(header, kTopKAt), kMaxTopK);
+  const auto stats_bytes = load<std::uint64_t>(header, kStatsBytesAt);
   const auto uuid = load<std::uint64_t>(header, kUuidLowAt);
   const std::vector<std::size_t> records = find_records(file);
   const bool is_packed = (load<std::uint64_t>(header, 16) & kPackedFeature) != 0;
@@ -171,7 +181,7 @@ void seal(std::span<std::byte> file, const SealOptions& options) {
     if (stored <= file.size() - at - kRecordHeaderBytes) {
       const auto payload = file.subspan(at + kRecordHeaderBytes, stored);
       const bool statistics = type == RecordType::kPrefillEnd || type == RecordType::kStep;
-      if (options.statistics && statistics) seal_statistics(payload, top_k);
+      if (options.statistics && statistics) seal_statistics(payload, top_k, stats_bytes);
       if (options.trailer && type == RecordType::kTrailer && stored == kTrailerPayloadBytes) {
         encode_trailer(count(file, records), payload);
       }

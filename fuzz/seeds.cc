@@ -71,6 +71,7 @@ int main(int argc, char** argv) {
     for (const auto mode :
          {format::SaveMode::kDelta, format::SaveMode::kPrefillOnly, format::SaveMode::kFinalOnly}) {
       put_sample(argv[1], format::sample_header(mode), 2);
+      put_sample(argv[1], format::extended_header(mode), 2);
       put_sample(argv[1], header_of(mode, 1), 0);
       // More than one group of checksums.
       put_sample(argv[1], header_of(mode, 3), 70);

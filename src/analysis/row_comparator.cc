@@ -57,6 +57,8 @@ void require_same_shape(const Geometry& live, const Geometry& reference) {
 
 // K before V, layer by layer.
 std::vector<Entry> list_entries(const Geometry& live, const Geometry& reference) {
+  format::require_plain(reference, "the reference", "a comparison");
+  format::require_plain(live, "the compared row", "a comparison");
   require_same_shape(live, reference);
   std::vector<Entry> entries;
   for (std::size_t i = 0; i < reference.num_layers(); ++i) {

@@ -71,6 +71,7 @@ ReferenceFormat check_references(const ModelInfo& model, const ReplayBatch& batc
   for (const ReplayRow& row : batch.rows) {
     const format::RecordingHeader& header = row.reference->header();
     if (!allow_different_weights) check_weights(model, header);
+    format::require_plain(header.geometry, "the recording", "a replay");
     check_shape(model, header);
     check_same_batch(first, header);
   }

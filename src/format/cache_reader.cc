@@ -48,8 +48,8 @@ void gather_row(std::span<const std::byte> from, std::uint64_t from_positions,
 StepStats Recording::Impl::read_step(std::uint64_t step, std::span<std::byte> delta) const {
   require_step(step);
   const std::uint64_t offset = step_offset(step);
-  const std::uint64_t stats_bytes = stats_block_bytes(header.top_k);
-  std::array<std::byte, 2 * kRecordHeaderBytes + 64 + 8 * kMaxTopK> buffer;
+  const std::uint64_t stats_bytes = stats_block_bytes(header);
+  std::array<std::byte, kRecordHeaderBytes + kMaxStatsBlockBytes> buffer;
   const auto front = std::span(buffer).subspan(0, kRecordHeaderBytes + stats_bytes);
   source.read(offset, front);
   const RecordHeader record =
@@ -117,7 +117,7 @@ void Recording::Impl::read_row(std::uint64_t step, std::uint32_t layer,
   const std::uint64_t row_start = header.geometry.row_offset(layer).key;
   if (verified_steps[step].load(std::memory_order_relaxed)) {
     source.read(
-        step_offset(step) + kRecordHeaderBytes + stats_block_bytes(header.top_k) + row_start, row);
+        step_offset(step) + kRecordHeaderBytes + stats_block_bytes(header) + row_start, row);
     return;
   }
   static_cast<void>(read_step(step, scratch));

@@ -147,7 +147,7 @@ void Locator::locate_state(const BadRecord& bad, Damage& damage) {
 // that CHECKSUMS are not needed.
 std::vector<DamagedColumn> Locator::unread_columns(std::uint64_t step) const {
   const std::uint64_t delta = result_.first_step + step * step_stride_bytes(header_) +
-                              kRecordHeaderBytes + stats_block_bytes(header_.top_k);
+                              kRecordHeaderBytes + stats_block_bytes(header_);
   std::vector<DamagedColumn> columns;
   for (std::uint32_t i = 0; i < geometry_.num_layers(); ++i) {
     const LayerGeometry& layer = geometry_.layer(i);
@@ -164,7 +164,7 @@ std::vector<DamagedColumn> Locator::unread_columns(std::uint64_t step) const {
 std::vector<DamagedColumn> Locator::damaged_columns(std::uint64_t group) {
   const std::uint64_t first = group * kChecksumGroupSteps;
   const std::uint64_t steps = std::min(kChecksumGroupSteps, result_.num_steps - first);
-  const std::uint64_t stats_bytes = stats_block_bytes(header_.top_k);
+  const std::uint64_t stats_bytes = stats_block_bytes(header_);
   GroupColumns columns(geometry_);
   for (std::uint64_t i = 0; i < steps; ++i) {
     const std::uint64_t delta = result_.first_step + (first + i) * step_stride_bytes(header_) +
@@ -217,7 +217,7 @@ std::vector<Damage> Locator::locate_steps(std::uint64_t group, Iterator begin, I
     }
     try {
       const auto block =
-          reader_.all(begin->record.offset + kRecordHeaderBytes, stats_block_bytes(header_.top_k));
+          reader_.all(begin->record.offset + kRecordHeaderBytes, stats_block_bytes(header_));
       damage.statistics =
           !decode_stats(header_, block) ||
           scan_.unpacking_problem(begin->record.offset + kRecordHeaderBytes, block.size());

@@ -254,7 +254,7 @@ bool FileScan::holds_statistics(std::uint64_t steps) {
   BlockReader reader(source_, block_);
   for (std::uint64_t i = 0; i < steps; ++i) {
     const std::uint64_t start = position_ + i * step_stride_bytes(header_) + kRecordHeaderBytes;
-    if (!decode_stats(header_, reader.all(start, stats_block_bytes(header_.top_k)))) return false;
+    if (!decode_stats(header_, reader.all(start, stats_block_bytes(header_)))) return false;
   }
   return true;
 }

@@ -33,8 +33,14 @@ constexpr std::size_t kStatsBytesAt = 120;
 
 constexpr std::size_t kChecksumBytes = 8;
 
-std::uint64_t header_bytes_for(std::size_t layers) {
-  return align_up(kHeaderFixedBytes + kLayerEntryBytes * layers + kChecksumBytes, kRecordAlignment);
+std::size_t extension_at(std::size_t layers) {
+  return kHeaderFixedBytes + kLayerEntryBytes * layers;
+}
+
+std::uint64_t header_bytes_for(std::size_t layers, bool extended) {
+  const std::size_t extension =
+      extended ? kExtensionFixedBytes + kExtensionEntryBytes * layers : 0;
+  return align_up(extension_at(layers) + extension + kChecksumBytes, kRecordAlignment);
 }
 
 template <std::size_t N>
@@ -51,13 +57,39 @@ std::array<std::uint8_t, N> load_array(std::span<const std::byte> from, std::siz
 }
 
 void encode_layer(const LayerGeometry& layer, const RowOffset& offset, std::span<std::byte> entry) {
-  store(entry, 0, static_cast<std::uint8_t>(layer.key_dtype));
-  store(entry, 1, static_cast<std::uint8_t>(layer.value_dtype));
+  const auto type = [](const std::optional<RowCode>& code, DType dtype) {
+    return code ? static_cast<std::uint8_t>(code->type) : static_cast<std::uint8_t>(dtype);
+  };
+  store(entry, 0, type(layer.key_code, layer.key_dtype));
+  store(entry, 1, type(layer.value_code, layer.value_dtype));
   store(entry, 4, layer.num_kv_heads);
   store(entry, 8, layer.key_dim);
   store(entry, 12, layer.value_dim);
   store(entry, 16, offset.key);
   store(entry, 24, offset.value);
+}
+
+void encode_code(const std::optional<RowCode>& code, DType decoded, std::span<std::byte> to) {
+  if (!code) return;
+  store(to, 0, static_cast<std::uint8_t>(code->scale_dtype));
+  store(to, 1, static_cast<std::uint8_t>(decoded));
+  store(to, 2, static_cast<std::uint8_t>(code->has_offsets));
+  store(to, 4, code->group_channels);
+  store(to, 8, code->group_positions);
+}
+
+// Takes the element type out of `dtype`, where the code has its own.
+std::optional<RowCode> decode_code(std::span<const std::byte> from, DType& dtype) {
+  const auto scale = load<std::uint8_t>(from, 0);
+  if (scale == 0) return std::nullopt;
+  RowCode code;
+  code.type = static_cast<CodeType>(dtype);
+  code.scale_dtype = static_cast<DType>(scale);
+  code.has_offsets = load<std::uint8_t>(from, 2) != 0;
+  code.group_channels = load<std::uint32_t>(from, 4);
+  code.group_positions = load<std::uint32_t>(from, 8);
+  dtype = static_cast<DType>(load<std::uint8_t>(from, 1));
+  return code;
 }
 
 LayerGeometry decode_layer(std::span<const std::byte> entry) {
@@ -68,6 +100,16 @@ LayerGeometry decode_layer(std::span<const std::byte> entry) {
   layer.key_dim = load<std::uint32_t>(entry, 8);
   layer.value_dim = load<std::uint32_t>(entry, 12);
   return layer;
+}
+
+void encode_extension(const RecordingHeader& header, std::span<std::byte> to) {
+  store(to, 0, header.logits_sample);
+  for (std::size_t i = 0; i < header.geometry.num_layers(); ++i) {
+    const LayerGeometry& layer = header.geometry.layer(i);
+    const auto entry = to.subspan(kExtensionFixedBytes + i * kExtensionEntryBytes);
+    encode_code(layer.key_code, layer.key_dtype, entry);
+    encode_code(layer.value_code, layer.value_dtype, entry.subspan(kExtensionEntryBytes / 2));
+  }
 }
 
 // What the first bytes say about a file that is not a recording.
@@ -123,8 +165,8 @@ void check_version(const std::string& path, std::span<const std::byte> fixed,
                        ", this kvtool reads version " + std::to_string(kMajorVersion) +
                        (major > kMajorVersion ? ": update kvtool" : ""));
   }
-  const std::uint64_t unknown =
-      load<std::uint64_t>(fixed, kIncompatibleFeaturesAt) & ~known_features;
+  const auto features = load<std::uint64_t>(fixed, kIncompatibleFeaturesAt);
+  const std::uint64_t unknown = features & ~(known_features | kExtendedFeature);
   if (unknown != 0) {
     char text[32];
     std::snprintf(text, sizeof(text), "0x%llx", static_cast<unsigned long long>(unknown));
@@ -133,16 +175,25 @@ void check_version(const std::string& path, std::span<const std::byte> fixed,
   }
 }
 
+bool has_extension(std::span<const std::byte> fixed) {
+  return (load<std::uint64_t>(fixed, kIncompatibleFeaturesAt) & kExtendedFeature) != 0;
+}
+
 std::uint64_t checked_header_bytes(const std::string& path, std::span<const std::byte> fixed,
                                    std::uint64_t file_bytes) {
   const std::uint64_t bytes = load<std::uint32_t>(fixed, kHeaderBytesAt);
-  if (bytes > kMaxHeaderBytes || bytes < header_bytes_for(1) || bytes % kRecordAlignment != 0) {
+  if (bytes > kMaxHeaderBytes || bytes < header_bytes_for(1, false) ||
+      bytes % kRecordAlignment != 0) {
     throw_damaged(path, "impossible header length " + std::to_string(bytes));
   }
   // Only a later minor version may append fields. Without this check a damaged
   // length would read as a file that was cut short.
   const auto layers = load<std::uint32_t>(fixed, kLayersAt);
-  if (load<std::uint16_t>(fixed, kMinorAt) == 0 && bytes != header_bytes_for(layers)) {
+  const auto minor = load<std::uint16_t>(fixed, kMinorAt);
+  const bool extended = has_extension(fixed);
+  const std::uint64_t least = header_bytes_for(layers, extended);
+  const bool exact = minor <= (extended ? kExtendedMinorVersion : kPlainMinorVersion);
+  if (exact && bytes != least) {
     throw_damaged(path, "length " + std::to_string(bytes) + " does not fit " +
                             std::to_string(layers) + " layers");
   }
@@ -155,18 +206,12 @@ Geometry decode_geometry(const std::string& path, std::span<const std::byte> byt
   if (count < 1 || count > kMaxLayers) {
     throw_damaged(path, "impossible number of layers " + std::to_string(count));
   }
-  if (header_bytes_for(count) > bytes.size()) {
+  if (header_bytes_for(count, has_extension(bytes)) > bytes.size()) {
     throw_damaged(path, "length " + std::to_string(bytes.size()) + " does not fit " +
                             std::to_string(count) + " layers");
   }
-  std::vector<LayerGeometry> layers;
-  layers.reserve(count);
-  for (std::size_t i = 0; i < count; ++i) {
-    layers.push_back(
-        decode_layer(bytes.subspan(kHeaderFixedBytes + i * kLayerEntryBytes, kLayerEntryBytes)));
-  }
   try {
-    return Geometry(std::move(layers));
+    return Geometry(decode_layers(bytes));
   } catch (const Error& error) {
     throw_damaged(path, error.what());
   }
@@ -182,7 +227,7 @@ void check_derived(const std::string& path, std::span<const std::byte> bytes,
   };
   check(kDeltaBytesAt, header.geometry.delta_bytes(), "delta length");
   check(kStrideAt, step_stride_bytes(header), "step stride");
-  check(kStatsBytesAt, stats_block_bytes(header.top_k), "statistics length");
+  check(kStatsBytesAt, stats_block_bytes(header), "statistics length");
   for (std::size_t i = 0; i < header.geometry.num_layers(); ++i) {
     const std::size_t entry = kHeaderFixedBytes + i * kLayerEntryBytes;
     check(entry + 16, header.geometry.row_offset(i).key, "key row offset");
@@ -200,6 +245,10 @@ RecordingHeader decode_fields(const std::string& path, std::span<const std::byte
   header.top_k = load<std::uint32_t>(bytes, kTopKAt);
   header.prompt_length = load<std::uint64_t>(bytes, kPromptLengthAt);
   header.geometry = decode_geometry(path, bytes);
+  if (has_extension(bytes)) {
+    header.logits_sample =
+        load<std::uint32_t>(bytes, extension_at(header.geometry.num_layers()));
+  }
   const std::string problem = header_problem(header);
   if (!problem.empty()) throw_damaged(path, problem);
   check_derived(path, bytes, header);
@@ -221,6 +270,10 @@ std::string header_problem(const RecordingHeader& header) {
     return "top-k of " + std::to_string(header.top_k) + " is more than the vocabulary or than " +
            std::to_string(kMaxTopK);
   }
+  if (header.logits_sample > kMaxLogitsSample || header.logits_sample > header.vocab_size) {
+    return "sample of " + std::to_string(header.logits_sample) +
+           " logits is more than the vocabulary or than " + std::to_string(kMaxLogitsSample);
+  }
   if (header.geometry.num_layers() == 0) return "no layers";
   if (header.prompt_length == 0) return "empty prompt";
   if (header.prompt_length > kMaxPromptTokens) {
@@ -229,15 +282,41 @@ std::string header_problem(const RecordingHeader& header) {
   return "";
 }
 
+bool is_extended(const RecordingHeader& header) {
+  const auto& layers = header.geometry.layers();
+  return header.logits_sample > 0 ||
+         !std::all_of(layers.begin(), layers.end(),
+                      [](const auto& each) { return each.is_plain(); });
+}
+
+std::vector<LayerGeometry> decode_layers(std::span<const std::byte> header) {
+  const auto count = load<std::uint32_t>(header, kLayersAt);
+  std::vector<LayerGeometry> layers;
+  layers.reserve(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    LayerGeometry layer =
+        decode_layer(header.subspan(kHeaderFixedBytes + i * kLayerEntryBytes, kLayerEntryBytes));
+    if (has_extension(header)) {
+      const auto entry =
+          header.subspan(extension_at(count) + kExtensionFixedBytes + i * kExtensionEntryBytes);
+      layer.key_code = decode_code(entry, layer.key_dtype);
+      layer.value_code = decode_code(entry.subspan(kExtensionEntryBytes / 2), layer.value_dtype);
+    }
+    layers.push_back(layer);
+  }
+  return layers;
+}
+
 std::vector<std::byte> encode_header(const RecordingHeader& header) {
   const std::size_t count = header.geometry.num_layers();
-  std::vector<std::byte> bytes(header_bytes_for(count));
+  const bool extended = is_extended(header);
+  std::vector<std::byte> bytes(header_bytes_for(count, extended));
   const std::span<std::byte> to(bytes);
   store_array(to, 0, kMagic);
   store(to, kMajorAt, kMajorVersion);
-  store(to, kMinorAt, kMinorVersion);
+  store(to, kMinorAt, extended ? kExtendedMinorVersion : kPlainMinorVersion);
   store(to, kHeaderBytesAt, static_cast<std::uint32_t>(bytes.size()));
-  store(to, kIncompatibleFeaturesAt, std::uint64_t{0});
+  store(to, kIncompatibleFeaturesAt, extended ? kExtendedFeature : std::uint64_t{0});
   store(to, kCompatibleFeaturesAt, std::uint64_t{0});
   store_array(to, kUuidAt, header.uuid);
   store_array(to, kModelAt, header.model_sha256);
@@ -249,11 +328,12 @@ std::vector<std::byte> encode_header(const RecordingHeader& header) {
   store(to, kPromptLengthAt, header.prompt_length);
   store(to, kDeltaBytesAt, header.geometry.delta_bytes());
   store(to, kStrideAt, step_stride_bytes(header));
-  store(to, kStatsBytesAt, stats_block_bytes(header.top_k));
+  store(to, kStatsBytesAt, stats_block_bytes(header));
   for (std::size_t i = 0; i < count; ++i) {
     encode_layer(header.geometry.layer(i), header.geometry.row_offset(i),
                  to.subspan(kHeaderFixedBytes + i * kLayerEntryBytes, kLayerEntryBytes));
   }
+  if (extended) encode_extension(header, to.subspan(extension_at(count)));
   const std::size_t checksum_at = bytes.size() - kChecksumBytes;
   store(to, checksum_at, checksum(to.subspan(0, checksum_at)));
   return bytes;

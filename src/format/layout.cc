@@ -25,8 +25,9 @@ std::optional<StateLayout> state_layout(const LayerGeometry& layer, std::uint64_
   return layout;
 }
 
-std::uint64_t stats_block_bytes(std::uint32_t top_k) {
-  return align_up(kStatsFixedBytes + kTopEntryBytes * top_k + kStatsChecksumBytes,
+std::uint64_t stats_block_bytes(const RecordingHeader& header) {
+  const std::uint64_t sample = header.logits_sample * element_size(header.logits_dtype);
+  return align_up(kStatsFixedBytes + kTopEntryBytes * header.top_k + sample + kStatsChecksumBytes,
                   kRecordAlignment);
 }
 
@@ -35,7 +36,7 @@ std::uint64_t step_delta_bytes(const RecordingHeader& header) {
 }
 
 std::uint64_t step_payload_bytes(const RecordingHeader& header) {
-  return stats_block_bytes(header.top_k) + step_delta_bytes(header);
+  return stats_block_bytes(header) + step_delta_bytes(header);
 }
 
 std::uint64_t record_bytes(std::uint64_t payload_bytes) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "kvtool/format/logit_sample.h"
 #include "kvtool/format/recording.h"
 
 namespace kvtool::format {
@@ -29,7 +30,9 @@ struct StateLayout {
                                                       std::uint64_t positions);
 
 // The statistics block of PREFILL_END and STEP.
-[[nodiscard]] std::uint64_t stats_block_bytes(std::uint32_t top_k);
+[[nodiscard]] std::uint64_t stats_block_bytes(const RecordingHeader& header);
+inline constexpr std::uint64_t kMaxStatsBlockBytes =
+    40 + 8 * kMaxTopK + 4 * kMaxLogitsSample + kRecordAlignment;
 
 // Bytes of K/V in a STEP: a delta in kDelta, none otherwise.
 [[nodiscard]] std::uint64_t step_delta_bytes(const RecordingHeader& header);

@@ -211,14 +211,21 @@ void Packer::pack_next() {
   pack_plain(run_end);
 }
 
+// Of the elements that planes are made of. Coded rows mix codes and scales.
+std::size_t key_width(const LayerGeometry& layer) {
+  return layer.key_code ? 1 : element_size(layer.key_dtype);
+}
+std::size_t value_width(const LayerGeometry& layer) {
+  return layer.value_code ? 1 : element_size(layer.value_dtype);
+}
+
 std::vector<SectionShape> Packer::step_shapes() const {
   const std::uint64_t stride = step_stride_bytes(header_);
-  const auto shape = [](std::uint64_t bytes, DType dtype) {
-    return SectionShape{static_cast<std::uint32_t>(bytes),
-                        static_cast<std::uint32_t>(element_size(dtype))};
+  const auto shape = [](std::uint64_t bytes, std::size_t width) {
+    return SectionShape{static_cast<std::uint32_t>(bytes), static_cast<std::uint32_t>(width)};
   };
   if (step_delta_bytes(header_) == 0) return {{static_cast<std::uint32_t>(stride), 1}};
-  const std::uint64_t front = kRecordHeaderBytes + stats_block_bytes(header_.top_k);
+  const std::uint64_t front = kRecordHeaderBytes + stats_block_bytes(header_);
   std::vector<SectionShape> shapes{{static_cast<std::uint32_t>(front), 1}};
   const Geometry& geometry = header_.geometry;
   for (std::size_t i = 0; i < geometry.num_layers(); ++i) {
@@ -226,8 +233,8 @@ std::vector<SectionShape> Packer::step_shapes() const {
     const bool last = i + 1 == geometry.num_layers();
     const std::uint64_t end = last ? stride - front : geometry.row_offset(i + 1).key;
     // Gaps go with the row before them: offsets are multiples of every element's size.
-    shapes.push_back(shape(row.value - row.key, geometry.layer(i).key_dtype));
-    shapes.push_back(shape(end - row.value, geometry.layer(i).value_dtype));
+    shapes.push_back(shape(row.value - row.key, key_width(geometry.layer(i))));
+    shapes.push_back(shape(end - row.value, value_width(geometry.layer(i))));
   }
   return shapes;
 }
@@ -259,8 +266,8 @@ void Packer::pack_state(const RecordHeader& record, std::uint64_t end) {
       key_at + state_layout(layer, header_.prompt_length + steps).value().value_offset;
   const std::array<std::pair<std::uint64_t, std::size_t>, 3> parts = {
       {{key_at, 1},
-       {value_at, element_size(layer.key_dtype)},
-       {end, element_size(layer.value_dtype)}}};
+       {value_at, key_width(layer)},
+       {end, value_width(layer)}}};
   while (position_ < end) {
     const std::uint64_t piece_end = std::min(end, position_ + kBlockBytes);
     std::vector<SectionShape> shapes;

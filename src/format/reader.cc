@@ -58,7 +58,7 @@ void Recording::Impl::load_prompt() {
 }
 
 void Recording::Impl::load_prefill_stats() {
-  std::vector<std::byte> block(stats_block_bytes(header.top_k));
+  std::vector<std::byte> block(stats_block_bytes(header));
   const RecordHeader record =
       source.read_header(index.trailer.prefill_end, RecordType::kPrefillEnd, 0, block.size());
   source.read_payload(record, block);
@@ -114,7 +114,7 @@ StepStats Recording::Impl::read_stats(std::uint64_t step) const {
   const std::uint64_t offset = step_offset(step);
   std::array<std::byte, 2 * kRecordHeaderBytes + 64 + 8 * kMaxTopK> buffer;
   const auto bytes =
-      std::span(buffer).subspan(0, kRecordHeaderBytes + stats_block_bytes(header.top_k));
+      std::span(buffer).subspan(0, kRecordHeaderBytes + stats_block_bytes(header));
   source.read(offset, bytes);
   const RecordHeader record =
       source.check_header(bytes.subspan(0, kRecordHeaderBytes), offset, RecordType::kStep, step,

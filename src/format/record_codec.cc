@@ -31,7 +31,7 @@ std::optional<std::uint64_t> expected_payload_bytes(const RecordingHeader& heade
   switch (record.type) {
     case RecordType::kPrompt: return 4 * header.prompt_length;
     case RecordType::kPrefill: return state(header.prompt_length);
-    case RecordType::kPrefillEnd: return stats_block_bytes(header.top_k);
+    case RecordType::kPrefillEnd: return stats_block_bytes(header);
     case RecordType::kStep: return step_payload_bytes(header);
     case RecordType::kFinal: return state(header.prompt_length + num_steps);
     case RecordType::kTrailer: return kTrailerPayloadBytes;
@@ -87,7 +87,8 @@ std::optional<RecordHeader> decode_record_header(std::span<const std::byte> sour
   return header;
 }
 
-void encode_stats(const StepStats& stats, std::span<std::byte> target) {
+void encode_stats(const RecordingHeader& header, const StepStats& stats,
+                  std::span<std::byte> target) {
   const std::size_t top_k = stats.top_ids.size();
   store(target, 0, stats.input_token);
   store(target, 4, stats.token);
@@ -99,7 +100,11 @@ void encode_stats(const StepStats& stats, std::span<std::byte> target) {
   copy_bytes(std::as_bytes(std::span(stats.top_ids)), target.subspan(kTopIdsAt));
   copy_bytes(std::as_bytes(std::span(stats.top_logits)), target.subspan(kTopIdsAt + 4 * top_k));
   const std::size_t checksum_at = target.size() - 8;
-  for (std::size_t i = kTopIdsAt + 8 * top_k; i < checksum_at; ++i) target[i] = std::byte{0};
+  const std::size_t sample_at = kTopIdsAt + 8 * top_k;
+  const std::size_t sample_bytes = stats.sampled_logits.size() * element_size(header.logits_dtype);
+  encode_from_float(header.logits_dtype, stats.sampled_logits,
+                    target.subspan(sample_at, sample_bytes));
+  for (std::size_t i = sample_at + sample_bytes; i < checksum_at; ++i) target[i] = std::byte{0};
   store(target, checksum_at, checksum(target.subspan(0, checksum_at)));
 }
 
@@ -108,6 +113,10 @@ std::string stats_problem(const RecordingHeader& header, const StepStats& stats,
     return "top-k has " + std::to_string(stats.top_ids.size()) + " ids and " +
            std::to_string(stats.top_logits.size()) + " logits, the header says " +
            std::to_string(header.top_k);
+  }
+  if (stats.sampled_logits.size() != header.logits_sample) {
+    return "a sample of " + std::to_string(stats.sampled_logits.size()) +
+           " logits, the header says " + std::to_string(header.logits_sample);
   }
   std::string problem;
   if (is_prefill) {
@@ -155,6 +164,11 @@ std::optional<StepStats> decode_stats(const RecordingHeader& header,
              std::as_writable_bytes(std::span(stats.top_ids)));
   copy_bytes(source.subspan(kTopIdsAt + column_bytes, column_bytes),
              std::as_writable_bytes(std::span(stats.top_logits)));
+  stats.sampled_logits.resize(header.logits_sample);
+  decode_to_float(header.logits_dtype,
+                  source.subspan(kTopIdsAt + 2 * column_bytes,
+                                 header.logits_sample * element_size(header.logits_dtype)),
+                  stats.sampled_logits);
   return stats;
 }
 

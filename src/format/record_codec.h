@@ -56,8 +56,9 @@ void encode_record_header(const RecordHeader& header, std::span<std::byte> targe
 // Empty when the header's own checksum is wrong. Nothing else is checked.
 [[nodiscard]] std::optional<RecordHeader> decode_record_header(std::span<const std::byte> source);
 
-// target has stats_block_bytes(header.top_k); all of it is written.
-void encode_stats(const StepStats& stats, std::span<std::byte> target);
+// target has stats_block_bytes(header); all of it is written.
+void encode_stats(const RecordingHeader& header, const StepStats& stats,
+                  std::span<std::byte> target);
 // What is wrong with stats of this recording, in words; empty when nothing is.
 [[nodiscard]] std::string stats_problem(const RecordingHeader& header, const StepStats& stats,
                                         bool is_prefill);

@@ -16,7 +16,7 @@ namespace {
 
 // Holds the largest statistics block, so that a STEP's is whole in the first chunk.
 constexpr std::size_t kChunkBytes = 256 * 1024;
-static_assert(kChunkBytes >= 40 + 8 * kMaxTopK + 64);
+static_assert(kChunkBytes >= kMaxStatsBlockBytes);
 
 class Walker {
  public:
@@ -151,7 +151,7 @@ std::string Walker::payload_problem(const RecordHeader& record) {
 void Walker::check_content(const RecordHeader& record) {
   if (record.type == RecordType::kStep || record.type == RecordType::kPrefillEnd) {
     const std::string problem =
-        stats_block_problem(header_, std::span(head_).subspan(0, stats_block_bytes(header_.top_k)),
+        stats_block_problem(header_, std::span(head_).subspan(0, stats_block_bytes(header_)),
                             record.type == RecordType::kPrefillEnd);
     if (!problem.empty()) source_.throw_damaged(record, problem);
   }

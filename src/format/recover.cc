@@ -348,7 +348,7 @@ void Recovery::add_states(RecordAppender& records, RecordType type, std::uint64_
 
 void Recovery::add_steps(RecordAppender& records, ChecksumsBuilder& checksums) {
   const std::uint64_t stride = step_stride_bytes(header_);
-  const std::uint64_t stats_bytes = stats_block_bytes(header_.top_k);
+  const std::uint64_t stats_bytes = stats_block_bytes(header_);
   std::vector<std::byte> payload(step_payload_bytes(header_));
   for (std::uint64_t step = 0; step < result_.steps; ++step) {
     const std::uint64_t offset = found_.first_step + step * stride;

@@ -61,6 +61,7 @@ class Export {
  public:
   Export(const Recording& recording, std::int64_t step)
       : recording_(recording), step_(step), positions_(positions_at(recording, step)) {
+    require_plain(recording.geometry(), recording.path().string(), "a safetensors file");
     tokens_.assign(recording.prompt().begin(), recording.prompt().end());
     const std::vector<std::int32_t> generated = recording.read_tokens();
     tokens_.insert(tokens_.end(), generated.begin(), generated.begin() + step + 2);

@@ -58,6 +58,7 @@ class Salvage {
  public:
   explicit Salvage(const SalvageRequest& request)
       : request_(request), header_(request.scan.header()), geometry_(header_.geometry) {
+    require_plain(geometry_, request_.scan.source().path().string(), "a safetensors file");
     find_steps();
     if (!steps_.empty()) add_steps();
     if (request_.states) add_states();
@@ -119,12 +120,12 @@ void Salvage::find_steps() {
     while (bad != end && bad->record.offset + bad->bytes <= record) ++bad;
     const bool intact = bad == end || bad->record.offset >= record + step_stride_bytes(header_);
     const auto stats =
-        decode_stats(header_, reader.all(step_payload(step), stats_block_bytes(header_.top_k)));
+        decode_stats(header_, reader.all(step_payload(step), stats_block_bytes(header_)));
     // A step's statistics have their own checksum, but not their own place.
     const bool placed =
         intact || (bad->record.type == RecordType::kStep &&
                    (bad->fault == Fault::kPayload || bad->fault == Fault::kUnpacking));
-    if (request_.scan.unpacking_problem(step_payload(step), stats_block_bytes(header_.top_k))) {
+    if (request_.scan.unpacking_problem(step_payload(step), stats_block_bytes(header_))) {
       continue;
     }
     if (!stats || !placed || !stats_problem(header_, *stats, false).empty()) continue;
@@ -169,7 +170,7 @@ void Salvage::add_steps() {
 void Salvage::add_rows(const std::string& name, DType dtype, std::uint64_t heads, std::uint64_t dim,
                        std::uint64_t row_offset) {
   const std::uint64_t bytes = dim * element_size(dtype);
-  const std::uint64_t row = stats_block_bytes(header_.top_k) + row_offset;
+  const std::uint64_t row = stats_block_bytes(header_) + row_offset;
   tensors_.push_back({name,
                       safetensors_name(dtype),
                       element_size(dtype),

@@ -104,7 +104,7 @@ std::string TaskCheck::payload_problem(const RecordHeader& record) {
 // Lengths that are wrong have been reported by FileScan::next().
 std::string TaskCheck::content_problem(const RecordHeader& record) {
   const std::uint64_t start = record.offset + kRecordHeaderBytes;
-  const std::uint64_t stats_bytes = stats_block_bytes(header_.top_k);
+  const std::uint64_t stats_bytes = stats_block_bytes(header_);
   switch (record.type) {
     case RecordType::kMeta:
     case RecordType::kSummary:

@@ -84,7 +84,7 @@ void check_runs(const RecordSource& source, const RecordingHeader& header,
     checker.run(trailer.first_prefill, states_bytes(header.geometry, header.prompt_length),
                 "PREFILL");
   }
-  checker.run(trailer.prefill_end, record_bytes(stats_block_bytes(header.top_k)), "PREFILL_END");
+  checker.run(trailer.prefill_end, record_bytes(stats_block_bytes(header)), "PREFILL_END");
   if (trailer.num_steps == 0) {
     checker.none(trailer.first_step, "STEP");
   } else {

@@ -233,8 +233,8 @@ void RecordingWriter::Impl::write_prefill_end(const StepStats& stats) {
   }
   const std::string problem = stats_problem(header, stats, true);
   if (!problem.empty()) usage("prefill: " + problem);
-  std::vector<std::byte> block(stats_block_bytes(header.top_k));
-  encode_stats(stats, block);
+  std::vector<std::byte> block(stats_block_bytes(header));
+  encode_stats(header, stats, block);
   index.prefill_end = offset;
   append_record(RecordType::kPrefillEnd, block);
   phase = Phase::kSteps;
@@ -250,11 +250,11 @@ void RecordingWriter::Impl::write_step(const StepStats& stats, std::span<const s
           " bytes, expected " + std::to_string(step_delta_bytes(header)));
   }
   if (index.num_steps == kMaxSteps) usage("more than " + std::to_string(kMaxSteps) + " steps");
-  const std::uint64_t stats_bytes = stats_block_bytes(header.top_k);
+  const std::uint64_t stats_bytes = stats_block_bytes(header);
   const std::span<std::byte> record(step_record);
   const std::span<std::byte> payload =
       record.subspan(kRecordHeaderBytes, step_payload_bytes(header));
-  encode_stats(stats, payload.subspan(0, stats_bytes));
+  encode_stats(header, stats, payload.subspan(0, stats_bytes));
   copy_bytes(delta, payload.subspan(stats_bytes));
   if (!delta.empty()) {
     for (const Gap& gap : gaps) {

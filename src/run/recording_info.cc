@@ -39,6 +39,8 @@ std::string layer_range(const format::Geometry& geometry, Member member) {
 
 std::string kv_dtype(const format::Geometry& geometry) {
   if (geometry.layers().empty()) return "none";
+  const auto coded = [](const auto& layer) { return !layer.is_plain(); };
+  if (std::any_of(geometry.layers().begin(), geometry.layers().end(), coded)) return "coded";
   const DType first = geometry.layer(0).key_dtype;
   const bool same = std::all_of(
       geometry.layers().begin(), geometry.layers().end(),

@@ -438,6 +438,23 @@ TEST(RowComparator, RejectsAnotherShape) {
   }
 }
 
+TEST(RowComparator, RejectsCodedRowsByName) {
+  const MemoryRow plain(dense_geometry(), 1);
+  LayerGeometry layer = dense_geometry().layer(0);
+  layer.value_code = format::RowCode{format::CodeType::kInt8, DType::kFloat32, false, 8};
+  const Geometry coded({layer});
+  const MemoryRow reference(coded, 1);
+  const Error live_error =
+      error_of([&] { const RowComparator comparator(plain, {.live_geometry = coded}); });
+  EXPECT_EQ(live_error.code(), ErrorCode::kIncompatible);
+  EXPECT_STREQ(live_error.what(),
+               "the compared row: layer 0 holds V as int8 codes with scales, which a comparison "
+               "cannot read");
+  const Error reference_error =
+      error_of([&] { const RowComparator comparator(reference, {.live_geometry = {}}); });
+  EXPECT_EQ(reference_error.code(), ErrorCode::kIncompatible);
+}
+
 TEST(RowComparator, RejectsKvOfAnotherShape) {
   const MemoryRow reference(dense_geometry(), 1);
   const MemoryRow live(mixed_geometry(), 1);

@@ -1,4 +1,4 @@
-// Frozen files: recordings of version 1.0 stay readable for ever, and the
+// Frozen files: recordings of version 1.0 and 1.1 stay readable for ever, and the
 // writer keeps making the latest ones byte for byte. A change that breaks these tests
 // changes the format: it needs a new version, or, for an optional record, further files.
 #include <gtest/gtest.h>
@@ -21,9 +21,15 @@ std::filesystem::path first_path(SaveMode mode) {
          ("v1_" + std::string(save_mode_name(mode)) + ".kvc");
 }
 
-std::filesystem::path golden_path(SaveMode mode) {
+std::filesystem::path golden_path(const SampleKind& kind) {
   return std::filesystem::path(KVTOOL_TEST_DATA) /
-         ("v1_checksums_" + std::string(save_mode_name(mode)) + ".kvc");
+         ((kind.extended ? "v1_1_" : "v1_checksums_") + std::string(save_mode_name(kind.mode)) +
+          ".kvc");
+}
+
+std::vector<std::filesystem::path> paths_of(const SampleKind& kind) {
+  if (kind.extended) return {golden_path(kind)};
+  return {first_path(kind.mode), golden_path(kind)};
 }
 
 Bytes read_bytes(const std::filesystem::path& path) {
@@ -33,23 +39,22 @@ Bytes read_bytes(const std::filesystem::path& path) {
   return bytes;
 }
 
-class Golden : public testing::TestWithParam<SaveMode> {
+class Golden : public testing::TestWithParam<SampleKind> {
  protected:
   // How the files were made: once, on purpose, when a version is born.
   void SetUp() override {
     if (std::getenv("KVTOOL_MAKE_GOLDEN_FILES") == nullptr) return;
     if (std::filesystem::exists(golden_path(GetParam()))) return;
-    write_sample(posix_file_system(), golden_path(GetParam()), sample_header(GetParam()), kSteps);
+    write_sample(posix_file_system(), golden_path(GetParam()), GetParam().header(), kSteps);
   }
 };
 
 INSTANTIATE_TEST_SUITE_P(KvcFormat, Golden,
-                         testing::Values(SaveMode::kDelta, SaveMode::kPrefillOnly,
-                                         SaveMode::kFinalOnly),
-                         [](const auto& mode) { return std::string(save_mode_name(mode.param)); });
+                         testing::ValuesIn(kSampleKinds),
+                         [](const auto& kind) { return kind.param.name(); });
 
 TEST_P(Golden, FrozenFileIsReadWhole) {
-  for (const std::filesystem::path& path : {first_path(GetParam()), golden_path(GetParam())}) {
+  for (const std::filesystem::path& path : paths_of(GetParam())) {
     SCOPED_TRACE(path);
     const Recording recording = Recording::open(path);
     EXPECT_TRUE(recording.complete());
@@ -60,7 +65,7 @@ TEST_P(Golden, FrozenFileIsReadWhole) {
 
 TEST_P(Golden, FrozenFileVerifies) {
   const std::vector<FileVerdict> verdicts =
-      verify_files({first_path(GetParam()), golden_path(GetParam())});
+      verify_files(paths_of(GetParam()));
   for (const FileVerdict& verdict : verdicts) {
     EXPECT_EQ(verdict.state, FileState::kIntact) << verdict.path;
     EXPECT_EQ(verdict.num_steps, kSteps);
@@ -68,7 +73,7 @@ TEST_P(Golden, FrozenFileVerifies) {
 }
 
 TEST_P(Golden, WriterStillMakesTheFrozenFile) {
-  EXPECT_EQ(sample_bytes(GetParam(), kSteps), read_bytes(golden_path(GetParam())));
+  EXPECT_EQ(sample_bytes(GetParam().header(), kSteps), read_bytes(golden_path(GetParam())));
 }
 
 }  // namespace

@@ -139,8 +139,12 @@ class RawRecording {
   RawRecording& end() { return step(0).step(1).summary().trailer(); }
 
   [[nodiscard]] Bytes stats_block(const StepStats& stats) const {
-    Bytes block(stats_block_bytes(static_cast<std::uint32_t>(stats.top_ids.size())));
-    encode_stats(stats, block);
+    // As the statistics have it, which a hostile file's header may contradict.
+    RecordingHeader header = header_;
+    header.top_k = static_cast<std::uint32_t>(stats.top_ids.size());
+    header.logits_sample = static_cast<std::uint32_t>(stats.sampled_logits.size());
+    Bytes block(stats_block_bytes(header));
+    encode_stats(header, stats, block);
     return block;
   }
 

@@ -31,9 +31,8 @@ Uuid output_uuid() {
 }
 
 // What the writer makes of the sample's first steps, up to SUMMARY.
-Bytes written_shorter(SaveMode mode, std::uint64_t steps) {
+Bytes written_shorter(RecordingHeader header, std::uint64_t steps) {
   MemoryFileSystem files;
-  RecordingHeader header = sample_header(mode);
   header.uuid = output_uuid();
   write_sample(files, "x.kvc", header, steps);
   const Bytes& bytes = files.bytes("x.kvc");
@@ -73,9 +72,9 @@ std::vector<std::int64_t> numbers(const Tensor& tensor) {
   return values;
 }
 
-class Recover : public testing::TestWithParam<SaveMode> {
+class Recover : public testing::TestWithParam<SampleKind> {
  protected:
-  Recover() : whole_(sample_bytes(GetParam(), kSteps, &offsets_)) {}
+  Recover() : whole_(sample_bytes(GetParam().header(), kSteps, &offsets_)) {}
 
   RecoverResult recover(Bytes bytes, bool salvage = false) {
     files_.put("in.kvc.partial", bytes);
@@ -94,7 +93,7 @@ class Recover : public testing::TestWithParam<SaveMode> {
     ASSERT_NO_THROW(recording.verify());
     expect_sample(recording, steps);
     const Bytes& bytes = files_.bytes("out/x.kvc");
-    const Bytes expected = written_shorter(GetParam(), steps);
+    const Bytes expected = written_shorter(GetParam().header(), steps);
     ASSERT_EQ(first_bytes(bytes, expected.size()), expected);
   }
 
@@ -106,12 +105,14 @@ class Recover : public testing::TestWithParam<SaveMode> {
 class RecoverSteps : public Recover {};
 
 INSTANTIATE_TEST_SUITE_P(KvcRecover, Recover,
-                         testing::Values(SaveMode::kDelta, SaveMode::kPrefillOnly,
-                                         SaveMode::kFinalOnly),
-                         [](const auto& mode) { return std::string(save_mode_name(mode.param)); });
+                         testing::ValuesIn(kSampleKinds),
+                         [](const auto& kind) { return kind.param.name(); });
 INSTANTIATE_TEST_SUITE_P(KvcRecover, RecoverSteps,
-                         testing::Values(SaveMode::kDelta, SaveMode::kPrefillOnly),
-                         [](const auto& mode) { return std::string(save_mode_name(mode.param)); });
+                         testing::Values(SampleKind{SaveMode::kDelta},
+                                         SampleKind{SaveMode::kPrefillOnly},
+                                         SampleKind{SaveMode::kDelta, true},
+                                         SampleKind{SaveMode::kPrefillOnly, true}),
+                         [](const auto& kind) { return kind.param.name(); });
 
 TEST_P(Recover, AnIntactRecordingIsCopiedAsItIs) {
   const RecoverResult result = recover(whole_);
@@ -138,7 +139,7 @@ TEST_P(RecoverSteps, EveryCutKeepsExactlyTheWholeSteps) {
 }
 
 TEST_P(Recover, CutsBeforeTheEndOfThePrefillOrTheStateLeaveNothing) {
-  const bool final_only = GetParam() == SaveMode::kFinalOnly;
+  const bool final_only = GetParam().mode == SaveMode::kFinalOnly;
   const std::uint64_t end = final_only ? offsets_.data_end : offsets_.prefill_end;
   for (std::uint64_t cut = 0; cut < end; ++cut) {
     const Error error = error_of([&] { recover(first_bytes(whole_, cut)); });
@@ -190,7 +191,7 @@ TEST_P(Recover, DamageOfWhatCanBeMadeAgainLosesNothing) {
 
 TEST_P(Recover, LostMetaIsNamed) {
   Bytes damaged = whole_;
-  damaged[256 + 64 + 5] ^= std::byte{1};
+  damaged[load<std::uint32_t>(whole_, 12) + kRecordHeaderBytes + 5] ^= std::byte{1};
   EXPECT_THAT(recover(damaged).lost, ElementsAre("META (model, device and settings)"));
   const Recording recording = Recording::open("out/x.kvc", {.file_system = &files_});
   EXPECT_EQ(recording.num_steps(), kSteps);

@@ -55,6 +55,9 @@ StepStats make_stats(const RecordingHeader& header, std::int32_t input, std::int
                             static_cast<std::int32_t>(header.vocab_size));
     stats.top_logits.push_back(2.5f - static_cast<float>(i));
   }
+  for (std::uint32_t i = 0; i < header.logits_sample; ++i) {
+    stats.sampled_logits.push_back(static_cast<float>(token) - 0.5f * static_cast<float>(i));
+  }
   return stats;
 }
 
@@ -79,6 +82,24 @@ RecordingHeader sample_header(SaveMode mode) {
   header.top_k = 2;
   header.prompt_length = 3;
   header.geometry = sample_geometry();
+  return header;
+}
+
+RecordingHeader extended_header(SaveMode mode) {
+  RecordingHeader header = sample_header(mode);
+  const auto layer = [](DType decoded, RowCode key, std::optional<RowCode> value) {
+    LayerGeometry shape{decoded, DType::kBFloat16, 2, 5, 4};
+    shape.key_code = key;
+    shape.value_code = value;
+    return shape;
+  };
+  header.geometry = Geometry(
+      {layer(DType::kBFloat16, {CodeType::kInt4, DType::kFloat16, false, 2},
+             RowCode{CodeType::kUInt4, DType::kFloat16, true, 4, 32}),
+       layer(DType::kFloat32, {CodeType::kInt8, DType::kFloat32, false, 5}, std::nullopt),
+       layer(DType::kFloat16, {CodeType::kUInt8, DType::kBFloat16, true, 1},
+             RowCode{CodeType::kFloat8E4M3, DType::kFloat32, false, 4, 0})});
+  header.logits_sample = 3;
   return header;
 }
 
@@ -160,15 +181,23 @@ SampleOffsets write_sample(FileSystem& files, const std::filesystem::path& path,
 }
 
 Bytes sample_bytes(SaveMode mode, std::uint64_t steps, SampleOffsets* offsets) {
+  return sample_bytes(sample_header(mode), steps, offsets);
+}
+
+Bytes sample_bytes(const RecordingHeader& header, std::uint64_t steps, SampleOffsets* offsets) {
   MemoryFileSystem files;
-  const SampleOffsets found = write_sample(files, "x.kvc", sample_header(mode), steps);
+  const SampleOffsets found = write_sample(files, "x.kvc", header, steps);
   if (offsets != nullptr) *offsets = found;
   return files.bytes("x.kvc");
 }
 
 Bytes packed_sample(SaveMode mode, std::uint64_t steps) {
+  return packed_bytes(sample_bytes(mode, steps));
+}
+
+Bytes packed_bytes(const Bytes& bytes) {
   MemoryFileSystem files;
-  files.put("x.kvc", sample_bytes(mode, steps));
+  files.put("x.kvc", bytes);
   pack_recording("x.kvc", {.file_system = &files});
   return files.bytes("x.kvc");
 }

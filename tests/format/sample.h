@@ -1,9 +1,11 @@
 // Tiny recordings whose every byte of K and V follows from a formula.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <vector>
 
 #include "kvtool/format/reader.h"
@@ -16,6 +18,25 @@ namespace kvtool::format {
 [[nodiscard]] Geometry sample_geometry();
 // Fixed UUID; 3 prompt tokens, vocabulary of 50, top-2.
 [[nodiscard]] RecordingHeader sample_header(SaveMode mode);
+// As above with all that version 1.1 has: coded rows of every kind, a sample of 3 logits.
+[[nodiscard]] RecordingHeader extended_header(SaveMode mode);
+// What tests of every kind of recording run over: each save mode in 1.0 and in 1.1.
+struct SampleKind {
+  SaveMode mode = SaveMode::kDelta;
+  bool extended = false;
+
+  [[nodiscard]] RecordingHeader header() const {
+    return extended ? extended_header(mode) : sample_header(mode);
+  }
+  [[nodiscard]] std::string name() const {
+    return std::string(save_mode_name(mode)) + (extended ? "_1_1" : "");
+  }
+};
+inline constexpr std::array kSampleKinds = {
+    SampleKind{SaveMode::kDelta},       SampleKind{SaveMode::kPrefillOnly},
+    SampleKind{SaveMode::kFinalOnly},   SampleKind{SaveMode::kDelta, true},
+    SampleKind{SaveMode::kPrefillOnly, true}, SampleKind{SaveMode::kFinalOnly, true}};
+
 [[nodiscard]] nlohmann::json sample_meta();
 [[nodiscard]] nlohmann::json sample_summary(std::uint64_t steps);
 [[nodiscard]] std::vector<std::int32_t> sample_prompt(const RecordingHeader& header);
@@ -42,10 +63,13 @@ SampleOffsets write_sample(FileSystem& files, const std::filesystem::path& path,
                            const RecordingHeader& header, std::uint64_t steps, bool sync = false);
 
 // The finished recording's bytes.
+[[nodiscard]] Bytes sample_bytes(const RecordingHeader& header, std::uint64_t steps,
+                                 SampleOffsets* offsets = nullptr);
 [[nodiscard]] Bytes sample_bytes(SaveMode mode, std::uint64_t steps,
                                  SampleOffsets* offsets = nullptr);
 
 // The same, packed.
+[[nodiscard]] Bytes packed_bytes(const Bytes& bytes);
 [[nodiscard]] Bytes packed_sample(SaveMode mode, std::uint64_t steps);
 
 [[nodiscard]] Bytes first_bytes(const Bytes& bytes, std::uint64_t count);

@@ -25,9 +25,9 @@ Error open_error(const Bytes& bytes) {
 
 void open_and_verify(const Bytes& bytes) { open_bytes(bytes).verify(); }
 
-class CutOrDamaged : public testing::TestWithParam<SaveMode> {
+class CutOrDamaged : public testing::TestWithParam<SampleKind> {
  protected:
-  CutOrDamaged() : whole_(sample_bytes(GetParam(), kSteps, &offsets_)) {}
+  CutOrDamaged() : whole_(sample_bytes(GetParam().header(), kSteps, &offsets_)) {}
 
   [[nodiscard]] std::uint64_t steps_before(std::uint64_t cut) const {
     return static_cast<std::uint64_t>(
@@ -40,9 +40,8 @@ class CutOrDamaged : public testing::TestWithParam<SaveMode> {
 };
 
 INSTANTIATE_TEST_SUITE_P(KvcReader, CutOrDamaged,
-                         testing::Values(SaveMode::kDelta, SaveMode::kPrefillOnly,
-                                         SaveMode::kFinalOnly),
-                         [](const auto& mode) { return std::string(save_mode_name(mode.param)); });
+                         testing::ValuesIn(kSampleKinds),
+                         [](const auto& kind) { return kind.param.name(); });
 
 TEST_P(CutOrDamaged, CutAnywhereExposesExactlyTheWholeStepsBeforeTheCut) {
   for (std::uint64_t cut = offsets_.prompt_end; cut < whole_.size(); ++cut) {
@@ -169,7 +168,7 @@ TEST_P(CutOrDamaged, SwappedStepsAreNoticed) {
 
 TEST_P(CutOrDamaged, StepOfAnotherRecordingIsNoticed) {
   MemoryFileSystem files;
-  RecordingHeader header = sample_header(GetParam());
+  RecordingHeader header = GetParam().header();
   header.uuid[15] ^= 1;
   write_sample(files, "other.kvc", header, kSteps);
   const Bytes& other = files.bytes("other.kvc");
@@ -192,7 +191,7 @@ TEST_P(CutOrDamaged, TwoRecordingsInOneFileAreDamage) {
 
 TEST_P(CutOrDamaged, PaddingMustBeZero) {
   MemoryFileSystem files;
-  RecordingHeader header = sample_header(GetParam());
+  RecordingHeader header = GetParam().header();
   // PROMPT of 3 tokens: 12 bytes and 52 of padding before the next record.
   Bytes damaged = whole_;
   damaged[offsets_.prompt_end - 1] = std::byte{1};

@@ -22,7 +22,6 @@ using testing::IsEmpty;
 using testing::SizeIs;
 
 constexpr std::uint64_t kSteps = 3;
-constexpr std::array kModes = {SaveMode::kDelta, SaveMode::kPrefillOnly, SaveMode::kFinalOnly};
 
 std::vector<RecordHeader> records_of(const Bytes& bytes) {
   std::vector<RecordHeader> records;
@@ -41,7 +40,7 @@ struct Place {
 };
 
 Place place_in_step(const RecordingHeader& header, std::uint64_t at) {
-  const std::uint64_t stats = stats_block_bytes(header.top_k);
+  const std::uint64_t stats = stats_block_bytes(header);
   if (at < stats) return {{}, true};
   for (std::uint32_t i = 0; i < header.geometry.num_layers(); ++i) {
     const LayerGeometry& layer = header.geometry.layer(i);
@@ -62,16 +61,16 @@ Place place_in_state(const RecordingHeader& header, const RecordHeader& record, 
   return {};
 }
 
-class Verify : public testing::TestWithParam<SaveMode> {
+class Verify : public testing::TestWithParam<SampleKind> {
  protected:
-  Verify() : whole_(sample_bytes(GetParam(), kSteps, &offsets_)) {}
+  Verify() : whole_(sample_bytes(GetParam().header(), kSteps, &offsets_)) {}
 
   SampleOffsets offsets_;
   Bytes whole_;
 };
 
-INSTANTIATE_TEST_SUITE_P(KvcVerify, Verify, testing::ValuesIn(kModes),
-                         [](const auto& mode) { return std::string(save_mode_name(mode.param)); });
+INSTANTIATE_TEST_SUITE_P(KvcVerify, Verify, testing::ValuesIn(kSampleKinds),
+                         [](const auto& kind) { return kind.param.name(); });
 
 TEST_P(Verify, CompleteRecordingIsIntact) {
   const FileVerdict verdict = verify(whole_);
@@ -81,12 +80,12 @@ TEST_P(Verify, CompleteRecordingIsIntact) {
   EXPECT_EQ(verdict.intact_steps, kSteps);
   EXPECT_EQ(verdict.num_records, records_of(whole_).size());
   EXPECT_EQ(verdict.bytes, whole_.size());
-  EXPECT_EQ(verdict.save_mode, GetParam());
+  EXPECT_EQ(verdict.save_mode, GetParam().mode);
   EXPECT_THAT(verdict.damages, IsEmpty());
 }
 
 TEST_P(Verify, EveryFlippedByteOfARecordIsReportedAtItsPlace) {
-  const RecordingHeader header = sample_header(GetParam());
+  const RecordingHeader header = GetParam().header();
   for (const RecordHeader& record : records_of(whole_)) {
     const std::uint64_t bytes = record_bytes(record.stored_bytes);
     for (std::uint64_t into = 0; into < bytes; ++into) {
@@ -193,7 +192,7 @@ TEST_P(Verify, AgreesWithTheReaderOnRandomDamage) {
 TEST(KvcVerifyDamage, EveryDamagedPlaceIsListed) {
   SampleOffsets offsets;
   Bytes damaged = sample_bytes(SaveMode::kDelta, 200, &offsets);
-  const std::uint64_t stats = stats_block_bytes(2);
+  const std::uint64_t stats = stats_block_bytes(sample_header(SaveMode::kDelta));
   const auto flip_row = [&](std::size_t step, std::uint64_t row) {
     damaged[offsets.step_ends[step] - 64 + row] ^= std::byte{1};
   };

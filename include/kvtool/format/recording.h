@@ -41,6 +41,9 @@ struct RecordingHeader {
   std::uint32_t top_k = 0;  // entries per step; at most kMaxTopK and vocab_size
   std::uint64_t prompt_length = 0;
   Geometry geometry;
+  // Logits per step that are recorded beside the top-k, at the ids of format/logit_sample.h;
+  // at most kMaxLogitsSample and vocab_size.
+  std::uint32_t logits_sample = 0;
 };
 
 // What one forward pass said about the next token.
@@ -58,6 +61,8 @@ struct StepStats {
   // header.top_k entries, by logit descending, then id ascending.
   std::vector<std::int32_t> top_ids;
   std::vector<float> top_logits;
+  // header.logits_sample entries by id, in the head's own dtype: others would be rounded to it.
+  std::vector<float> sampled_logits = {};
 
   friend bool operator==(const StepStats&, const StepStats&) = default;
 };
