@@ -120,8 +120,8 @@ class BatchReplay {
     std::vector<format::RowSink*> sinks(rows_.size(), nullptr);
     for (std::size_t i = 0; i < rows_.size(); ++i) {
       if (!rows_[i].reported) continue;
-      comparators[i] =
-          std::make_unique<analysis::RowComparator>(*rows_[i].source, comparison_options());
+      comparators[i] = std::make_unique<analysis::RowComparator>(
+          *rows_[i].source, comparison_options(*rows_[i].entry));
       sinks[i] = comparators[i].get();
       if (make_recorder) recorders[i] = make_recorder(*rows_[i].entry, *rows_[i].source, i);
       if (!recorders[i]) continue;
@@ -154,9 +154,10 @@ class BatchReplay {
   }
 
  private:
-  [[nodiscard]] analysis::ComparisonOptions comparison_options() const {
+  [[nodiscard]] analysis::ComparisonOptions comparison_options(
+      const ReferenceEntry& entry) const {
     analysis::ComparisonOptions options;
-    options.tolerance_ulps = options_.near_tie_ulps;
+    if (options_.near_tie_ulps) options.tolerance_ulps = options_.near_tie_ulps(entry);
     options.block_positions = options_.block_positions;
     options.live_geometry = model_.info().geometry;
     options.live_logits_dtype = model_.info().logits_dtype;

@@ -1,5 +1,5 @@
 // Replays one planned batch, in one replay mode after the other, and compares
-// every row with its reference. What replay and selftest share.
+// every row with its reference. What replay and trials share.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,9 @@ struct BatchReplayOptions {
   bool parallel = false;                               // see engine::ReplayOptions
   std::optional<std::uint64_t> parallel_memory_bytes;  // empty: the engine's default
   std::optional<engine::Fault> fault;
-  double near_tie_ulps = analysis::kDefaultToleranceUlps;
+  // Of a gate, which may differ by the device that a recording comes from. Empty:
+  // analysis::kDefaultToleranceUlps.
+  std::function<double(const ReferenceEntry& entry)> near_tie_ulps;
   std::uint64_t block_positions = 64;  // of the K/V profile, the same in all batches of a run
 };
 

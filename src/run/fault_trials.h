@@ -1,25 +1,18 @@
-// Proves that a gate can fail: replays a reference with one fault after the
-// other and judges each replay as any other one would be judged.
+// Proves that a gate can fail: one trial without a fault, one with each fault, and as many as
+// it takes to find the smallest strength that is still caught.
 #pragma once
 
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "batch_replay.h"
 #include "fault_plans.h"
 #include "kvtool/analysis/gate.h"
-#include "plan_batches.h"
 #include "kvtool/run/result.h"
 #include "session.h"
+#include "trial.h"
 
 namespace kvtool::run {
-
-// The recordings that the faulty replays are compared with.
-struct SelftestReference {
-  std::vector<ReferenceEntry> entries;  // of one batch size
-  std::vector<PlannedBatch> batches;
-};
 
 struct SelftestOptions {
   std::vector<format::ReplayMode> modes;  // empty: those that the gate needs
@@ -33,7 +26,7 @@ struct SelftestOptions {
 // `reference` in the result is left to the caller. Errors as replay_batch();
 // kUsage when the recordings hold no steps.
 [[nodiscard]] SelftestResult try_faults(Session& session, engine::Model& model,
-                                        const SelftestReference& reference,
+                                        const ReferenceSet& reference,
                                         const SelftestOptions& options);
 
 }  // namespace kvtool::run

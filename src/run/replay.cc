@@ -214,7 +214,6 @@ class ReplayRun {
   void prepare(const engine::Model& model, const ModelReplay& replay) {
     const std::string& reference_device = replay.entries.front().front().device_label;
     const analysis::Gate gate = session_.verdicts().gate_for(gate_context(model, reference_device));
-    near_tie_ulps_ = gate.near_tie_ulps;
     modes_ = request_.replay_modes.empty() ? analysis::modes_for(gate) : request_.replay_modes;
     check_modes(gate);
     block_positions_ = 1;
@@ -270,7 +269,9 @@ class ReplayRun {
     BatchReplayOptions options;
     options.modes = modes_;
     options.allow_different_weights = request_.allow_different_weights;
-    options.near_tie_ulps = near_tie_ulps_;
+    options.near_tie_ulps = [&](const ReferenceEntry& entry) {
+      return session_.verdicts().gate_for(gate_context(model, entry.device_label)).near_tie_ulps;
+    };
     options.parallel = parallel();
     options.parallel_memory_bytes = request_.parallel_memory_bytes;
     options.block_positions = block_positions_;
@@ -418,7 +419,6 @@ class ReplayRun {
   bool engine_ready_ = false;
   std::uint64_t replayed_ = 0;
   std::vector<format::ReplayMode> modes_;
-  double near_tie_ulps_ = analysis::kDefaultToleranceUlps;
   std::uint64_t block_positions_ = 1;  // one for all inputs of a model, so that they can be pooled
   std::set<std::string> different_weights_;  // slugs
   std::set<std::string> warned_;

@@ -69,9 +69,9 @@ class SelftestRun {
   bool run_model(const ModelFile& file) {
     const std::unique_ptr<engine::Model> model = session_.load_model(file);
     bool passed = true;
-    const auto test = [&](const std::vector<SelftestReference>& references,
+    const auto test = [&](const std::vector<ReferenceSet>& references,
                           const std::string& words) {
-      for (const SelftestReference& reference : references) {
+      for (const ReferenceSet& reference : references) {
         check_belong(reference, *model);
         SelftestResult result = try_faults(session_, *model, reference, options_for(*model));
         result.reference = words;
@@ -106,16 +106,16 @@ class SelftestRun {
   }
 
   // One for each batch size.
-  [[nodiscard]] std::vector<SelftestReference> references_below(const std::string& from,
+  [[nodiscard]] std::vector<ReferenceSet> references_below(const std::string& from,
                                                                 const ModelFile& file) const {
     const ReferenceSource source = find_reference(from, request_.ref_dir);
     ReferenceSelection selection;
     selection.batch_size = request_.from_batch_size;
     selection.batch_sizes = request_.batch_sizes;
     if (!request_.from.empty() && !source.file) selection.num_inputs = request_.request_number;
-    std::vector<SelftestReference> references;
+    std::vector<ReferenceSet> references;
     for (auto& entries : select_references(source, folder_of(source, file), selection, observer_)) {
-      SelftestReference& reference = references.emplace_back();
+      ReferenceSet& reference = references.emplace_back();
       reference.batches = plan_batches(entries, request_.replay_shape);
       reference.entries = std::move(entries);
     }
@@ -132,7 +132,7 @@ class SelftestRun {
                 file.slug);
   }
 
-  static void check_belong(const SelftestReference& reference, const engine::Model& model) {
+  static void check_belong(const ReferenceSet& reference, const engine::Model& model) {
     for (const ReferenceEntry& entry : reference.entries) {
       (void)check_same_model(identity_of(format::Recording::open(entry.path)),
                              identity_of(model.info()), /*allow_different_weights=*/false);

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "fake_engine.h"
+#include "support/fake_engine.h"
 #include "support/faulty_file_system.h"
 #include "support/folder_test.h"
 

@@ -1,7 +1,9 @@
 // save -> files -> replay with a fake engine: everything but torch is real.
 #include <gmock/gmock.h>
 
+#include <map>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "cli_fixture.h"
 #include "cli/interrupt.h"
@@ -408,6 +410,26 @@ TEST_F(SaveReplay, AnUnknownLabelListsTheKnownAndProposesAnOutput) {
   EXPECT_EQ(result.status, 2);
   EXPECT_THAT(result.err, HasSubstr("ref_cache holds CPU"));
   EXPECT_THAT(result.err, HasSubstr("kvtool replay --from outputs/20260102_030405/kv_caches/GPU1"));
+}
+
+// The device that comes first has a wide bound; it must not excuse the other's flip.
+TEST_F(SaveReplay, EachRecordingHasTheNearTieBoundOfItsDevice) {
+  save(1, "--out ref_cache --device-label LAX");
+  save(1, "--out ref_cache --device-label STRICT");
+  fs::copy("ref_cache/STRICT/tiny/batch1_input0.kvc", "ref_cache/LAX/tiny/batch1_input1.kvc");
+  write("gate.json", R"({"rules": {"*.tokens.tie_rate": null},
+      "overrides": [{"reference_device": "LAX", "near_tie_ulps": 1e9}]})");
+  engine_.perturb = [](std::uint64_t index, format::StepStats& stats) {
+    if (index != 1) return;
+    std::swap(stats.top_ids[0], stats.top_ids[1]);
+    stats.token = stats.top_ids[0];
+  };
+  const json report = replay_json("--from LAX --batch 1 --gate gate.json", 1);
+  std::map<std::string, bool> passed;
+  for (const json& verdict : report["verdicts"]) {
+    passed[verdict["reference_device"]] = verdict["gate"]["passed"].get<bool>();
+  }
+  EXPECT_EQ(passed, (std::map<std::string, bool>{{"LAX", true}, {"STRICT", false}}));
 }
 
 TEST_F(SaveReplay, AMissingModelNamesTheExportCommand) {

@@ -13,7 +13,7 @@
 
 #include "kvtool/engine/api.h"
 
-namespace kvtool::cli {
+namespace kvtool {
 
 // What a test sets before a run and looks at after it.
 struct FakeEngineState {
@@ -43,4 +43,4 @@ inline constexpr std::int32_t kFakeEos = 2;
 
 [[nodiscard]] std::unique_ptr<engine::Engine> make_fake_engine(FakeEngineState& state);
 
-}  // namespace kvtool::cli
+}  // namespace kvtool

@@ -1,4 +1,4 @@
-#include "fake_engine.h"
+#include "support/fake_engine.h"
 
 #include <algorithm>
 #include <cmath>
@@ -11,7 +11,7 @@
 #include "kvtool/base/error.h"
 #include "kvtool/run/paths.h"
 
-namespace kvtool::cli {
+namespace kvtool {
 namespace {
 
 using Bytes = std::vector<std::byte>;
@@ -359,4 +359,4 @@ std::unique_ptr<engine::Engine> make_fake_engine(FakeEngineState& state) {
   return std::make_unique<FakeEngine>(state);
 }
 
-}  // namespace kvtool::cli
+}  // namespace kvtool

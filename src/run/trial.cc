@@ -1,0 +1,123 @@
+#include "trial.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "batch_replay.h"
+#include "verdicts.h"
+
+namespace kvtool::run {
+namespace {
+
+// How far a rule is exceeded, as a ratio; a bound of 0 is exceeded infinitely. A
+// missing figure says nothing about a fault and counts least.
+double excess(const analysis::RuleResult& result) {
+  constexpr double kInfinite = std::numeric_limits<double>::infinity();
+  if (!result.measured) return 0.0;
+  const double measured = *result.measured;
+  if (!std::isfinite(measured)) return kInfinite;
+  double ratio = 1.0;
+  if (result.rule.max && measured > *result.rule.max) {
+    ratio = *result.rule.max > 0.0 ? measured / *result.rule.max : kInfinite;
+  }
+  if (result.rule.min && measured < *result.rule.min) {
+    ratio = std::max(ratio, measured > 0.0 ? *result.rule.min / measured : kInfinite);
+  }
+  return ratio;
+}
+
+// Of equal excess, what was measured on K and V comes first: tokens follow from it.
+bool says_more(const analysis::RuleResult& a, const analysis::RuleResult& b) {
+  const auto is_kv = [](const analysis::RuleResult& result) {
+    return result.figure.find(".kv.") != std::string::npos;
+  };
+  return std::pair(excess(a), is_kv(a)) > std::pair(excess(b), is_kv(b));
+}
+
+std::string describe_departure(const analysis::KvSummary& kv) {
+  const analysis::Departure& departure = *kv.departure;
+  const std::string layer = fmt::format(
+      "{} of layer {}", departure.kind == analysis::KvKind::kKey ? "K" : "V", departure.layer);
+  const std::string place =
+      fmt::format("at position {} of {}", kv.departure_first_position + departure.position,
+                  analysis::to_string(kv.departure_input));
+  if (departure.figure == "nonfinite") return layer + " has the first NaN or Inf, " + place;
+  const std::string name = departure.figure == "relative_l2" ? "relative L2" : "scale error";
+  return fmt::format("{} {}: {} {:.3g}, elsewhere {:.3g}", layer,
+                     departure.whole_layer ? std::string("as a whole") : place, name,
+                     departure.measured, departure.typical);
+}
+
+void take(const Verdict& verdict, Judgement& judgement) {
+  judgement.gate = verdict.gate.gate;
+  judgement.figures.insert(verdict.figures.begin(), verdict.figures.end());
+  for (const analysis::RuleResult& rule : verdict.gate.rules) {
+    if (!rule.passed) judgement.failed_rules.push_back(rule);
+  }
+  std::stable_sort(judgement.failed_rules.begin(), judgement.failed_rules.end(), says_more);
+  if (verdict.run.modes.empty() || judgement.departure) return;
+  const analysis::KvSummary& kv = verdict.run.modes.front().steps.kv;
+  judgement.departure = kv.departure;
+  if (kv.departure) judgement.departure_text = describe_departure(kv);
+}
+
+InputResult input_of(const engine::ModelInfo& model, ReplayedRow& row) {
+  InputResult input;
+  input.model_slug = model.slug;
+  input.batch_size = row.entry->batch_size;
+  input.input_index = row.entry->input_index;
+  input.prompt_length = row.entry->prompt_length;
+  input.replay.emplace().modes = std::move(row.modes);
+  return input;
+}
+
+}  // namespace
+
+TrialRunner::TrialRunner(engine::Model& model, const ReferenceSet& reference,
+                         analysis::GateSpec gate, std::string device_label, Observer& observer)
+    : model_(model),
+      reference_(reference),
+      gate_(std::move(gate)),
+      device_label_(std::move(device_label)),
+      observer_(observer),
+      block_positions_(block_positions_for(reference.entries)) {}
+
+analysis::GateContext TrialRunner::context_of(const ReferenceEntry& entry) const {
+  const engine::ModelInfo& info = model_.info();
+  return {info.model_id, info.slug, info.dtype, entry.device_label, device_label_};
+}
+
+Judgement TrialRunner::run(const Trial& trial, const engine::Progress& progress) const {
+  VerdictBuilder verdicts(gate_);
+  BatchReplayOptions options;
+  options.modes = trial.modes;
+  if (options.modes.empty()) {
+    options.modes =
+        analysis::modes_for(verdicts.gate_for(context_of(reference_.entries.front())));
+  }
+  options.fault = trial.fault;
+  options.near_tie_ulps = [&](const ReferenceEntry& entry) {
+    return verdicts.gate_for(context_of(entry)).near_tie_ulps;
+  };
+  options.block_positions = block_positions_;
+  Judgement judgement;
+  for (const PlannedBatch& batch : reference_.batches) {
+    BatchReplayResult replayed =
+        replay_batch(model_, reference_.entries, batch, options, {},
+                     [&](format::ReplayMode) { return progress; }, observer_);
+    for (ReplayedRow& row : replayed.rows) {
+      ++judgement.inputs;
+      for (const ModeReplay& mode : row.modes) judgement.steps += mode.timing.steps;
+      const analysis::GateContext context = context_of(*row.entry);
+      verdicts.add(context, input_of(model_.info(), row));
+    }
+  }
+  for (const Verdict& verdict : verdicts.build()) take(verdict, judgement);
+  return judgement;
+}
+
+}  // namespace kvtool::run
