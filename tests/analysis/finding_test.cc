@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "kvtool/analysis/gate.h"
+#include "kvtool/base/setting.h"
 
 namespace kvtool::analysis {
 namespace {
@@ -96,12 +97,12 @@ TEST(DescribeFinding, SaysWhatRan) {
 
 TEST(DescribeFinding, SuggestsTheModesThatWouldTellMore) {
   EXPECT_TRUE(holds(describe(Finding::kReproducible, run_of({ReplayMode::kInject})),
-                    "add --mode inject,forced,free"));
+                    "add " + setting("mode") + " inject,forced,free"));
   EXPECT_TRUE(holds(describe(Finding::kUndetermined, run_of({ReplayMode::kForced})),
-                    "--mode inject,forced"));
+                    setting("mode") + " inject,forced"));
   EXPECT_TRUE(
       holds(describe(Finding::kUndetermined, run_of({ReplayMode::kInject, ReplayMode::kFree})),
-            "Add --mode inject,forced,free"));
+            "Add " + setting("mode") + " inject,forced,free"));
 }
 
 TEST(DescribeFinding, GivesTheAmplification) {
