@@ -52,7 +52,7 @@ TEST_F(CheckReferences, TellsWhatTheRecordingsHaveInCommon) {
 
 TEST_F(CheckReferences, RefusesOtherWeightsUnlessAllowed) {
   second_.recording_header.model_sha256[0] = 1;
-  EXPECT_THAT(message(false), testing::HasSubstr("--allow-different-weights"));
+  EXPECT_THAT(message(false), testing::HasSubstr("allow_different_weights"));
   EXPECT_NO_THROW((void)check(true));
 }
 
