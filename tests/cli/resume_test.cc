@@ -321,7 +321,7 @@ TEST_F(Resume, TwoRunsDoNotShareAFolder) {
   EXPECT_EQ(save("--resume").status, 0) << "the lock ended with its process";
 }
 
-class DiskFaults : public Resume, public testing::WithParamInterface<DiskFault> {
+class ExhaustiveDiskFaults : public Resume, public testing::WithParamInterface<DiskFault> {
  protected:
   // Of what had its final name before, nothing is lost, and what has one is whole.
   static void expect_nothing_lost(const std::map<std::string, std::string>& whole) {
@@ -334,11 +334,11 @@ class DiskFaults : public Resume, public testing::WithParamInterface<DiskFault> 
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(Save, DiskFaults,
+INSTANTIATE_TEST_SUITE_P(Save, ExhaustiveDiskFaults,
                          testing::Values(DiskFault::kFull, DiskFault::kInputOutput,
                                          DiskFault::kFileTooLarge));
 
-TEST_P(DiskFaults, AtEveryCallEndTheRunWithAMessageAndResumeCompletesIt) {
+TEST_P(ExhaustiveDiskFaults, AtEveryCallEndTheRunWithAMessageAndResumeCompletesIt) {
   const std::string options = "--request-number 3 --batch-size 2 --fsync-every 2 ";
   ASSERT_EQ(save(options, "whole").status, 0);
   const auto whole = contents("whole/CPU/tiny");
@@ -368,7 +368,7 @@ TEST_P(DiskFaults, AtEveryCallEndTheRunWithAMessageAndResumeCompletesIt) {
   EXPECT_GT(call, 60);
 }
 
-TEST_P(DiskFaults, AtEveryCallOfAForcedRunLeaveTheOlderOrTheNewerRecording) {
+TEST_P(ExhaustiveDiskFaults, AtEveryCallOfAForcedRunLeaveTheOlderOrTheNewerRecording) {
   const std::string options = "--request-number 2 --batch-size 2 ";
   ASSERT_EQ(save(options, "whole").status, 0);
   const auto whole = contents("whole/CPU/tiny");

@@ -134,7 +134,7 @@ class Recorder {
   Progress& progress_;
 };
 
-class Crash : public testing::Test {
+class ExhaustiveCrash : public testing::Test {
  protected:
   void SetUp() override {
     std::string pattern = (fs::temp_directory_path() / "kvtool-crash-XXXXXX").string();
@@ -226,7 +226,7 @@ class Crash : public testing::Test {
   int with_steps_ = 0;
 };
 
-TEST_F(Crash, AtAnyMomentLosesNothingThatWasWritten) {
+TEST_F(ExhaustiveCrash, AtAnyMomentLosesNothingThatWasWritten) {
   std::mt19937_64 random(20261122);
   std::uniform_int_distribution<std::uint64_t> delay_ns(0, 30'000'000);
   int killed = 0;

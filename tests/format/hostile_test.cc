@@ -532,7 +532,7 @@ void mutate_sealed(Bytes& bytes, std::mt19937& random) {
   }
 }
 
-TEST(KvcHostileFile, RandomSealedChangesEndInAValueOrAnError) {
+TEST(ExhaustiveKvcHostileFile, RandomSealedChangesEndInAValueOrAnError) {
   std::mt19937 random(20240607);
   for (const SaveMode mode : {SaveMode::kDelta, SaveMode::kPrefillOnly, SaveMode::kFinalOnly}) {
     const Bytes whole = sample_bytes(mode, 2);

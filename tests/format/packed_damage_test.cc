@@ -34,14 +34,14 @@ std::vector<FoundRecord> records_of(const Bytes& bytes) {
   return found;
 }
 
-class PackedDamage : public testing::TestWithParam<SaveMode> {};
+class ExhaustivePackedDamage : public testing::TestWithParam<SaveMode> {};
 
-INSTANTIATE_TEST_SUITE_P(Kvc, PackedDamage,
+INSTANTIATE_TEST_SUITE_P(Kvc, ExhaustivePackedDamage,
                          testing::Values(SaveMode::kDelta, SaveMode::kPrefillOnly,
                                          SaveMode::kFinalOnly),
                          [](const auto& mode) { return std::string(save_mode_name(mode.param)); });
 
-TEST_P(PackedDamage, EveryFlippedByteIsFound) {
+TEST_P(ExhaustivePackedDamage, EveryFlippedByteIsFound) {
   const Bytes packed = packed_sample(GetParam(), 3);
   for (std::size_t i = 0; i < packed.size(); ++i) {
     Bytes flipped = packed;
@@ -53,7 +53,7 @@ TEST_P(PackedDamage, EveryFlippedByteIsFound) {
 }
 
 // Without verify(): what is read is right or refused, one record's damage is not another's.
-TEST_P(PackedDamage, AFlippedByteNeverReadsAsOtherContent) {
+TEST_P(ExhaustivePackedDamage, AFlippedByteNeverReadsAsOtherContent) {
   const Bytes packed = packed_sample(GetParam(), 3);
   for (std::size_t i = 0; i < packed.size(); ++i) {
     Bytes flipped = packed;
@@ -69,7 +69,7 @@ TEST_P(PackedDamage, AFlippedByteNeverReadsAsOtherContent) {
   }
 }
 
-TEST_P(PackedDamage, CutAnywhereIsTruncatedOrRefused) {
+TEST_P(ExhaustivePackedDamage, CutAnywhereIsTruncatedOrRefused) {
   const Bytes packed = packed_sample(GetParam(), 3);
   const auto records = records_of(packed);
   const std::uint64_t front_end = records.at(2).offset;

@@ -39,11 +39,16 @@ class CutOrDamaged : public testing::TestWithParam<SampleKind> {
   Bytes whole_;
 };
 
+class ExhaustiveCutOrDamaged : public CutOrDamaged {};
+
 INSTANTIATE_TEST_SUITE_P(KvcReader, CutOrDamaged,
                          testing::ValuesIn(kSampleKinds),
                          [](const auto& kind) { return kind.param.name(); });
+INSTANTIATE_TEST_SUITE_P(KvcReader, ExhaustiveCutOrDamaged,
+                         testing::ValuesIn(kSampleKinds),
+                         [](const auto& kind) { return kind.param.name(); });
 
-TEST_P(CutOrDamaged, CutAnywhereExposesExactlyTheWholeStepsBeforeTheCut) {
+TEST_P(ExhaustiveCutOrDamaged, CutAnywhereExposesExactlyTheWholeStepsBeforeTheCut) {
   for (std::uint64_t cut = offsets_.prompt_end; cut < whole_.size(); ++cut) {
     SCOPED_TRACE(cut);
     const Recording recording = open_bytes(first_bytes(whole_, cut));
@@ -74,7 +79,7 @@ TEST_P(CutOrDamaged, CutBeforeTheEndOfThePromptIsUnreadable) {
   }
 }
 
-TEST_P(CutOrDamaged, FlippedByteIsNeverAccepted) {
+TEST_P(ExhaustiveCutOrDamaged, FlippedByteIsNeverAccepted) {
   for (const int mask : {0x01, 0x80, 0xff}) {
     for (std::size_t i = 0; i < whole_.size(); ++i) {
       Bytes damaged = whole_;
@@ -88,7 +93,7 @@ TEST_P(CutOrDamaged, FlippedByteIsNeverAccepted) {
   }
 }
 
-TEST_P(CutOrDamaged, FlippedByteIsNeverTakenForAnEarlyEnd) {
+TEST_P(ExhaustiveCutOrDamaged, FlippedByteIsNeverTakenForAnEarlyEnd) {
   for (std::size_t i = 0; i < whole_.size(); ++i) {
     Bytes damaged = whole_;
     damaged[i] ^= std::byte{0x10};
