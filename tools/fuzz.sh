@@ -5,15 +5,15 @@
 #
 # SECONDS (default 60) are shared by the targets (default: all): recording, packed,
 # safetensors, json, config. One line each: executions and coverage. Inputs that
-# were worth keeping stay in build-fuzz/corpus/TARGET for the next run, inputs that fail
-# in build-fuzz/findings; the exit status is 1 if there is one. Needs clang++ with
+# were worth keeping stay in build-asan/corpus/TARGET for the next run, inputs that fail
+# in build-asan/findings; the exit status is 1 if there is one. Needs clang++ with
 # libFuzzer (Debian: clang, libclang-rt-14-dev).
 set -euo pipefail
 
 # shellcheck source=tools/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-readonly FUZZ_BUILD="$KVTOOL_ROOT/build-fuzz"
+readonly FUZZ_BUILD="$KVTOOL_ROOT/build-asan"
 readonly FUZZ_TARGETS=(recording packed safetensors json config)
 # The longest input in bytes: a dozen records; what is found needs no more.
 readonly FUZZ_MAX_LENGTH=16384
@@ -73,7 +73,7 @@ fuzz_main() {
   if (($# > 0)); then targets=("$@"); fi
   command -v clang++ >/dev/null || die "fuzz.sh: clang++ is missing (Debian: clang, libclang-rt-14-dev)"
   mkdir -p "$KVTOOL_LOG_DIR" "$FUZZ_BUILD"
-  configure_and_build kvtool_fuzzers build-fuzz --preset fuzz >"$KVTOOL_LOG_DIR/build-fuzz.log" 2>&1 ||
+  configure_and_build kvtool_fuzzers build-asan --preset fuzz >"$KVTOOL_LOG_DIR/build-fuzz.log" 2>&1 ||
     { tail -n 40 "$KVTOOL_LOG_DIR/build-fuzz.log" >&2; die "fuzz.sh: the build failed"; }
   "$FUZZ_BUILD/fuzz/kvtool_fuzz_seeds" "$FUZZ_BUILD/seeds"
   for target in "${targets[@]}"; do

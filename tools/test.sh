@@ -69,9 +69,14 @@ run_fuzzing() {
   fi
 }
 
-# Clang, if it is there, compiles with sanitizers in half the time, and warns of other things.
+# Clang, if it is there, compiles with sanitizers in half the time, and warns of other
+# things. The fuzzers are part of that build.
 prefer_clang() {
-  if command -v clang++ >/dev/null; then export CXX=clang++; fi
+  _sanitizer_preset=asan
+  if command -v clang++ >/dev/null; then
+    export CXX=clang++
+    _sanitizer_preset=fuzz
+  fi
 }
 
 # build TARGETS FOLDER [cmake option...]: fails after showing the end of the log.
@@ -115,7 +120,7 @@ test_main() {
     # One build shows both: that everything but the engine builds without torch,
     # and that it is clean.
     stage "Build without torch, with AddressSanitizer and UndefinedBehaviorSanitizer"
-    if build all build-asan --preset asan; then
+    if build all build-asan --preset "$_sanitizer_preset"; then
       stage "C++ tests without torch, with sanitizers"
       run_ctest build-asan
     fi
