@@ -130,7 +130,9 @@ class SpecParser {
     const std::size_t equals = whole.find('=');
     const OptionInfo& option = find_option(policy, whole.substr(0, equals), begin);
     const std::string name(option.name);
-    if (equals == std::string_view::npos) fail(end, "'" + name + "' needs a value: " + name + "=...");
+    if (equals == std::string_view::npos) {
+      fail(end, "'" + name + "' needs a value: " + name + "=...");
+    }
     for (const CacheSpec::Setting& earlier : spec_.settings_) {
       if (earlier.name == name) fail(begin, "'" + name + "' is given twice");
     }

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "engine/batch_run.h"
-#include "engine/cache/contiguous_cache.h"
+#include "engine/cache/policies.h"
 #include "engine/logit_stats.h"
 #include "engine/sink_pump.h"
 #include "engine/stopwatch.h"
@@ -39,7 +39,7 @@ class Generation {
       : model_(model),
         options_(options),
         run_(*model.module, model.layout, make_shape(model, inputs, options), model.device,
-             make_contiguous),
+             cache_maker(options.kv_cache)),
         stats_(model.info.vocab_size, std::min(options.top_k, model.info.vocab_size), model.device),
         rows_(inputs.size()) {
     const auto listens = [](const format::RowSink* sink) { return sink != nullptr; };
@@ -72,6 +72,7 @@ class Generation {
           static_cast<double>(run_.cache().attend_ns() - prefill_attention_ns) * 1e-9;
     }
     finish(result.timing);
+    result.cache_use = run_.cache().use();
     result.rows = std::move(rows_);
     return result;
   }

@@ -12,8 +12,8 @@
 #include "engine/forward_pass.h"
 #include "engine/host_memory.h"
 #include "engine/logit_stats.h"
-#include "engine/cache/contiguous_cache.h"
 #include "engine/cache/parallel_cache.h"
+#include "engine/cache/policies.h"
 #include "engine/parallel_plan.h"
 #include "engine/reference_check.h"
 #include "engine/reference_stage.h"
@@ -69,6 +69,7 @@ class ParallelReplay {
         references_(check_references(model.info, batch, options.allow_different_weights)),
         reference_layout_(references_.geometry),
         stats_(model.info.vocab_size, references_.top_k, model.device),
+        make_cache_(cache_maker(options.kv_cache)),
         cache_(model.layout),
         limits_(limits_for(model, options.parallel_memory_bytes)),
         rows_(batch.rows.size()) {
@@ -94,6 +95,8 @@ class ParallelReplay {
     }
     result.timing.prefill_seconds = prefill_seconds_;
     result.timing.decode_seconds = decode_seconds_;
+    result.cache_use = use_;
+    result.cache_use.applied_rows = applied_rows_;
     for (const ReplayRow& row : batch_.rows) {
       result.own_step_kv.push_back(!injects_ || !row.reference->has_step_kv());
     }
@@ -130,12 +133,25 @@ class ParallelReplay {
                     to_device(input.keep))
             .squeeze(0);
     cache_.end();
+    take_use(pieces);
     const at::Tensor packed = pack(logits);
     const at::Tensor host_rows = own_rows.cpu();
     const std::int64_t elapsed = watch_.lap();
     count_time(elapsed, pieces);
     deliver(planned, pieces, packed, host_rows, elapsed / count);
     count_time(watch_.lap(), pieces);
+  }
+
+  // Rows are still there: deliver() drops those that have ended.
+  void take_use(const std::vector<ParallelPiece>& pieces) {
+    cache::CacheUse now;
+    for (const Row& row : rows_) {
+      if (row.kept) now += row.kept->cache->use();
+    }
+    for (const ParallelPiece& piece : pieces) {
+      if (piece.is_last) applied_rows_ += piece.row->cache->use().applied_rows;
+    }
+    if (now.physical_bytes >= use_.physical_bytes) use_ = now;
   }
 
   // Every token of a pass costs the same.
@@ -173,6 +189,7 @@ class ParallelReplay {
     piece.offset = static_cast<std::int64_t>(input.tokens.size());
     piece.first_step = planned.first_step;
     piece.steps = planned.steps;
+    piece.is_last = planned.first_step + planned.steps == length.steps;
     if (planned.with_prompt) {
       row.kept = begin_row(source, length);
       piece.prompt = length.prompt;
@@ -194,7 +211,7 @@ class ParallelReplay {
 
   std::unique_ptr<ParallelRow> begin_row(const format::RowSource& source, const RowLength& length) {
     auto kept = std::make_unique<ParallelRow>(model_.layout, source.prompt(), length.steps,
-                                              model_.device, make_contiguous);
+                                              model_.device, make_cache_);
     kept->keeps_own_prompt = !injects_ || !source.has_prefill_kv();
     kept->keeps_own_steps = !injects_ || !source.has_step_kv();
     if (!kept->keeps_own_prompt) inject_prefill(source, reference_layout_, *kept->cache, 0, 0);
@@ -241,12 +258,11 @@ class ParallelReplay {
         Row& row = rows_[planned[index].row];
         const ParallelPiece& piece = pieces[index];
         const RowLength& length = lengths_[planned[index].row];
-        const bool is_last = piece.first_step + piece.steps == length.steps;
         if (row.sink != nullptr) {
           deliver_piece(row, piece, packed_of[index], own_rows, elapsed_ns);
-          if (is_last) end_row(row, length);
+          if (piece.is_last) end_row(row, length);
         }
-        if (is_last) row.kept.reset();
+        if (piece.is_last) row.kept.reset();
       }
     });
   }
@@ -309,13 +325,16 @@ class ParallelReplay {
   ReferenceFormat references_;
   RowLayout reference_layout_;
   LogitStats stats_;
-  ParallelCache cache_;
+  CacheMaker make_cache_;  // of each row
+  ParallelCache cache_;    // of a pass, over theirs
   PassLimits limits_;
   std::vector<Row> rows_;
   std::vector<RowLength> lengths_;  // of rows_
   Stopwatch watch_;
   double prefill_seconds_ = 0.0;
   double decode_seconds_ = 0.0;
+  cache::CacheUse use_;
+  std::uint64_t applied_rows_ = 0;
 };
 
 }  // namespace

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "engine/batch_run.h"
-#include "engine/cache/contiguous_cache.h"
+#include "engine/cache/policies.h"
 #include "engine/logit_stats.h"
 #include "engine/reference_check.h"
 #include "engine/reference_stage.h"
@@ -51,7 +51,8 @@ class Replay {
         references_(check_references(model.info, batch, options.allow_different_weights)),
         reference_layout_(references_.geometry),
         stats_(model.info.vocab_size, references_.top_k, model.device),
-        run_(*model.module, model.layout, make_shape(model, batch), model.device, make_contiguous),
+        run_(*model.module, model.layout, make_shape(model, batch), model.device,
+             cache_maker(options.kv_cache)),
         fed_(batch.rows.size()),
         recorded_(batch.rows.size()),
         active_(batch.rows.size()),
@@ -85,6 +86,7 @@ class Replay {
       result.own_step_kv.push_back(!injects() || !row.reference->has_step_kv());
     }
     finish(result.timing);
+    result.cache_use = run_.cache().use();
     return result;
   }
 

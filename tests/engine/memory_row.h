@@ -19,6 +19,7 @@ class MemoryRow : public format::RowSink, public format::RowSource {
   format::StepStats first;
   std::vector<format::StepStats> steps;
   std::vector<std::vector<std::byte>> deltas;  // per step
+  std::vector<std::vector<std::byte>> final_keys;  // per layer
   std::vector<std::vector<std::byte>> final_values;
 
   [[nodiscard]] std::vector<std::int32_t> fed_tokens() const {
@@ -39,8 +40,9 @@ class MemoryRow : public format::RowSink, public format::RowSource {
     steps.push_back(stats);
     deltas.emplace_back(delta.begin(), delta.end());
   }
-  void on_final_layer(std::uint32_t, std::span<const std::byte>,
+  void on_final_layer(std::uint32_t, std::span<const std::byte> key,
                       std::span<const std::byte> value) override {
+    final_keys.emplace_back(key.begin(), key.end());
     final_values.emplace_back(value.begin(), value.end());
   }
   void on_end(const format::RowEnd&) override {}

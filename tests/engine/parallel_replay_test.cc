@@ -10,6 +10,7 @@
 #include <thread>
 #include <tuple>
 
+#include "engine/cache/policy_param.h"
 #include "memory_row.h"
 #include "support/error_of.h"
 #include "toy_run.h"
@@ -19,27 +20,17 @@ namespace {
 
 using format::ReplayMode;
 
-Rows run(TorchModel& model, const Rows& references, const ReplayOptions& options) {
-  Rows rows;
-  ReplayBatch batch;
-  std::vector<format::RowSink*> sinks;
-  for (const auto& reference : references) {
-    batch.rows.push_back({reference.get()});
-    batch.padded_length = std::max<std::uint64_t>(batch.padded_length, reference->prompt().size());
-    rows.push_back(std::make_unique<MemoryRow>());
-    sinks.push_back(rows.back().get());
-  }
-  const ReplayResult result = options.parallel
-                                  ? replay_in_parallel(model, batch, options, sinks, {})
-                                  : replay(model, batch, options, sinks, {});
-  EXPECT_EQ(result.own_step_kv.size(), references.size());
-  return rows;
+Rows rows_of(TorchModel& model, const Rows& references, const ReplayOptions& options) {
+  Replayed replayed = run(model, references, options);
+  EXPECT_EQ(replayed.result.own_step_kv.size(), references.size());
+  return std::move(replayed.rows);
 }
 
-ReplayOptions parallel(ReplayMode mode) {
+ReplayOptions parallel(ReplayMode mode, const cache::CacheSpec& kv_cache = {}) {
   ReplayOptions options;
   options.mode = mode;
   options.parallel = true;
+  options.kv_cache = kv_cache;
   return options;
 }
 
@@ -86,15 +77,26 @@ void disturb(MemoryRow& row) {
   for (std::size_t i = 0; i < row.prompt_values[1].size() / sizeof(float); ++i) prompt[i] += 0.5F;
 }
 
-class ParallelReplay : public testing::TestWithParam<ReplayMode> {};
+class ParallelReplay : public testing::TestWithParam<PolicyInMode> {
+ protected:
+  static cache::CacheSpec kv_cache() { return spec_of(std::get<cache::PolicyInfo>(GetParam())); }
+  static ReplayOptions in_parallel() {
+    return parallel(std::get<ReplayMode>(GetParam()), kv_cache());
+  }
+  static ReplayOptions step_by_step() {
+    ReplayOptions options = in_parallel();
+    options.parallel = false;
+    return options;
+  }
+};
 
 TEST_P(ParallelReplay, AgreesWithTheReplayStepByStep) {
   TorchModel model = toy_model();
-  const Rows recorded = record(model, 8);
+  const Rows recorded = record(model, 8, kv_cache());
   disturb(*recorded[0]);
-  const Rows steps = run(model, recorded, {GetParam()});
+  const Rows steps = rows_of(model, recorded, step_by_step());
   module_of(model).fed.clear();
-  const Rows rows = run(model, recorded, parallel(GetParam()));
+  const Rows rows = rows_of(model, recorded, in_parallel());
   EXPECT_EQ(module_of(model).fed.size(), 1U);
   for (std::size_t row = 0; row < rows.size(); ++row) expect_close(*rows[row], *steps[row]);
 }
@@ -136,34 +138,33 @@ TEST(ParallelReplayThreads, RowsAreHandedOverSideBySide) {
 
 TEST_P(ParallelReplay, LittleMemoryMeansMorePassesAndTheSameResult) {
   TorchModel model = toy_model();
-  const Rows recorded = record(model, 8);
+  const Rows recorded = record(model, 8, kv_cache());
   disturb(*recorded[1]);
-  const Rows steps = run(model, recorded, {GetParam()});
+  const Rows steps = rows_of(model, recorded, step_by_step());
   module_of(model).fed.clear();
-  ReplayOptions options = parallel(GetParam());
+  ReplayOptions options = in_parallel();
   options.parallel_memory_bytes = 1;
-  const Rows rows = run(model, recorded, options);
+  const Rows rows = rows_of(model, recorded, options);
   EXPECT_GT(module_of(model).fed.size(), 10U);
   for (std::size_t row = 0; row < rows.size(); ++row) expect_close(*rows[row], *steps[row]);
 }
 
 TEST_P(ParallelReplay, RunsOnItsOwnStepsWhereTheRecordingHasNone) {
   TorchModel model = toy_model();
-  const Rows recorded = record(model, 8);
+  const Rows recorded = record(model, 8, kv_cache());
   disturb(*recorded[0]);
   recorded[0]->with_step_kv = false;
-  const Rows steps = run(model, recorded, {GetParam()});
-  const Rows rows = run(model, recorded, parallel(GetParam()));
+  const Rows steps = rows_of(model, recorded, step_by_step());
+  const Rows rows = rows_of(model, recorded, in_parallel());
   for (std::size_t row = 0; row < rows.size(); ++row) expect_close(*rows[row], *steps[row]);
 }
 
-INSTANTIATE_TEST_SUITE_P(Modes, ParallelReplay,
-                         testing::Values(ReplayMode::kInject, ReplayMode::kForced),
-                         [](const auto& param_info) {
-                           return std::string(format::replay_mode_name(param_info.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(ModesAndCaches, ParallelReplay,
+                         testing::Combine(testing::Values(ReplayMode::kInject, ReplayMode::kForced),
+                                          testing::ValuesIn(cache::kPolicies)),
+                         name_of_mode);
 
-TEST(ParallelReplay, SinksMayBeMissing) {
+TEST(ParallelReplayOnce, SinksMayBeMissing) {
   TorchModel model = toy_model();
   const Rows recorded = record(model, 4);
   ReplayBatch batch;
@@ -173,7 +174,7 @@ TEST(ParallelReplay, SinksMayBeMissing) {
   EXPECT_EQ(result.timing.decode_steps, 6U);
 }
 
-TEST(ParallelReplay, ReportsProgressUpToAllSteps) {
+TEST(ParallelReplayOnce, ReportsProgressUpToAllSteps) {
   TorchModel model = toy_model();
   const Rows recorded = record(model, 4);
   ReplayBatch batch;
@@ -187,7 +188,7 @@ TEST(ParallelReplay, ReportsProgressUpToAllSteps) {
   EXPECT_EQ(last, 6U);
 }
 
-TEST(ParallelReplay, FreeModeAndFaultsAreRefused) {
+TEST(ParallelReplayOnce, FreeModeAndFaultsAreRefused) {
   TorchModel model = toy_model();
   const Rows recorded = record(model, 4);
   ReplayBatch batch;

@@ -17,25 +17,6 @@ using format::ReplayMode;
 
 constexpr std::array kModes{ReplayMode::kInject, ReplayMode::kForced, ReplayMode::kFree};
 
-struct Replayed {
-  Rows rows;
-  ReplayResult result;
-};
-
-Replayed run(TorchModel& model, const Rows& references, const ReplayOptions& options) {
-  Replayed replayed;
-  ReplayBatch batch;
-  std::vector<format::RowSink*> sinks;
-  for (const auto& reference : references) {
-    batch.rows.push_back({reference.get()});
-    batch.padded_length = std::max<std::uint64_t>(batch.padded_length, reference->prompt().size());
-    replayed.rows.push_back(std::make_unique<MemoryRow>());
-    sinks.push_back(replayed.rows.back().get());
-  }
-  replayed.result = replay(model, batch, options, sinks, {});
-  return replayed;
-}
-
 void cut(MemoryRow& row, std::size_t steps) {
   row.steps.resize(steps);
   row.deltas.resize(steps);

@@ -18,6 +18,7 @@
 #include <string>
 #include <tuple>
 
+#include "engine/cache/policy_param.h"
 #include "engine/sink_pump.h"
 #include "memory_row.h"
 #include "toy_module.h"
@@ -116,9 +117,9 @@ struct Stop : std::runtime_error {
   Stop() : std::runtime_error("stop") {}
 };
 
-class StepCostTest : public testing::Test {
+class StepCostBase : public testing::Test {
  protected:
-  StepCostTest() : model_(toy_model()) {
+  StepCostBase() : model_(toy_model()) {
     model_.info.max_positions = kCapacity + 10;
     row_.recording_header.model_sha256 = model_.info.weights_sha256;
     row_.recording_header.vocab_size = model_.info.vocab_size;
@@ -131,7 +132,7 @@ class StepCostTest : public testing::Test {
     before_ = c10::GetCPUAllocator();
     c10::SetCPUAllocator(&allocator_, /*priority=*/100);
   }
-  ~StepCostTest() override {
+  ~StepCostBase() override {
     heap.counts = false;
     c10::SetCPUAllocator(before_, /*priority=*/100);
   }
@@ -184,30 +185,37 @@ class StepCostTest : public testing::Test {
   std::map<std::string, std::uint64_t> operations_;
 };
 
-TEST_F(StepCostTest, GenerationWithoutRecording) {
+class StepCostTest : public StepCostBase,
+                     public testing::WithParamInterface<cache::PolicyInfo> {};
+
+TEST_P(StepCostTest, GenerationWithoutRecording) {
   const std::vector<Input> inputs{{{1, 2, 3}}};
   count([&](const Progress& progress) {
-    std::ignore = generate(model_, inputs, {kCapacity, true, 4}, {}, progress);
+    std::ignore = generate(model_, inputs, {kCapacity, true, 4, spec_of(GetParam())}, {}, progress);
   });
   expect_cheap_steps();
 }
 
-TEST_F(StepCostTest, GenerationThatIsRecorded) {
+TEST_P(StepCostTest, GenerationThatIsRecorded) {
   const std::vector<Input> inputs{{{1, 2, 3}}};
   const std::vector<format::RowSink*> sinks{&row_};
   count([&](const Progress& progress) {
-    std::ignore = generate(model_, inputs, {kCapacity, true, 4}, sinks, progress);
+    const GenerateOptions options{kCapacity, true, 4, spec_of(GetParam())};
+    std::ignore = generate(model_, inputs, options, sinks, progress);
   });
   expect_cheap_steps();
 }
 
-class ReplayStepCost : public StepCostTest,
-                       public testing::WithParamInterface<format::ReplayMode> {};
+INSTANTIATE_TEST_SUITE_P(Caches, StepCostTest, testing::ValuesIn(cache::kPolicies),
+                         name_of_policy);
+
+class ReplayStepCost : public StepCostBase, public testing::WithParamInterface<PolicyInMode> {};
 
 TEST_P(ReplayStepCost, IsTheSameAtEveryStep) {
+  const auto& [mode, policy] = GetParam();
   const std::vector<Input> inputs{{{1, 2, 3}}};
   const std::vector<format::RowSink*> sinks{&row_};
-  std::ignore = generate(model_, inputs, {2 * kSteps, true, 4}, sinks, {});
+  std::ignore = generate(model_, inputs, {2 * kSteps, true, 4, spec_of(policy)}, sinks, {});
   MemoryRow live;
   live.steps.reserve(1000);
   live.deltas.reserve(1000);
@@ -216,18 +224,20 @@ TEST_P(ReplayStepCost, IsTheSameAtEveryStep) {
   batch.padded_length = row_.prompt_ids.size();
   batch.cache_capacity = kCapacity;
   const std::vector<format::RowSink*> live_sinks{&live};
+  ReplayOptions options{mode};
+  options.kv_cache = spec_of(policy);
   count([&](const Progress& progress) {
-    std::ignore = replay(model_, batch, {GetParam()}, live_sinks, progress);
+    std::ignore = replay(model_, batch, options, live_sinks, progress);
   });
   expect_cheap_steps();
 }
 
-INSTANTIATE_TEST_SUITE_P(Modes, ReplayStepCost,
-                         testing::Values(format::ReplayMode::kInject, format::ReplayMode::kForced,
-                                         format::ReplayMode::kFree),
-                         [](const auto& param_info) {
-                           return std::string(format::replay_mode_name(param_info.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(ModesAndCaches, ReplayStepCost,
+                         testing::Combine(testing::Values(format::ReplayMode::kInject,
+                                                          format::ReplayMode::kForced,
+                                                          format::ReplayMode::kFree),
+                                          testing::ValuesIn(cache::kPolicies)),
+                         name_of_mode);
 
 }  // namespace
 }  // namespace kvtool::engine

@@ -15,6 +15,8 @@
 #include <string_view>
 #include <vector>
 
+#include "kvtool/cache/cache_spec.h"
+#include "kvtool/cache/cache_use.h"
 #include "kvtool/format/recording.h"
 #include "kvtool/format/replay_mode.h"
 #include "kvtool/format/row.h"
@@ -22,7 +24,7 @@
 namespace kvtool::engine {
 
 // Raised with every incompatible change of this header; checked by the loader.
-inline constexpr int kEngineAbi = 3;
+inline constexpr int kEngineAbi = 4;
 
 struct EngineOptions {
   std::string device = "auto";  // "auto" (CUDA when there is one), "cpu", "cuda", "cuda:N"
@@ -63,6 +65,7 @@ struct GenerateOptions {
   std::uint64_t max_new_tokens = 128;  // at least 1
   bool ignore_eos = false;
   std::uint32_t top_k = 32;  // recorded entries; capped by the vocabulary
+  cache::CacheSpec kv_cache = {};
 };
 
 struct GeneratedRow {
@@ -82,6 +85,7 @@ struct BatchTiming {
 struct GenerateResult {
   std::vector<GeneratedRow> rows;
   BatchTiming timing;
+  cache::CacheUse cache_use;
 };
 
 // Called on the calling thread after the prefill (0) and after every step; an
@@ -134,6 +138,8 @@ struct ReplayOptions {
   // Of a parallel replay, beside the model: activations, logits and the K/V of the
   // rows that share a pass. An estimate; one row is never refused.
   std::uint64_t parallel_memory_bytes = std::uint64_t{1} << 30;
+  // Of the device under test; reference K/V are kept in it as its own rows are.
+  cache::CacheSpec kv_cache = {};
 };
 
 struct ReplayResult {
@@ -141,6 +147,8 @@ struct ReplayResult {
   // Rows whose steps ran on the device's own K/V after the prompt: all of them
   // in forced and free mode, in inject mode those whose reference holds none.
   std::vector<bool> own_step_kv;
+  // In a parallel replay of the pass whose rows took most; applied_rows of all passes.
+  cache::CacheUse cache_use = {};
 };
 
 class Model {

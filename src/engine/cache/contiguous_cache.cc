@@ -1,8 +1,6 @@
 #include "engine/cache/contiguous_cache.h"
 
-#include <string>
-
-#include "kvtool/base/error.h"
+#include <algorithm>
 
 namespace kvtool::engine {
 namespace {
@@ -20,16 +18,6 @@ void overwrite(const at::Tensor& target, const at::Tensor& source, std::int64_t 
 }
 
 }  // namespace
-
-void check_slots(const BatchShape& shape, SlotRange slots) {
-  if (slots.end() <= shape.capacity()) return;
-  throw_environment("the cache of " + std::to_string(shape.capacity()) + " positions is full");
-}
-
-std::unique_ptr<KvCache> make_contiguous(const RowLayout& layout, const BatchShape& shape,
-                                         at::Device device) {
-  return std::make_unique<ContiguousCache>(layout, shape, device);
-}
 
 ContiguousCache::ContiguousCache(const RowLayout& layout, const BatchShape& shape,
                                  at::Device device)
@@ -50,6 +38,7 @@ ContiguousCache::ContiguousCache(const RowLayout& layout, const BatchShape& shap
 void ContiguousCache::begin(SlotRange slots) {
   check_slots(shape_, slots);
   pass_ = slots;
+  end_ = std::max(end_, slots.end());
   filled_.begin();
 }
 
@@ -79,6 +68,7 @@ void ContiguousCache::read(const LayerRows& where, const LayerKv& kv) const {
 }
 
 void ContiguousCache::write(const LayerRows& where, const LayerKv& kv) {
+  end_ = std::max(end_, where.slots.end());
   const LayerKv kept = rows_at(where);
   kept.k.copy_(kv.k);
   kept.v.copy_(kv.v);
@@ -86,6 +76,12 @@ void ContiguousCache::write(const LayerRows& where, const LayerKv& kv) {
 
 LayerKv ContiguousCache::as_kept(std::int64_t layer, const LayerKv& kv) const {
   return {kv.k.to(layout_.key(layer).dtype), kv.v.to(layout_.value(layer).dtype)};
+}
+
+cache::CacheUse ContiguousCache::use() const {
+  std::uint64_t bytes = 0;
+  for (const at::Tensor& group : storage_) bytes += group.nbytes();
+  return use_of(layout_, shape_, end_, bytes, storage_.front().device());
 }
 
 void ContiguousCache::read_slot(std::int64_t slot, const at::Tensor& deltas) const {
@@ -96,6 +92,7 @@ void ContiguousCache::read_slot(std::int64_t slot, const at::Tensor& deltas) con
 
 void ContiguousCache::write_slot(std::int64_t slot, const at::Tensor& deltas, const RowLayout& from,
                                  std::span<const std::int64_t> rows) {
+  end_ = std::max(end_, slot + 1);
   if (from.groups_match(layout_)) {
     for (std::size_t index = 0; index < storage_.size(); ++index) {
       overwrite(storage_[index].select(3, slot), from.group_view(deltas, from.groups()[index]), 1,
@@ -116,6 +113,7 @@ void ContiguousCache::write_slots(std::int64_t row, std::int64_t first_slot,
     KvCache::write_slots(row, first_slot, deltas, from);
     return;
   }
+  end_ = std::max(end_, first_slot + deltas.size(0));
   for (std::size_t index = 0; index < storage_.size(); ++index) {
     // [entries, slots, heads, dim] -> [entries, heads, slots, dim]
     storage_[index]

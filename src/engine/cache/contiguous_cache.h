@@ -5,7 +5,6 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <vector>
 
@@ -35,6 +34,7 @@ class ContiguousCache : public KvCache {
   void read(const LayerRows& where, const LayerKv& kv) const override;
   void write(const LayerRows& where, const LayerKv& kv) override;
   [[nodiscard]] LayerKv as_kept(std::int64_t layer, const LayerKv& kv) const override;
+  [[nodiscard]] cache::CacheUse use() const override;
 
  private:
   // Views of what one row keeps.
@@ -47,12 +47,7 @@ class ContiguousCache : public KvCache {
   PaddedAttention attention_;
   LayerCheck filled_;  // in the current pass
   SlotRange pass_;
+  std::int64_t end_ = 0;  // of the slots that were ever taken in
 };
-
-[[nodiscard]] std::unique_ptr<KvCache> make_contiguous(const RowLayout& layout,
-                                                       const BatchShape& shape, at::Device device);
-
-// Error kEnvironment unless a cache of `shape` has the slots.
-void check_slots(const BatchShape& shape, SlotRange slots);
 
 }  // namespace kvtool::engine

@@ -1,5 +1,10 @@
 #include "engine/cache/kv_cache.h"
 
+#include <algorithm>
+#include <string>
+
+#include "kvtool/base/error.h"
+
 namespace kvtool::engine {
 
 void KvCache::write_slots(std::int64_t row, std::int64_t first_slot, const at::Tensor& deltas,
@@ -8,6 +13,25 @@ void KvCache::write_slots(std::int64_t row, std::int64_t first_slot, const at::T
   for (std::int64_t layer = 0; layer < layout().num_layers(); ++layer) {
     write({layer, row, slots}, from.layer_rows(deltas, layer));
   }
+}
+
+cache::CacheUse use_of(const RowLayout& layout, const BatchShape& shape, std::int64_t end,
+                       std::uint64_t physical_bytes, at::Device device) {
+  std::uint64_t positions = 0;
+  for (std::int64_t row = 0; row < shape.rows(); ++row) {
+    positions += static_cast<std::uint64_t>(std::max<std::int64_t>(0, end - shape.padding(row)));
+  }
+  cache::CacheUse use;
+  use.logical_bytes = positions * layout.geometry().position_bytes();
+  use.physical_bytes = physical_bytes;
+  use.peak_bytes = physical_bytes;
+  use.places = {{device.str(), physical_bytes}};
+  return use;
+}
+
+void check_slots(const BatchShape& shape, SlotRange slots) {
+  if (slots.end() <= shape.capacity()) return;
+  throw_environment("the cache of " + std::to_string(shape.capacity()) + " positions is full");
 }
 
 }  // namespace kvtool::engine

@@ -15,6 +15,7 @@
 #include "engine/attention_op.h"
 #include "engine/batch_shape.h"
 #include "engine/row_layout.h"
+#include "kvtool/cache/cache_use.h"
 
 namespace kvtool::engine {
 
@@ -78,7 +79,19 @@ class KvCache : public CachePolicy {
   // once. Else the prompt is read before the next begin(), a final state alone is refused,
   // and so is a parallel replay.
   [[nodiscard]] virtual bool is_append_only() const { return true; }
+
+  // So far; on the thread of the passes.
+  [[nodiscard]] virtual cache::CacheUse use() const = 0;
 };
+
+// Of a cache that allocated `physical_bytes` once, on one device, and holds of every row of the
+// batch the slots before `end`.
+[[nodiscard]] cache::CacheUse use_of(const RowLayout& layout, const BatchShape& shape,
+                                     std::int64_t end, std::uint64_t physical_bytes,
+                                     at::Device device);
+
+// Error kEnvironment unless a cache of `shape` has the slots.
+void check_slots(const BatchShape& shape, SlotRange slots);
 
 // Allocates a cache for a batch. `layout` and `shape` outlive it.
 using CacheMaker = std::function<std::unique_ptr<KvCache>(

@@ -25,7 +25,7 @@ class PaddedAttention {
   [[nodiscard]] std::int64_t first_visible(const AttentionCall& call, SlotRange slots) const;
 
   // Queries of `call` stand at `slots`; keys [B, num_kv_heads, T, key_dim] and values hold the
-  // slots up to slots.end(), at least from first_visible(). Returns what CachePolicy::attend() does.
+  // slots up to slots.end(), at least from first_visible(). Returns [B, S, Hq, Dv], contiguous.
   at::Tensor attend(const AttentionCall& call, SlotRange slots, const at::Tensor& keys,
                     const at::Tensor& values);
 

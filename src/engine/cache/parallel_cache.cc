@@ -1,6 +1,7 @@
 #include "engine/cache/parallel_cache.h"
 
 #include "engine/cache/padded_attention.h"
+#include "kvtool/base/error.h"
 
 namespace kvtool::engine {
 namespace {
@@ -15,6 +16,17 @@ LayerKv without_batch(const LayerKv& kv) { return {kv.k.squeeze(0), kv.v.squeeze
 LayerKv with_batch(const LayerKv& kv) { return {kv.k.unsqueeze(0), kv.v.unsqueeze(0)}; }
 
 }  // namespace
+
+ParallelRow::ParallelRow(const RowLayout& layout, std::span<const std::int32_t> prompt,
+                         std::int64_t steps, at::Device device, const CacheMaker& make_cache)
+    : shape({prompt}, static_cast<std::int64_t>(prompt.size()),
+            static_cast<std::int64_t>(prompt.size()) + steps),
+      cache(make_cache(layout, shape, device)) {
+  if (cache->is_append_only()) return;
+  throw_usage(
+      "this cache changes rows after it has written them, so a parallel replay cannot say what "
+      "each step saw: replay step by step");
+}
 
 ParallelCache::ParallelCache(const RowLayout& layout)
     : layout_(layout), filled_(layout.num_layers()) {}

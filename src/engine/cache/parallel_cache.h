@@ -21,11 +21,10 @@ namespace kvtool::engine {
 
 // What one row of a replay keeps between passes: the K/V that its steps see.
 struct ParallelRow {
+  // Error kUsage for a cache whose rows change after their pass: what a step read of it is
+  // gone once later steps are there.
   ParallelRow(const RowLayout& layout, std::span<const std::int32_t> prompt, std::int64_t steps,
-              at::Device device, const CacheMaker& make_cache)
-      : shape({prompt}, static_cast<std::int64_t>(prompt.size()),
-              static_cast<std::int64_t>(prompt.size()) + steps),
-        cache(make_cache(layout, shape, device)) {}
+              at::Device device, const CacheMaker& make_cache);
   ParallelRow(const ParallelRow&) = delete;
   ParallelRow& operator=(const ParallelRow&) = delete;
 
@@ -42,6 +41,7 @@ struct ParallelPiece {
   std::int64_t prompt = 0;  // the row's prompt length if the piece starts with the prompt, else 0
   std::int64_t first_step = 0;  // then steps [first_step, first_step + steps)
   std::int64_t steps = 0;
+  bool is_last = false;  // of the row
 
   [[nodiscard]] std::int64_t tokens() const { return prompt + steps; }
 };

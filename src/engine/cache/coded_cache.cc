@@ -1,0 +1,212 @@
+#include "engine/cache/coded_cache.h"
+
+#include <algorithm>
+
+namespace kvtool::engine {
+namespace {
+
+// The same view of every plane.
+template <typename View>
+std::vector<at::Tensor> each(const std::vector<at::Tensor>& planes, const View& view) {
+  std::vector<at::Tensor> views;
+  views.reserve(planes.size());
+  for (const at::Tensor& plane : planes) views.push_back(view(plane));
+  return views;
+}
+
+std::vector<at::Tensor> slots_of(const std::vector<at::Tensor>& planes, SlotRange slots) {
+  return each(planes, [&](const at::Tensor& plane) {
+    return plane.narrow(plane.dim() - 2, slots.first, slots.count);
+  });
+}
+
+std::vector<at::Tensor> row_of(const std::vector<at::Tensor>& planes, std::int64_t row) {
+  return each(planes, [row](const at::Tensor& plane) { return plane.select(0, row); });
+}
+
+// Of [entries, B, heads, capacity, width].
+std::vector<at::Tensor> slot_of(const std::vector<at::Tensor>& planes, std::int64_t slot) {
+  return each(planes, [slot](const at::Tensor& plane) { return plane.select(3, slot); });
+}
+
+}  // namespace
+
+CodedCache::CodedCache(std::unique_ptr<RowCodec> codec, const RowLayout& layout,
+                       const BatchShape& shape, at::Device device)
+    : codec_(std::move(codec)),
+      layout_(layout),
+      shape_(shape),
+      device_(device),
+      attention_(shape, device),
+      filled_(layout.num_layers()) {
+  for (const RowLayout::Group& group : layout_.groups()) codec_->check(group.dtype);
+  allocate_storage();
+  allocate_work_space();
+}
+
+void CodedCache::allocate_storage() {
+  for (const RowLayout::Group& group : layout_.groups()) {
+    Planes planes;
+    for (const RowCodec::Plane& plane : codec_->planes(group.dim)) {
+      planes.push_back(
+          at::empty({group.entries, shape_.rows(), group.heads, shape_.capacity(), plane.width},
+                    at::TensorOptions(plane.dtype).device(device_)));
+    }
+    storage_.push_back(std::move(planes));
+  }
+  for (std::int64_t layer = 0; layer < layout_.num_layers(); ++layer) {
+    const auto view = [&](const RowLayout::Entry& entry) {
+      return row_of(storage_[entry.group], entry.index_in_group);
+    };
+    layers_.push_back({view(layout_.key(layer)), view(layout_.value(layer))});
+  }
+}
+
+void CodedCache::allocate_work_space() {
+  std::int64_t key = 0;
+  std::int64_t value = 0;
+  std::int64_t wide = 0;
+  const auto fit = [&](std::int64_t& most, const RowLayout::Entry& entry) {
+    const std::int64_t elements = shape_.rows() * entry.heads * shape_.capacity() * entry.dim;
+    most = std::max(most, elements * static_cast<std::int64_t>(at::elementSize(entry.dtype)));
+    if (entry.dtype == at::kFloat) return;
+    wide = std::max(wide, elements * static_cast<std::int64_t>(sizeof(float)));
+  };
+  for (std::int64_t layer = 0; layer < layout_.num_layers(); ++layer) {
+    fit(key, layout_.key(layer));
+    fit(value, layout_.value(layer));
+  }
+  const auto allocate = [this](std::int64_t bytes) {
+    return at::empty({bytes}, at::TensorOptions(at::kByte).device(device_));
+  };
+  key_space_ = allocate(key);
+  value_space_ = allocate(value);
+  wide_space_ = allocate(wide);
+}
+
+void CodedCache::begin(SlotRange slots) {
+  check_slots(shape_, slots);
+  pass_ = slots;
+  end_ = std::max(end_, slots.end());
+  filled_.begin();
+}
+
+void CodedCache::end() { filled_.end(); }
+
+at::Tensor CodedCache::attend(const AttentionCall& call) {
+  filled_.mark(call.layer);
+  const CodedLayer& kept = layers_[static_cast<std::size_t>(call.layer)];
+  const RowLayout::Entry& key = layout_.key(call.layer);
+  const RowLayout::Entry& value = layout_.value(call.layer);
+  encode(call.k, key, slots_of(kept.k, pass_));
+  encode(call.v, value, slots_of(kept.v, pass_));
+  note(pass_, shape_.rows() * pass_.count);
+  const std::int64_t first = attention_.first_visible(call, pass_);
+  const SlotRange visible{first, pass_.end() - first};
+  return attention_.attend(call, pass_, decode_slots(kept.k, key, key_space_, visible),
+                           decode_slots(kept.v, value, value_space_, visible));
+}
+
+at::Tensor CodedCache::work_rows(const at::Tensor& space, const RowLayout::Entry& entry,
+                                 at::ScalarType dtype) const {
+  const std::int64_t elements = shape_.rows() * entry.heads * shape_.capacity() * entry.dim;
+  return space.narrow(0, 0, elements * static_cast<std::int64_t>(at::elementSize(dtype)))
+      .view(dtype)
+      .view({shape_.rows(), entry.heads, shape_.capacity(), entry.dim});
+}
+
+at::Tensor CodedCache::decode_slots(const Planes& planes, const RowLayout::Entry& entry,
+                                    const at::Tensor& space, SlotRange slots) const {
+  const auto part = [slots](const at::Tensor& all) {
+    return all.narrow(2, slots.first, slots.count);
+  };
+  const at::Tensor rows = part(work_rows(space, entry, entry.dtype));
+  const at::Tensor wide =
+      entry.dtype == at::kFloat ? rows : part(work_rows(wide_space_, entry, at::kFloat));
+  codec_->decode(slots_of(planes, slots), rows, wide);
+  return rows;
+}
+
+void CodedCache::encode(const at::Tensor& rows, const RowLayout::Entry& entry,
+                        const Planes& planes) const {
+  codec_->encode(rows.to(device_, entry.dtype), planes);
+}
+
+void CodedCache::decode(const Planes& planes, const at::Tensor& rows) const {
+  codec_->decode(planes, rows,
+                 at::empty(rows.sizes(), at::TensorOptions(at::kFloat).device(device_)));
+}
+
+void CodedCache::read(const LayerRows& where, const LayerKv& kv) const {
+  const CodedLayer& kept = layers_[static_cast<std::size_t>(where.layer)];
+  decode(slots_of(row_of(kept.k, where.row), where.slots), kv.k);
+  decode(slots_of(row_of(kept.v, where.row), where.slots), kv.v);
+}
+
+void CodedCache::write(const LayerRows& where, const LayerKv& kv) {
+  const CodedLayer& kept = layers_[static_cast<std::size_t>(where.layer)];
+  encode(kv.k, layout_.key(where.layer), slots_of(row_of(kept.k, where.row), where.slots));
+  encode(kv.v, layout_.value(where.layer), slots_of(row_of(kept.v, where.row), where.slots));
+  note(where.slots, where.slots.count);
+}
+
+LayerKv CodedCache::as_kept(std::int64_t layer, const LayerKv& kv) const {
+  const auto round_trip = [this](const at::Tensor& rows, const RowLayout::Entry& entry) {
+    Planes planes;
+    std::vector<std::int64_t> sizes = rows.sizes().vec();
+    for (const RowCodec::Plane& plane : codec_->planes(entry.dim)) {
+      sizes.back() = plane.width;
+      planes.push_back(at::empty(sizes, at::TensorOptions(plane.dtype).device(device_)));
+    }
+    encode(rows, entry, planes);
+    at::Tensor kept = at::empty(rows.sizes(), at::TensorOptions(entry.dtype).device(device_));
+    decode(planes, kept);
+    return kept;
+  };
+  return {round_trip(kv.k, layout_.key(layer)), round_trip(kv.v, layout_.value(layer))};
+}
+
+void CodedCache::read_slot(std::int64_t slot, const at::Tensor& deltas) const {
+  for (std::size_t index = 0; index < storage_.size(); ++index) {
+    decode(slot_of(storage_[index], slot), layout_.group_view(deltas, layout_.groups()[index]));
+  }
+}
+
+void CodedCache::write_slot(std::int64_t slot, const at::Tensor& deltas, const RowLayout& from,
+                            std::span<const std::int64_t> rows) {
+  const auto write_row = [&](std::int64_t row) {
+    const at::Tensor delta = deltas.narrow(0, row, 1);
+    for (std::int64_t layer = 0; layer < layout_.num_layers(); ++layer) {
+      write({layer, row, {slot, 1}}, from.layer_rows(delta, layer));
+    }
+  };
+  if (!rows.empty() || !from.groups_match(layout_)) {
+    for (std::int64_t row = 0; row < shape_.rows(); ++row) {
+      if (rows.empty() || std::find(rows.begin(), rows.end(), row) != rows.end()) write_row(row);
+    }
+    return;
+  }
+  for (std::size_t index = 0; index < storage_.size(); ++index) {
+    codec_->encode(
+        from.group_view(deltas, from.groups()[index]).to(layout_.groups()[index].dtype),
+        slot_of(storage_[index], slot));
+  }
+  note({slot, 1}, shape_.rows() * layout_.num_layers());
+}
+
+void CodedCache::note(SlotRange slots, std::int64_t rows) {
+  end_ = std::max(end_, slots.end());
+  applied_rows_ += static_cast<std::uint64_t>(rows);
+}
+
+cache::CacheUse CodedCache::use() const {
+  std::uint64_t bytes = key_space_.nbytes() + value_space_.nbytes() + wide_space_.nbytes();
+  for (const Planes& planes : storage_) {
+    for (const at::Tensor& plane : planes) bytes += plane.nbytes();
+  }
+  cache::CacheUse use = use_of(layout_, shape_, end_, bytes, device_);
+  use.applied_rows = applied_rows_;
+  return use;
+}
+
+}  // namespace kvtool::engine

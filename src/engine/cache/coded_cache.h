@@ -1,0 +1,82 @@
+// A cache that keeps every row through a codec: one buffer per layer and plane, allocated
+// once, rows appended in place. To attend it turns the visible rows of one layer back, in
+// work space that all layers share.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engine/batch_shape.h"
+#include "engine/cache/kv_cache.h"
+#include "engine/cache/layer_check.h"
+#include "engine/cache/padded_attention.h"
+#include "engine/cache/row_codec.h"
+
+namespace kvtool::engine {
+
+class CodedCache : public KvCache {
+ public:
+  // Error kIncompatible where the codec cannot keep the layout's rows. `layout` and `shape`
+  // outlive the cache.
+  CodedCache(std::unique_ptr<RowCodec> codec, const RowLayout& layout, const BatchShape& shape,
+             at::Device device);
+
+  void begin(SlotRange slots) override;
+  // Every query, those of a prompt as those of a step, sees rows as the codec keeps them, its
+  // own included: a state does not depend on how its positions were divided into passes.
+  at::Tensor attend(const AttentionCall& call) override;
+  void end() override;
+
+  [[nodiscard]] const RowLayout& layout() const override { return layout_; }
+  void read_slot(std::int64_t slot, const at::Tensor& deltas) const override;
+  void write_slot(std::int64_t slot, const at::Tensor& deltas, const RowLayout& from,
+                  std::span<const std::int64_t> rows) override;
+  void read(const LayerRows& where, const LayerKv& kv) const override;
+  void write(const LayerRows& where, const LayerKv& kv) override;
+  [[nodiscard]] LayerKv as_kept(std::int64_t layer, const LayerKv& kv) const override;
+  [[nodiscard]] cache::CacheUse use() const override;
+
+ private:
+  using Planes = std::vector<at::Tensor>;
+  // Views into storage_, [B, heads, capacity, width].
+  struct CodedLayer {
+    Planes k;
+    Planes v;
+  };
+
+  void allocate_storage();
+  void allocate_work_space();
+  // Work space as [B, heads, capacity, dim].
+  [[nodiscard]] at::Tensor work_rows(const at::Tensor& space, const RowLayout::Entry& entry,
+                                     at::ScalarType dtype) const;
+  // Slots of all rows, in work space: [B, heads, slots, dim].
+  [[nodiscard]] at::Tensor decode_slots(const Planes& planes, const RowLayout::Entry& entry,
+                                        const at::Tensor& space, SlotRange slots) const;
+  // rows [.., heads, slots, dim], of any type and device.
+  void encode(const at::Tensor& rows, const RowLayout::Entry& entry, const Planes& planes) const;
+  // Into `rows` of any device; without work space, so on any thread.
+  void decode(const Planes& planes, const at::Tensor& rows) const;
+  // `slots` took in `rows` rows of a layer.
+  void note(SlotRange slots, std::int64_t rows);
+
+  std::unique_ptr<RowCodec> codec_;
+  const RowLayout& layout_;
+  const BatchShape& shape_;
+  at::Device device_;
+  std::vector<Planes> storage_;  // per layout group: [entries, B, heads, capacity, width]
+  std::vector<CodedLayer> layers_;
+  at::Tensor key_space_;    // u8, room for the largest layer's K in the model's dtype
+  at::Tensor value_space_;  // likewise V
+  at::Tensor wide_space_;   // u8, for either in float32
+  PaddedAttention attention_;
+  LayerCheck filled_;  // in the current pass
+  SlotRange pass_;
+  std::int64_t end_ = 0;            // of the slots that were ever taken in
+  std::uint64_t applied_rows_ = 0;  // of one layer
+};
+
+}  // namespace kvtool::engine

@@ -1,0 +1,39 @@
+#include "engine/cache/int8_codec.h"
+
+#include <string>
+
+#include "kvtool/base/error.h"
+
+namespace kvtool::engine {
+namespace {
+
+constexpr double kMaxInteger = 127.0;
+
+}  // namespace
+
+std::vector<RowCodec::Plane> Int8Codec::planes(std::int64_t dim) const {
+  return {{at::kChar, dim}, {at::kFloat, 1}};
+}
+
+void Int8Codec::check(at::ScalarType dtype) const {
+  if (dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16) return;
+  throw_incompatible(std::string("the cache int8 keeps rows of 16 or 32 bits, this model makes ") +
+                     at::toString(dtype) + ": use the cache contiguous");
+}
+
+void Int8Codec::encode(const at::Tensor& rows, const std::vector<at::Tensor>& planes) const {
+  const at::Tensor exact = rows.to(at::kFloat);
+  const at::Tensor scale = exact.abs().amax(-1, /*keepdim=*/true).div_(kMaxInteger);
+  // NaN is 0 / 0 in a row of zeros, or of a row that is not finite: its scale says that.
+  planes[0].copy_(exact.div(scale).round_().clamp_(-kMaxInteger, kMaxInteger).nan_to_num_(0.0));
+  planes[1].copy_(scale);
+}
+
+void Int8Codec::decode(const std::vector<at::Tensor>& planes, const at::Tensor& rows,
+                       const at::Tensor& wide) const {
+  wide.copy_(planes[0]);
+  wide.mul_(planes[1]);
+  if (!wide.is_same(rows)) rows.copy_(wide);
+}
+
+}  // namespace kvtool::engine

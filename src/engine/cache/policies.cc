@@ -1,0 +1,57 @@
+#include "engine/cache/policies.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include "engine/cache/coded_cache.h"
+#include "engine/cache/contiguous_cache.h"
+#include "engine/cache/int8_codec.h"
+#include "kvtool/base/error.h"
+
+namespace kvtool::engine {
+namespace {
+
+struct Policy {
+  std::string_view name;
+  std::unique_ptr<KvCache> (*make)(const cache::CacheSpec& spec, const RowLayout& layout,
+                                   const BatchShape& shape, at::Device device);
+};
+
+template <typename Codec>
+std::unique_ptr<KvCache> make_coded(const cache::CacheSpec&, const RowLayout& layout,
+                                    const BatchShape& shape, at::Device device) {
+  return std::make_unique<CodedCache>(std::make_unique<Codec>(), layout, shape, device);
+}
+
+std::unique_ptr<KvCache> make_contiguous(const cache::CacheSpec&, const RowLayout& layout,
+                                         const BatchShape& shape, at::Device device) {
+  return std::make_unique<ContiguousCache>(layout, shape, device);
+}
+
+// The other half of cache::kPolicies, which says what they are without torch.
+constexpr std::array kMakers = {
+    Policy{"contiguous", make_contiguous},
+    Policy{"int8", make_coded<Int8Codec>},
+};
+static_assert(std::equal(kMakers.begin(), kMakers.end(), cache::kPolicies.begin(),
+                         cache::kPolicies.end(),
+                         [](const Policy& maker, const cache::PolicyInfo& info) {
+                           return maker.name == info.name;
+                         }),
+              "a policy lacks its row here or in kvtool/cache/policies.h");
+
+}  // namespace
+
+CacheMaker cache_maker(const cache::CacheSpec& spec) {
+  for (const Policy& policy : kMakers) {
+    if (policy.name != spec.policy()) continue;
+    return [make = policy.make, spec](const RowLayout& layout, const BatchShape& shape,
+                                      at::Device device) {
+      return make(spec, layout, shape, device);
+    };
+  }
+  throw_usage("the engine has no cache '" + spec.to_string() + "'");
+}
+
+}  // namespace kvtool::engine

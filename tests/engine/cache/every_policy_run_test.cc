@@ -1,0 +1,120 @@
+// Generation and replay under every cache policy of the table.
+#include <gtest/gtest.h>
+
+#include <array>
+
+#include "engine/cache/policy_param.h"
+#include "engine/toy_run.h"
+#include "engine/toy_state.h"
+
+namespace kvtool::engine {
+namespace {
+
+using format::ReplayMode;
+
+class EveryPolicyRun : public testing::TestWithParam<cache::PolicyInfo> {};
+
+TEST_P(EveryPolicyRun, CountsTheRowsThatItChanges) {
+  TorchModel model = toy_model();
+  const std::vector<Input> inputs{{{1, 2, 3}}, {{4}}};
+  const GenerateResult result =
+      generate(model, inputs, {5, true, 4, spec_of(GetParam())}, {}, {});
+  // 3 slots of the prompt and 4 steps, of 2 rows in 2 layers.
+  const bool changes = GetParam().storage.element_bits != 0;
+  EXPECT_EQ(result.cache_use.applied_rows, changes ? 7U * 2 * 2 : 0U);
+  EXPECT_EQ(result.cache_use.logical_bytes,
+            (7 + 5) * model.info.geometry.position_bytes());
+}
+
+ReplayOptions options_of(ReplayMode mode, const cache::PolicyInfo& policy) {
+  ReplayOptions options;
+  options.mode = mode;
+  options.allow_different_weights = true;
+  options.kv_cache = spec_of(policy);
+  return options;
+}
+
+TEST_P(EveryPolicyRun, RepeatsItsOwnGenerationToTheBitInEveryMode) {
+  for (const DType dtype : kDTypes) {
+    TorchModel model = toy_model(dtype);
+    const Rows recorded = record(model, 12, spec_of(GetParam()));
+    for (const ReplayMode mode : {ReplayMode::kInject, ReplayMode::kForced, ReplayMode::kFree}) {
+      const Replayed replayed = run(model, recorded, options_of(mode, GetParam()));
+      for (std::size_t row = 0; row < 2; ++row) {
+        const MemoryRow& live = *replayed.rows[row];
+        ASSERT_EQ(live.steps.size(), recorded[row]->steps.size());
+        for (std::size_t step = 0; step < live.steps.size(); ++step) {
+          EXPECT_EQ(live.steps[step].logits_digest, recorded[row]->steps[step].logits_digest);
+        }
+        EXPECT_EQ(live.deltas, recorded[row]->deltas);
+        EXPECT_EQ(live.prompt_keys, recorded[row]->prompt_keys);
+        EXPECT_EQ(live.prompt_values, recorded[row]->prompt_values);
+        EXPECT_EQ(live.final_keys, recorded[row]->final_keys);
+        EXPECT_EQ(live.final_values, recorded[row]->final_values);
+      }
+    }
+  }
+}
+
+TEST_P(EveryPolicyRun, ContiguousAloneGivesTheSameBits) {
+  TorchModel model = toy_model();
+  const Rows plain = record(model, 8);
+  const Rows recorded = record(model, 8, spec_of(GetParam()));
+  const bool changes = GetParam().storage.element_bits != 0;
+  EXPECT_EQ(plain[1]->deltas != recorded[1]->deltas, changes);
+  EXPECT_EQ(plain[1]->prompt_values != recorded[1]->prompt_values, changes);
+}
+
+// V of layer 1 in a delta of the toy model.
+at::Tensor values_of(const std::vector<std::byte>& delta) {
+  constexpr std::int64_t kSize = ToyModule::kHeads * ToyModule::kDim;
+  return elements(delta).narrow(0, 3 * kSize, kSize);
+}
+
+TEST_P(EveryPolicyRun, EveryFaultShowsInItsLayer) {
+  TorchModel model = toy_model();
+  const Rows recorded = record(model, 5, spec_of(GetParam()));
+  for (const FaultKind kind :
+       {FaultKind::kScaledValues, FaultKind::kRotatedKeys, FaultKind::kSwappedHeads,
+        FaultKind::kStaleRow, FaultKind::kUnscaledInt8Keys, FaultKind::kNonfinite}) {
+    ReplayOptions options = options_of(ReplayMode::kInject, GetParam());
+    options.fault = Fault{kind, 1, 1, 1.0};
+    const Replayed replayed = run(model, recorded, options);
+    EXPECT_EQ(replayed.rows[0]->prompt_values, recorded[0]->prompt_values);
+    EXPECT_NE(replayed.rows[0]->deltas[1], recorded[0]->deltas[1]) << static_cast<int>(kind);
+    EXPECT_NE(replayed.rows[0]->steps[1].logits_digest, recorded[0]->steps[1].logits_digest);
+  }
+}
+
+TEST_P(EveryPolicyRun, AFaultIsAsLargeAsItSays) {
+  TorchModel model = toy_model();
+  const Rows recorded = record(model, 5, spec_of(GetParam()));
+  ReplayOptions options = options_of(ReplayMode::kInject, GetParam());
+  options.fault = Fault{FaultKind::kScaledValues, 1, 0, 1.0};
+  const Replayed replayed = run(model, recorded, options);
+  for (std::size_t step = 0; step < 4; ++step) {
+    const at::Tensor reference = values_of(recorded[1]->deltas[step]);
+    // Twice an integer scale keeps every integer.
+    EXPECT_TRUE(at::allclose(values_of(replayed.rows[1]->deltas[step]), reference * 2, 1e-4));
+  }
+}
+
+TEST_P(EveryPolicyRun, ALongRunEndsWithTheStateThatItsStepsSaid) {
+  TorchModel model = toy_model();
+  model.info.max_positions = 1000;
+  for (const auto& row : record(model, 400, spec_of(GetParam()))) {
+    for (std::int64_t layer = 0; layer < 2; ++layer) {
+      for (const bool value : {false, true}) {
+        const at::Tensor state = final_state(*row, layer, value);
+        ASSERT_EQ(state.size(1), static_cast<std::int64_t>(row->prompt_ids.size()) + 399);
+        EXPECT_TRUE(state.equal(told_state(*row, layer, value)));
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Policies, EveryPolicyRun, testing::ValuesIn(cache::kPolicies),
+                         name_of_policy);
+
+}  // namespace
+}  // namespace kvtool::engine

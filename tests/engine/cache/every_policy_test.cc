@@ -1,0 +1,330 @@
+// What holds for every cache policy of the table.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <limits>
+
+#include "engine/batch_shape.h"
+#include "engine/cache/attention.h"
+#include "engine/cache/policies.h"
+#include "engine/cache/policy_param.h"
+#include "engine/cache/slot_rows.h"
+#include "kvtool/cache/cache_plan.h"
+#include "support/error_of.h"
+
+namespace kvtool::engine {
+namespace {
+
+// Two layers of unequal shape, in one dtype.
+format::Geometry geometry(DType dtype = DType::kFloat32) {
+  return format::Geometry({{dtype, dtype, 2, 8, 6}, {dtype, dtype, 1, 10, 10}});
+}
+
+// Rows of very different size, as K/V have.
+LayerKv random_rows(const RowLayout& layout, std::int64_t layer, std::int64_t slots) {
+  const LayerKv rows = layout.empty_rows(layer, slots, at::kCPU);
+  for (const at::Tensor& part : {rows.k, rows.v}) {
+    at::Tensor sizes = at::randn({part.size(0), slots, 1}).mul(4).exp();
+    part.copy_(at::randn(part.sizes()).mul(sizes).clamp(-60000, 60000));
+  }
+  return rows;
+}
+
+class EveryPolicy : public testing::TestWithParam<cache::PolicyInfo> {
+ protected:
+  EveryPolicy() { at::manual_seed(5); }
+
+  static std::unique_ptr<KvCache> make(const RowLayout& layout, const BatchShape& shape) {
+    return cache_maker(spec_of(GetParam()))(layout, shape, at::kCPU);
+  }
+
+  // Each row of `kept` is `rows` to the precision of the codec: half a step of its integers.
+  static void expect_kept(const at::Tensor& kept, const at::Tensor& rows) {
+    const std::uint32_t bits = GetParam().storage.element_bits;
+    if (bits == 0) {
+      EXPECT_TRUE(kept.equal(rows));
+      return;
+    }
+    const at::Tensor exact = rows.to(at::kDouble);
+    const at::Tensor largest = exact.abs().amax(-1, /*keepdim=*/true);
+    const double half_step = 0.5 / ((1 << (bits - 1)) - 1);
+    const double rounding = rows.scalar_type() == at::kFloat ? 1e-5 : 1.0 / 256;
+    EXPECT_TRUE(((kept.to(at::kDouble) - exact).abs() <= largest * (half_step + rounding))
+                    .all()
+                    .item<bool>());
+  }
+
+  static void expect_kept(const LayerKv& kept, const LayerKv& rows) {
+    expect_kept(kept.k, rows.k);
+    expect_kept(kept.v, rows.v);
+  }
+
+  std::vector<std::int32_t> long_{1, 2, 3, 4};
+  std::vector<std::int32_t> short_{5};
+};
+
+TEST_P(EveryPolicy, ReadsBackWhatWasWritten) {
+  for (const DType dtype : kDTypes) {
+    const RowLayout layout(geometry(dtype));
+    const BatchShape shape({long_, short_}, 4, 8);
+    const std::unique_ptr<KvCache> kept = make(layout, shape);
+    for (std::int64_t layer = 0; layer < 2; ++layer) {
+      const LayerKv rows = random_rows(layout, layer, 5);
+      kept->write({layer, 1, {2, 5}}, rows);
+      const LayerKv back = layout.empty_rows(layer, 5, at::kCPU);
+      kept->read({layer, 1, {2, 5}}, back);
+      expect_kept(back, rows);
+      const LayerKv told = kept->as_kept(layer, rows);
+      EXPECT_TRUE(told.k.equal(back.k));
+      EXPECT_TRUE(told.v.equal(back.v));
+    }
+  }
+}
+
+TEST_P(EveryPolicy, SlotsAndLayersNameTheSameRows) {
+  const RowLayout layout(geometry());
+  const BatchShape shape({long_, short_}, 4, 8);
+  const std::unique_ptr<KvCache> kept = make(layout, shape);
+  std::array<std::array<LayerKv, 2>, 2> expected;  // per row and layer
+  at::Tensor deltas = at::zeros({2, layout.row_stride_bytes()}, at::kByte);
+  for (std::int64_t row = 0; row < 2; ++row) {
+    for (std::int64_t layer = 0; layer < 2; ++layer) {
+      const LayerKv rows = random_rows(layout, layer, 1);
+      const LayerKv target = layout.layer_rows(deltas.narrow(0, row, 1), layer);
+      target.k.copy_(rows.k);
+      target.v.copy_(rows.v);
+      expected[static_cast<std::size_t>(row)][static_cast<std::size_t>(layer)] = rows;
+    }
+  }
+  kept->write_slot(6, deltas, layout, {});
+  const at::Tensor back = read_slot(*kept, shape, 6);
+  for (std::int64_t row = 0; row < 2; ++row) {
+    for (std::int64_t layer = 0; layer < 2; ++layer) {
+      const LayerKv& rows =
+          expected[static_cast<std::size_t>(row)][static_cast<std::size_t>(layer)];
+      const LayerKv read = layout.empty_rows(layer, 1, at::kCPU);
+      kept->read({layer, row, {6, 1}}, read);
+      expect_kept(read, rows);
+      const LayerKv held = layout.layer_rows(back.narrow(0, row, 1), layer);
+      EXPECT_TRUE(held.k.equal(read.k));
+      EXPECT_TRUE(held.v.equal(read.v));
+    }
+  }
+  // Slots of one row, as a parallel replay loads them.
+  kept->write_slots(1, 2, deltas, layout);
+  EXPECT_TRUE(read_slot(*kept, shape, 3).select(0, 1).equal(back.select(0, 1)));
+}
+
+TEST_P(EveryPolicy, WritesTheNamedRowsAlone) {
+  const RowLayout layout(geometry());
+  const BatchShape shape({long_, short_}, 4, 8);
+  const std::unique_ptr<KvCache> kept = make(layout, shape);
+  const at::Tensor ones = at::ones({2, layout.row_stride_bytes() / 4}).view(at::kByte);
+  const at::Tensor twos = at::full({2, layout.row_stride_bytes() / 4}, 2.0).view(at::kByte);
+  kept->write_slot(5, ones, layout, {});
+  kept->write_slot(5, twos, layout, std::array<std::int64_t, 1>{1});
+  const LayerKv held = read_layer(*kept, shape, 1, 5);
+  EXPECT_TRUE(at::allclose(held.v.select(0, 0), at::ones({1, 1, 10}), 1e-5));
+  EXPECT_TRUE(at::allclose(held.v.select(0, 1), at::full({1, 1, 10}, 2.0), 1e-5));
+}
+
+// Else what a cache recorded could not be injected into it.
+TEST_P(EveryPolicy, KeepsToTheBitWhatItHasReadBack) {
+  for (const DType dtype : kDTypes) {
+    const RowLayout layout(geometry(dtype));
+    const BatchShape shape({long_}, 4, 400);
+    const std::unique_ptr<KvCache> kept = make(layout, shape);
+    const LayerKv once = kept->as_kept(0, random_rows(layout, 0, 4000));
+    const LayerKv twice = kept->as_kept(0, once);
+    EXPECT_TRUE(once.k.equal(twice.k)) << dtype_name(dtype);
+    EXPECT_TRUE(once.v.equal(twice.v)) << dtype_name(dtype);
+  }
+}
+
+TEST_P(EveryPolicy, KeepsZerosAndTheSmallestNumbers) {
+  for (const DType dtype : kDTypes) {
+    const RowLayout layout(geometry(dtype));
+    const BatchShape shape({long_}, 4, 8);
+    const std::unique_ptr<KvCache> kept = make(layout, shape);
+    const LayerKv rows = layout.empty_rows(0, 2, at::kCPU);
+    rows.k.zero_();
+    rows.v.zero_();
+    rows.v.select(1, 1).fill_(dtype == DType::kFloat16 ? 6e-8 : 1e-38);
+    const LayerKv once = kept->as_kept(0, rows);
+    EXPECT_TRUE(once.k.equal(rows.k));
+    EXPECT_TRUE(once.v.isfinite().all().item<bool>());
+    EXPECT_TRUE(once.v.select(1, 0).equal(rows.v.select(1, 0)));
+    EXPECT_TRUE(kept->as_kept(0, once).v.equal(once.v));
+  }
+}
+
+TEST_P(EveryPolicy, WhatIsNotFiniteStaysSo) {
+  const RowLayout layout(geometry());
+  const BatchShape shape({long_}, 4, 8);
+  const std::unique_ptr<KvCache> kept = make(layout, shape);
+  for (const double wrong : {std::numeric_limits<double>::quiet_NaN(),
+                             std::numeric_limits<double>::infinity()}) {
+    const LayerKv rows = random_rows(layout, 0, 2);
+    rows.k.select(1, 1).select(0, 1).select(0, 3).fill_(wrong);
+    const LayerKv held = kept->as_kept(0, rows);
+    EXPECT_FALSE(held.k.select(1, 1).select(0, 1).isfinite().all().item<bool>());
+    // The other head and the other position have their own scale.
+    expect_kept(held.k.select(1, 1).select(0, 0), rows.k.select(1, 1).select(0, 0));
+    expect_kept(held.k.select(1, 0), rows.k.select(1, 0));
+  }
+}
+
+struct Projections {
+  at::Tensor q, k, v;  // [B, heads, S, dim], of layer 0 of geometry()
+};
+
+Projections random_projections(std::int64_t rows, std::int64_t positions) {
+  return {at::randn({rows, 4, positions, 8}), at::randn({rows, 2, positions, 8}),
+          at::randn({rows, 2, positions, 6})};
+}
+
+at::Tensor attend(KvCache& kept, const Projections& p, std::int64_t window = 0) {
+  const std::optional<at::Tensor> sinks;
+  return kept.attend({p.q, p.k, p.v, 0, 0.3, window, 0.0, sinks});
+}
+
+TEST_P(EveryPolicy, NoQuerySeesPadding) {
+  const RowLayout layout(geometry());
+  const BatchShape shape({long_, short_}, 4, 8);
+  const BatchShape alone({short_}, 1, 8);
+  for (const std::int64_t window : {0, 3}) {
+    const std::unique_ptr<KvCache> batch = make(layout, shape);
+    const std::unique_ptr<KvCache> single = make(layout, alone);
+    const Projections prompt = random_projections(2, 4);
+    for (const at::Tensor& part : {prompt.q, prompt.k, prompt.v}) {
+      part.select(0, 1).narrow(1, 0, 3).fill_(1e4);
+    }
+    const auto row_alone = [](const Projections& p, std::int64_t first) {
+      const auto cut = [&](const at::Tensor& t) {
+        return t.narrow(0, 1, 1).narrow(2, first, t.size(2) - first);
+      };
+      return Projections{cut(p.q), cut(p.k), cut(p.v)};
+    };
+    batch->begin({0, 4});
+    single->begin({0, 1});
+    EXPECT_TRUE(at::allclose(attend(*batch, prompt, window).narrow(0, 1, 1).narrow(1, 3, 1),
+                             attend(*single, row_alone(prompt, 3), window), 1e-5, 1e-6));
+    for (std::int64_t step = 0; step < 4; ++step) {
+      batch->begin({4 + step, 1});
+      single->begin({1 + step, 1});
+      const Projections one = random_projections(2, 1);
+      EXPECT_TRUE(at::allclose(attend(*batch, one, window).narrow(0, 1, 1),
+                               attend(*single, row_alone(one, 0), window), 1e-5, 1e-6));
+    }
+  }
+}
+
+// What it sees is what can be read, and of that its window.
+TEST_P(EveryPolicy, AQuerySeesTheRowsOfItsWindow) {
+  const RowLayout layout(geometry());
+  const BatchShape shape({long_}, 4, 12);
+  for (const std::int64_t window : {0, 1, 3}) {
+    const std::unique_ptr<KvCache> kept = make(layout, shape);
+    kept->begin({0, 4});
+    attend(*kept, random_projections(1, 4), window);
+    for (std::int64_t slot = 4; slot < 12; ++slot) {
+      kept->begin({slot, 1});
+      const Projections p = random_projections(1, 1);
+      const at::Tensor output = attend(*kept, p, window);
+      const LayerKv rows = layout.empty_rows(0, slot + 1, at::kCPU);
+      kept->read({0, 0, {0, slot + 1}}, rows);
+      const at::Tensor expected =
+          causal_attention(p.q, rows.k.unsqueeze(0), rows.v.unsqueeze(0),
+                           {0.3, window, 0.0, std::nullopt}, std::nullopt);
+      EXPECT_TRUE(at::allclose(output, expected.transpose(1, 2), 1e-5, 1e-6));
+    }
+  }
+}
+
+// A query sees rows as they are kept: all of them at once, or one after the other.
+TEST_P(EveryPolicy, APassMayBeDivided) {
+  const RowLayout layout(geometry());
+  const BatchShape shape({long_}, 4, 8);
+  const std::unique_ptr<KvCache> whole = make(layout, shape);
+  const std::unique_ptr<KvCache> parts = make(layout, shape);
+  const Projections p = random_projections(1, 4);
+  whole->begin({0, 4});
+  const at::Tensor expected = attend(*whole, p);
+  for (std::int64_t slot = 0; slot < 4; ++slot) {
+    parts->begin({slot, 1});
+    const auto cut = [slot](const at::Tensor& t) { return t.narrow(2, slot, 1); };
+    EXPECT_TRUE(at::allclose(attend(*parts, {cut(p.q), cut(p.k), cut(p.v)}),
+                             expected.narrow(1, slot, 1), 1e-5, 1e-6));
+  }
+  const LayerKv at_once = layout.empty_rows(0, 4, at::kCPU);
+  const LayerKv one_by_one = layout.empty_rows(0, 4, at::kCPU);
+  whole->read({0, 0, {0, 4}}, at_once);
+  parts->read({0, 0, {0, 4}}, one_by_one);
+  EXPECT_TRUE(one_by_one.k.equal(at_once.k));
+  EXPECT_TRUE(one_by_one.v.equal(at_once.v));
+}
+
+TEST_P(EveryPolicy, RefusesASkippedLayerAndAFullBuffer) {
+  const RowLayout layout(geometry());
+  const BatchShape shape({long_}, 4, 8);
+  const std::unique_ptr<KvCache> kept = make(layout, shape);
+  kept->begin({0, 4});
+  attend(*kept, random_projections(1, 4));
+  const Error skipped = error_of([&] { kept->end(); });
+  EXPECT_EQ(skipped.code(), ErrorCode::kIncompatible);
+  EXPECT_THAT(skipped.what(), testing::HasSubstr("layer 1"));
+  EXPECT_EQ(error_of([&] { kept->begin({8, 1}); }).code(), ErrorCode::kEnvironment);
+}
+
+TEST_P(EveryPolicy, TakesWhatThePlanSays) {
+  for (const DType dtype : kDTypes) {
+    const RowLayout layout(geometry(dtype));
+    const BatchShape shape({long_, short_}, 4, 9);
+    const std::unique_ptr<KvCache> kept = make(layout, shape);
+    kept->begin({0, 4});
+    kept->begin({4, 1});
+    const cache::CacheUse use = kept->use();
+    const cache::CachePlan plan =
+        cache::plan_cache(layout.geometry(), {2, 9}, spec_of(GetParam()));
+    EXPECT_EQ(use.physical_bytes, plan.physical_bytes());
+    EXPECT_EQ(use.peak_bytes, plan.physical_bytes());
+    EXPECT_EQ(use.places, (std::vector<cache::PlaceBytes>{{"cpu", plan.physical_bytes()}}));
+    // 5 positions of one row, 2 of the other.
+    EXPECT_EQ(use.logical_bytes, 7 * layout.geometry().position_bytes());
+    EXPECT_EQ(use.moved_bytes, 0U);
+  }
+}
+
+TEST_P(EveryPolicy, KeepsLessWhereItSaysSo) {
+  if (GetParam().storage.element_bits == 0) return;
+  const RowLayout layout(
+      format::Geometry(std::vector<format::LayerGeometry>(
+          16, {DType::kBFloat16, DType::kBFloat16, 2, 64, 64})));
+  const BatchShape shape({long_}, 4, 100);
+  const std::unique_ptr<KvCache> kept = make(layout, shape);
+  kept->begin({0, 100});
+  EXPECT_LT(kept->use().physical_bytes, kept->use().logical_bytes * 3 / 4);
+}
+
+INSTANTIATE_TEST_SUITE_P(Policies, EveryPolicy, testing::ValuesIn(cache::kPolicies),
+                         name_of_policy);
+
+TEST(CacheMaker, RefusesAPolicyThatTheEngineLacks) {
+  constexpr std::array kOthers = {cache::PolicyInfo{"elsewhere", "of a test", {}}};
+  const cache::CacheSpec spec = cache::CacheSpec::parse("elsewhere", kOthers);
+  EXPECT_EQ(error_of([&] { std::ignore = cache_maker(spec); }).code(), ErrorCode::kUsage);
+}
+
+TEST(Int8, RefusesRowsOfEightBits) {
+  const RowLayout layout(geometry(DType::kFloat8E4M3));
+  const std::vector<std::int32_t> prompt{1};
+  const BatchShape shape({prompt}, 1, 2);
+  const CacheMaker make = cache_maker(cache::CacheSpec::parse("int8"));
+  const Error error = error_of([&] { std::ignore = make(layout, shape, at::kCPU); });
+  EXPECT_EQ(error.code(), ErrorCode::kIncompatible);
+  EXPECT_THAT(error.what(), testing::HasSubstr("Float8_e4m3fn"));
+}
+
+}  // namespace
+}  // namespace kvtool::engine
