@@ -16,6 +16,19 @@ if(KVTOOL_SANITIZE)
   target_link_options(kvtool_options INTERFACE -fsanitize=${KVTOOL_SANITIZE})
 endif()
 
+# kvtool_unite(TARGET FILES)
+# Compiles FILES sources of a target at a time as one: most of what a small source
+# compiles is headers, and the templates of JSON, CLI11 and torch in them. So a name that
+# a file keeps to itself must be unlike those of its neighbours in the list of sources.
+function(kvtool_unite target files)
+  set_target_properties(${target} PROPERTIES
+    UNITY_BUILD ${KVTOOL_UNITY} UNITY_BUILD_BATCH_SIZE ${files})
+  # Included by CMake's source, a .cc looks like a header to this warning.
+  if(KVTOOL_UNITY AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    target_compile_options(${target} PRIVATE -Wno-subobject-linkage)
+  endif()
+endfunction()
+
 # kvtool_test(NAME SOURCES file... DEPENDS target...)
 # A GoogleTest program, which ctest runs as two processes that share its tests. A
 # process for each test would spend its time on starting: most take a millisecond.

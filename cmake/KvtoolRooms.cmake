@@ -21,6 +21,7 @@ function(kvtool_room name)
   add_library(kvtool::${name} ALIAS kvtool_${name})
   target_link_libraries(kvtool_${name} PUBLIC ${ROOM_DEPENDS} PRIVATE kvtool_options)
   target_include_directories(kvtool_${name} PUBLIC ${PROJECT_SOURCE_DIR}/include)
+  kvtool_unite(kvtool_${name} 12)
 endfunction()
 
 # Writes the declarations of all rooms, one target a line, for tools/check_rooms.py.

@@ -83,7 +83,7 @@ compile() {
   local folder=build-torch-$1
   # A torch found through PYTHONPATH goes before an installed one.
   PYTHONPATH="$(site_of "$1")" quietly "torch-$1-configure" configure "$folder" \
-    -DKVTOOL_ENGINE=ON "-DKVTOOL_PYTHON=$KVTOOL_PYTHON"
+    -DKVTOOL_ENGINE=ON -DKVTOOL_UNITY=ON "-DKVTOOL_PYTHON=$KVTOOL_PYTHON"
   quietly "torch-$1-build" cmake --build "$folder" \
     ${KVTOOL_BUILD_JOBS:+--parallel "$KVTOOL_BUILD_JOBS"} \
     --target kvtool_engine kvtool_engine_test
@@ -173,7 +173,7 @@ check_main() {
   if [[ -n "${KVTOOL_BINARY:-}" ]]; then
     stage_note "$KVTOOL_BINARY is used instead"
   else
-    quietly build configure_and_build kvtool build -DKVTOOL_ENGINE=ON \
+    quietly build configure_and_build kvtool build -DKVTOOL_ENGINE=ON -DKVTOOL_UNITY=ON \
       "-DKVTOOL_PYTHON=$KVTOOL_PYTHON"
   fi
   for version in "${versions[@]}"; do check_version "$version"; done

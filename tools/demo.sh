@@ -28,7 +28,8 @@ file_digest() { cat -- "$@" | sha256sum | cut -d' ' -f1; }
 is_current() { [[ -f "$1" && "$(cat "$1")" == "$2" ]]; }
 
 build_kvtool() {
-  quietly build configure_and_build "kvtool kvtool_engine" build -DKVTOOL_ENGINE=ON "-DKVTOOL_PYTHON=$KVTOOL_PYTHON"
+  quietly build configure_and_build "kvtool kvtool_engine" build -DKVTOOL_ENGINE=ON \
+    -DKVTOOL_UNITY=ON "-DKVTOOL_PYTHON=$KVTOOL_PYTHON"
   stage_note "build/kvtool"
 }
 

@@ -109,7 +109,7 @@ test_main() {
   setup_stages
 
   stage "Build"
-  if build all build -DKVTOOL_ENGINE=ON "-DKVTOOL_PYTHON=$KVTOOL_PYTHON"; then
+  if build all build -DKVTOOL_ENGINE=ON -DKVTOOL_UNITY=ON "-DKVTOOL_PYTHON=$KVTOOL_PYTHON"; then
     stage "C++ tests"
     run_ctest build
   fi

@@ -10,26 +10,26 @@
 namespace kvtool::analysis {
 namespace {
 
-using Value = std::optional<double>;
+using Number = std::optional<double>;
 
 template <typename Source>
 struct Figure {
   std::string_view name;
-  Value (*value)(const Source&);
+  Number (*value)(const Source&);
 };
 
-Value number(std::uint64_t count) { return static_cast<double>(count); }
+Number exact(std::uint64_t count) { return static_cast<double>(count); }
 
 // --- One stretch ----------------------------------------------------------------
 
 constexpr std::array kTokenFigures = {
-    Figure<TokenSummary>{"compared", [](const TokenSummary& t) { return number(t.compared); }},
-    Figure<TokenSummary>{"uncompared", [](const TokenSummary& t) { return number(t.uncompared); }},
-    Figure<TokenSummary>{"matches", [](const TokenSummary& t) { return number(t.matches); }},
-    Figure<TokenSummary>{"ties", [](const TokenSummary& t) { return number(t.ties); }},
-    Figure<TokenSummary>{"near_ties", [](const TokenSummary& t) { return number(t.near_ties); }},
-    Figure<TokenSummary>{"hard_flips", [](const TokenSummary& t) { return number(t.hard_flips); }},
-    Figure<TokenSummary>{"nonfinite", [](const TokenSummary& t) { return number(t.nonfinite); }},
+    Figure<TokenSummary>{"compared", [](const TokenSummary& t) { return exact(t.compared); }},
+    Figure<TokenSummary>{"uncompared", [](const TokenSummary& t) { return exact(t.uncompared); }},
+    Figure<TokenSummary>{"matches", [](const TokenSummary& t) { return exact(t.matches); }},
+    Figure<TokenSummary>{"ties", [](const TokenSummary& t) { return exact(t.ties); }},
+    Figure<TokenSummary>{"near_ties", [](const TokenSummary& t) { return exact(t.near_ties); }},
+    Figure<TokenSummary>{"hard_flips", [](const TokenSummary& t) { return exact(t.hard_flips); }},
+    Figure<TokenSummary>{"nonfinite", [](const TokenSummary& t) { return exact(t.nonfinite); }},
     Figure<TokenSummary>{"match_rate", [](const TokenSummary& t) { return t.match_rate(); }},
     Figure<TokenSummary>{"match_rate_lower95",
                          [](const TokenSummary& t) { return t.match_rate_lower95(); }},
@@ -38,7 +38,7 @@ constexpr std::array kTokenFigures = {
                          [](const TokenSummary& t) { return t.explained_rate_lower95(); }},
 };
 
-Value bitwise_rate(const LogitSummary& logits) {
+Number bitwise_rate(const LogitSummary& logits) {
   if (logits.compared == 0) return std::nullopt;
   return static_cast<double>(logits.bitwise_equal) / static_cast<double>(logits.compared);
 }
@@ -60,7 +60,7 @@ struct KvView {
   KvError total;
   std::vector<KvError> layers;
   std::vector<KvError> heads;
-  Value largest_row;
+  Number largest_row;
 
   KvView(const KvProfile& profile, KvKind kind) : total(profile.total(kind)) {
     for (std::size_t layer = 0; layer < profile.num_layers(); ++layer) {
@@ -80,8 +80,8 @@ double scale_of(const KvError& error) { return std::abs(error.scale_error()); }
 double l2_of(const KvError& error) { return error.relative_l2(); }
 double floors_of(const KvError& error) { return error.floor_ratio(); }
 
-Value largest(const std::vector<KvError>& errors, double (*figure)(const KvError&)) {
-  Value result;
+Number largest(const std::vector<KvError>& errors, double (*figure)(const KvError&)) {
+  Number result;
   for (const KvError& error : errors) {
     if (error.elements > 0) result = std::max(figure(error), result.value_or(0.0));
   }
@@ -89,18 +89,18 @@ Value largest(const std::vector<KvError>& errors, double (*figure)(const KvError
 }
 
 constexpr std::array kKvFigures = {
-    Figure<KvView>{"relative_l2", [](const KvView& v) { return Value(v.total.relative_l2()); }},
-    Figure<KvView>{"relative_max", [](const KvView& v) { return Value(v.total.relative_max()); }},
-    Figure<KvView>{"cosine", [](const KvView& v) { return Value(v.total.cosine()); }},
-    Figure<KvView>{"scale_error", [](const KvView& v) { return Value(scale_of(v.total)); }},
-    Figure<KvView>{"ulp_p99", [](const KvView& v) { return Value(v.total.ulp_p99()); }},
-    Figure<KvView>{"floor_ratio", [](const KvView& v) { return Value(v.total.floor_ratio()); }},
+    Figure<KvView>{"relative_l2", [](const KvView& v) { return Number(v.total.relative_l2()); }},
+    Figure<KvView>{"relative_max", [](const KvView& v) { return Number(v.total.relative_max()); }},
+    Figure<KvView>{"cosine", [](const KvView& v) { return Number(v.total.cosine()); }},
+    Figure<KvView>{"scale_error", [](const KvView& v) { return Number(scale_of(v.total)); }},
+    Figure<KvView>{"ulp_p99", [](const KvView& v) { return Number(v.total.ulp_p99()); }},
+    Figure<KvView>{"floor_ratio", [](const KvView& v) { return Number(v.total.floor_ratio()); }},
     Figure<KvView>{"differing_rate",
                    [](const KvView& v) {
-                     return Value(static_cast<double>(v.total.differing) /
+                     return Number(static_cast<double>(v.total.differing) /
                                   static_cast<double>(v.total.elements));
                    }},
-    Figure<KvView>{"nonfinite", [](const KvView& v) { return number(v.total.nonfinite); }},
+    Figure<KvView>{"nonfinite", [](const KvView& v) { return exact(v.total.nonfinite); }},
     Figure<KvView>{"layer_max.relative_l2",
                    [](const KvView& v) { return largest(v.layers, l2_of); }},
     Figure<KvView>{"layer_max.scale_error",
@@ -137,14 +137,14 @@ template <typename Table, typename Source>
 void add_all(const std::string& prefix, const Table& table, const Source& source,
              Figures& figures) {
   for (const auto& figure : table) {
-    if (const Value value = figure.value(source)) {
+    if (const Number value = figure.value(source)) {
       figures.emplace(prefix + std::string(figure.name), *value);
     }
   }
 }
 
 // prefix: "inject."
-void add_stretch(const std::string& prefix, const StretchSummary& stretch, Figures& figures) {
+void add_summary(const std::string& prefix, const StretchSummary& stretch, Figures& figures) {
   if (stretch.tokens.inputs == 0) return;
   add_all(prefix + "tokens.", kTokenFigures, stretch.tokens, figures);
   add_all(prefix, kLogitFigures, stretch.logits, figures);
@@ -185,9 +185,9 @@ std::vector<std::string> list_names() {
 
 Figures figures_of(const RunSummary& run) {
   Figures figures;
-  add_stretch(std::string(kPrefill) + ".", run.prefill, figures);
+  add_summary(std::string(kPrefill) + ".", run.prefill, figures);
   for (const ModeSummary& mode : run.modes) {
-    add_stretch(mode_prefix(mode.mode), mode.steps, figures);
+    add_summary(mode_prefix(mode.mode), mode.steps, figures);
     add_all(mode_prefix(mode.mode), kModeFigures, mode, figures);
   }
   if (run.amplification) figures.emplace(kAmplification, *run.amplification);

@@ -15,10 +15,8 @@ namespace {
 using format::Geometry;
 using format::LayerGeometry;
 
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-
 // K or V of one layer on both sides.
-struct Entry {
+struct RowEntry {
   KvKind kind;
   std::size_t layer;
   std::uint32_t heads;
@@ -56,11 +54,11 @@ void require_same_shape(const Geometry& live, const Geometry& reference) {
 }
 
 // K before V, layer by layer.
-std::vector<Entry> list_entries(const Geometry& live, const Geometry& reference) {
+std::vector<RowEntry> list_entries(const Geometry& live, const Geometry& reference) {
   format::require_plain(reference, "the reference", "a comparison");
   format::require_plain(live, "the compared row", "a comparison");
   require_same_shape(live, reference);
-  std::vector<Entry> entries;
+  std::vector<RowEntry> entries;
   for (std::size_t i = 0; i < reference.num_layers(); ++i) {
     const LayerGeometry& a = live.layer(i);
     const LayerGeometry& b = reference.layer(i);
@@ -96,7 +94,7 @@ struct RowSums {
     nonfinite |= error.nonfinite > 0;
   }
   [[nodiscard]] double relative_l2() const {
-    if (nonfinite) return kNaN;
+    if (nonfinite) return std::numeric_limits<double>::quiet_NaN();
     if (squared_reference > 0.0) return std::sqrt(squared_error / squared_reference);
     return squared_error > 0.0 ? std::numeric_limits<double>::infinity() : 0.0;
   }
@@ -154,7 +152,7 @@ struct RowComparator::Impl {
 
   // Positions [first, first + rows.size()) of one head; adds each position's sums to
   // its row.
-  void compare_rows(const Entry& entry, std::uint32_t head, std::uint64_t first,
+  void compare_rows(const RowEntry& entry, std::uint32_t head, std::uint64_t first,
                     const HeadBlock& block, std::span<RowSums> rows) {
     const std::size_t live_bytes = entry.live_row_bytes();
     const std::size_t recorded_bytes = entry.reference_row_bytes();
@@ -168,7 +166,7 @@ struct RowComparator::Impl {
   }
 
   // A block of positions, one part per head.
-  void compare_block(const Entry& entry, std::uint64_t first, std::span<const HeadBlock> heads,
+  void compare_block(const RowEntry& entry, std::uint64_t first, std::span<const HeadBlock> heads,
                      std::span<RowSums> rows) {
     // Blocks that are equal in all heads, the usual case on the recording device,
     // are one long row per head: their rows' errors are 0 whatever the reference is.
@@ -188,7 +186,7 @@ struct RowComparator::Impl {
   }
 
   // live, recorded: [heads, positions, dim].
-  void compare_prompt(const Entry& entry, std::span<const std::byte> live,
+  void compare_prompt(const RowEntry& entry, std::span<const std::byte> live,
                       std::span<const std::byte> recorded) {
     KvProfile& profile = comparison.prefill_kv;
     const std::uint64_t positions = reference.header().prompt_length;
@@ -215,7 +213,7 @@ struct RowComparator::Impl {
     KvProfile& profile = comparison.step_kv;
     const std::span<const std::byte> recorded = reference_delta;
     bool equal = true;
-    for (const Entry& entry : entries) {
+    for (const RowEntry& entry : entries) {
       RowSums row;
       for (std::uint32_t head = 0; head < entry.heads; ++head) {
         const std::size_t live_bytes = entry.live_row_bytes();
@@ -241,7 +239,7 @@ struct RowComparator::Impl {
   std::uint64_t num_steps;
   bool has_prefill_kv;
   bool has_step_kv;
-  std::vector<Entry> entries;
+  std::vector<RowEntry> entries;
   std::vector<std::byte> reference_delta;
   std::vector<std::byte> reference_key;
   std::vector<std::byte> reference_value;

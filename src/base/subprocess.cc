@@ -24,13 +24,13 @@ namespace {
   throw_environment(what + ": " + std::strerror(error));
 }
 
-class Descriptor {
+class PipeEnd {
  public:
-  Descriptor() = default;
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() { reset(); }
-  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
+  PipeEnd() = default;
+  explicit PipeEnd(int fd) : fd_(fd) {}
+  ~PipeEnd() { reset(); }
+  PipeEnd(PipeEnd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  PipeEnd& operator=(PipeEnd&& other) noexcept {
     reset();
     fd_ = std::exchange(other.fd_, -1);
     return *this;
@@ -47,14 +47,14 @@ class Descriptor {
 };
 
 struct Channel {
-  Descriptor ours;
-  Descriptor theirs;
+  PipeEnd ours;
+  PipeEnd theirs;
 };
 
 Channel output_channel() {
   std::array<int, 2> ends{};
   if (::pipe2(ends.data(), O_CLOEXEC) != 0) fail("cannot create a pipe", errno);
-  return {Descriptor(ends[0]), Descriptor(ends[1])};
+  return {PipeEnd(ends[0]), PipeEnd(ends[1])};
 }
 
 // A socket, because send() can be told not to raise SIGPIPE.
@@ -63,7 +63,7 @@ Channel input_channel() {
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) {
     fail("cannot create a socket pair", errno);
   }
-  return {Descriptor(ends[0]), Descriptor(ends[1])};
+  return {PipeEnd(ends[0]), PipeEnd(ends[1])};
 }
 
 class SpawnSettings {
@@ -130,7 +130,7 @@ pid_t spawn(const std::vector<std::string>& argv, const std::array<int, 3>& desc
   return pid;
 }
 
-void send_some(Descriptor& target, std::string_view& input) {
+void send_some(PipeEnd& target, std::string_view& input) {
   const ssize_t sent =
       ::send(target.get(), input.data(), input.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
   if (sent >= 0) {
@@ -143,7 +143,7 @@ void send_some(Descriptor& target, std::string_view& input) {
   if (input.empty()) target.reset();
 }
 
-void receive_some(Descriptor& source, std::string& output) {
+void receive_some(PipeEnd& source, std::string& output) {
   std::array<char, 65536> buffer;
   const ssize_t received = ::read(source.get(), buffer.data(), buffer.size());
   if (received > 0) {
@@ -155,7 +155,7 @@ void receive_some(Descriptor& source, std::string& output) {
   }
 }
 
-void exchange(Descriptor& input_end, Descriptor& output_end, Descriptor& error_end,
+void exchange(PipeEnd& input_end, PipeEnd& output_end, PipeEnd& error_end,
               std::string_view input, const StopToken& stop, ProcessResult& result) {
   if (input.empty()) input_end.reset();
   while (input_end.open() || output_end.open() || error_end.open()) {

@@ -13,7 +13,7 @@
 namespace kvtool::format {
 namespace {
 
-constexpr std::size_t kChunkBytes = 256 * 1024;
+constexpr std::size_t kReadChunkBytes = 256 * 1024;
 constexpr std::size_t kFeaturesAt = 16;
 constexpr std::uint32_t kFirstSequence = 2;  // behind META and PROMPT
 // Stands for what cannot be unpacked. Not zero: zeros at the end are a truncation.
@@ -207,7 +207,7 @@ void PackedFile::damaged(const RecordHeader& record, const std::string& what) co
 }
 
 bool PackedFile::zeros_from(std::uint64_t offset) const {
-  ReadBlock chunk(kChunkBytes);
+  ReadBlock chunk(kReadChunkBytes);
   return source_.is_zero_from(offset, chunk);
 }
 
@@ -277,7 +277,7 @@ bool PackedFile::scan_record(std::uint64_t& offset, std::uint32_t& sequence) {
 // How much of the original may be missing is bounded as if all of it had been packed.
 std::optional<RecordHeader> PackedFile::find_record(std::uint64_t lost,
                                                     std::uint32_t sequence) const {
-  ReadBlock chunk(kChunkBytes);
+  ReadBlock chunk(kReadChunkBytes);
   for (std::uint64_t start = lost + kRecordAlignment; start < source_.size();
        start += chunk.size()) {
     const auto part =
@@ -432,7 +432,7 @@ std::size_t PackedFile::read(std::uint64_t offset, std::span<std::byte> target) 
 }
 
 std::string PackedFile::stored_problem(const RecordHeader& record) const {
-  ReadBlock chunk(kChunkBytes);
+  ReadBlock chunk(kReadChunkBytes);
   const std::uint64_t start = record.offset + kRecordHeaderBytes;
   StreamingChecksum sum;
   for (std::uint64_t done = 0; done < record.stored_bytes;) {

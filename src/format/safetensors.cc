@@ -11,6 +11,7 @@
 #include "kvtool/base/checked.h"
 #include "kvtool/base/error.h"
 #include "kvtool/format/writer.h"
+#include "safetensors_header.h"
 
 namespace kvtool::format {
 namespace {
@@ -18,8 +19,6 @@ namespace {
 // Tensors stand in descending element size, so that behind a header of a
 // multiple of eight bytes each starts at a multiple of its own element size.
 constexpr std::array<std::size_t, 3> kElementSizes = {4, 2, 1};
-
-constexpr std::size_t kHeaderAlignment = 8;
 
 // META is advisory: model and device are names, or objects that hold one.
 std::string meta_name(const nlohmann::json& meta, const char* key) {
@@ -103,10 +102,7 @@ class Export {
         }
       }
     }
-    std::string text =
-        header.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
-    text.resize(align_up(text.size(), kHeaderAlignment), ' ');
-    return text;
+    return safetensors_header_text(header);
   }
 
   [[nodiscard]] nlohmann::ordered_json metadata() const {

@@ -10,11 +10,10 @@
 #include "kvtool/base/checked.h"
 #include "kvtool/base/error.h"
 #include "layout.h"
+#include "safetensors_header.h"
 
 namespace kvtool::format {
 namespace {
-
-constexpr std::size_t kHeaderAlignment = 8;
 
 // Collects small pieces, so that the file sees blocks.
 class PieceWriter {
@@ -246,9 +245,7 @@ std::string Salvage::header_text() const {
                            {"data_offsets", {offset, offset + tensor.bytes}}};
     offset += tensor.bytes;
   }
-  std::string text = header.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
-  text.resize(align_up(text.size(), kHeaderAlignment), ' ');
-  return text;
+  return safetensors_header_text(header);
 }
 
 }  // namespace

@@ -5,10 +5,10 @@
 namespace kvtool::report {
 namespace {
 
-constexpr std::size_t kColumn = 9;
+constexpr std::size_t kStatusColumn = 9;
 
-void show_detail(ConsolePage& page, const std::string& text) {
-  page.wrapped_line(std::string(kColumn, ' ') + text, kColumn + 2);
+void show_under_status(ConsolePage& page, const std::string& text) {
+  page.wrapped_line(std::string(kStatusColumn, ' ') + text, kStatusColumn + 2);
 }
 
 void show_strengths(ConsolePage& page, const run::FaultResult& fault) {
@@ -21,30 +21,30 @@ void show_strengths(ConsolePage& page, const run::FaultResult& fault) {
     text += fmt::format("{}{:.3g} passes", text.empty() ? "" : "; ", *fault.largest_missed);
   }
   if (!fault.strength_unit.empty()) text += fmt::format(" ({})", one_line(fault.strength_unit));
-  show_detail(page, text);
+  show_under_status(page, text);
 }
 
 void show_fault(ConsolePage& page, const run::FaultResult& fault) {
   const bool skipped = !fault.skipped.empty();
   const std::string status = skipped ? "SKIPPED" : fault.caught ? "CAUGHT" : "MISSED";
-  const std::string padding(kColumn - status.size(), ' ');
+  const std::string padding(kStatusColumn - status.size(), ' ');
   const std::string painted =
       skipped ? status : page.painted(fault.caught ? Paint::kGood : Paint::kBad, status);
   page.wrapped_line(fmt::format("{}{}{}: {}", painted, padding, one_line(fault.name),
                                 one_line(fault.description)),
-                    kColumn + 2);
+                    kStatusColumn + 2);
   if (skipped) {
-    show_detail(page, one_line(fault.skipped));
+    show_under_status(page, one_line(fault.skipped));
     return;
   }
   if (!fault.failed_rules.empty()) {
     const std::size_t more = fault.failed_rules.size() - 1;
-    show_detail(page,
+    show_under_status(page,
                 fmt::format("by {}{}", one_line(describe(fault.failed_rules.front())),
                             more > 0 ? fmt::format(" (and {} more)", counted(more, "rule")) : ""));
   }
   if (!fault.departure.empty()) {
-    show_detail(page,
+    show_under_status(page,
                 one_line(fault.departure) + (fault.located ? " (the layer of the fault)" : ""));
   }
   show_strengths(page, fault);
@@ -64,7 +64,7 @@ void show_selftest(ConsolePage& page, const run::SelftestResult& result) {
   page.line("Control (no fault): {}", result.control_passed ? page.painted(Paint::kGood, "passes")
                                                             : page.painted(Paint::kBad, "fails"));
   for (const analysis::RuleResult& rule : result.control_failures) {
-    show_detail(page, one_line(describe(rule)));
+    show_under_status(page, one_line(describe(rule)));
   }
   std::size_t injected = 0;
   std::size_t caught = 0;

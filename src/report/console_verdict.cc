@@ -9,8 +9,8 @@
 namespace kvtool::report {
 namespace {
 
-constexpr std::size_t kListedDivergences = 10;
-constexpr std::size_t kListedFlips = 20;
+constexpr std::size_t kConsoleDivergences = 10;
+constexpr std::size_t kConsoleFlips = 20;
 
 void show_table(ConsolePage& page, const ModeTable& table) {
   std::size_t label_width = 0;
@@ -62,7 +62,7 @@ void show_divergences(ConsolePage& page, const analysis::ModeSummary& mode) {
   for (const analysis::FirstDivergence& input : mode.first_divergences) {
     if (!input.token) continue;
     if (diverged++ == 0) page.wrapped_line("First divergences of " + divergence_text(mode), 4);
-    if (listed == kListedDivergences) continue;
+    if (listed == kConsoleDivergences) continue;
     ++listed;
     page.line("    {}: {}, {}", to_string(input.input), place_of(input.token->index),
               class_text(input.token->verdict));
@@ -76,7 +76,7 @@ void show_hard_flips(ConsolePage& page, const run::Verdict& verdict, const analy
   page.line("{}", page.painted(Paint::kBad, fmt::format("Hard flips of {}: {}",
                                                         format::replay_mode_name(mode.mode),
                                                         count_hard_flips(mode))));
-  const std::size_t listed = std::min(mode.hard_flips.size(), kListedFlips);
+  const std::size_t listed = std::min(mode.hard_flips.size(), kConsoleFlips);
   for (std::size_t i = 0; i < listed; ++i) {
     const analysis::HardFlip& flip = mode.hard_flips[i];
     const run::TokenText& text = texts.find(verdict.model_slug, flip.input, mode.mode, flip.token.index);

@@ -8,23 +8,23 @@ namespace {
 
 using format::FileState;
 
-constexpr std::size_t kColumn = 12;
+constexpr std::size_t kStateColumn = 12;
 
-void show_detail(ConsolePage& page, const std::string& text) {
-  page.wrapped_line(std::string(kColumn, ' ') + text, kColumn + 2);
+void show_under_state(ConsolePage& page, const std::string& text) {
+  page.wrapped_line(std::string(kStateColumn, ' ') + text, kStateColumn + 2);
 }
 
 std::string state_word(const ConsolePage& page, FileState state) {
   const bool good = state == FileState::kIntact;
   std::string word = good ? "ok" : std::string(format::file_state_name(state));
-  const std::string padding(kColumn - word.size(), ' ');
+  const std::string padding(kStateColumn - word.size(), ' ');
   return page.painted(good ? Paint::kGood : Paint::kBad, word) + padding;
 }
 
 void show_damages(ConsolePage& page, const format::FileVerdict& verdict) {
   for (const format::Damage& damage : verdict.damages) {
     const char* where = verdict.packed && !damage.in_packed ? " unpacked" : "";
-    show_detail(page, fmt::format("{} (byte {}{}: {})", one_line(describe_place(damage)),
+    show_under_state(page, fmt::format("{} (byte {}{}: {})", one_line(describe_place(damage)),
                                   damage.offset_bytes, where, one_line(damage.problem)));
   }
 }
@@ -36,7 +36,7 @@ void show_verified(ConsolePage& page, const format::FileVerdict& verdict) {
   const std::string path = one_line(verdict.path.string());
   if (verdict.state == FileState::kUnreadable) {
     page.line("{}{}", state_word(page, verdict.state), path);
-    show_detail(page, one_line(verdict.error));
+    show_under_state(page, one_line(verdict.error));
     return;
   }
   page.line("{}{}  ({}{}, {}{})", state_word(page, verdict.state), path, megabytes(verdict.bytes),
@@ -44,10 +44,10 @@ void show_verified(ConsolePage& page, const format::FileVerdict& verdict) {
             path.ends_with(format::kPartialSuffix) ? ", unfinished" : "");
   if (verdict.state == FileState::kDamaged) {
     show_damages(page, verdict);
-    show_detail(page,
+    show_under_state(page,
                 fmt::format("intact from the start: {}", counted(verdict.intact_steps, "step")));
   }
-  if (!verdict.truncation.empty()) show_detail(page, one_line(verdict.truncation));
+  if (!verdict.truncation.empty()) show_under_state(page, one_line(verdict.truncation));
 }
 
 void show_verify_totals(ConsolePage& page, const run::VerifyTotals& totals) {

@@ -42,7 +42,7 @@ Json mismatch_list(const run::ModeReplay& mode) {
   return list;
 }
 
-Json mode_object(const run::ModeReplay& mode, std::uint64_t prompt_length) {
+Json mode_of_input(const run::ModeReplay& mode, std::uint64_t prompt_length) {
   const analysis::RowComparison& row = mode.comparison;
   const StepCounts counts = count_steps(row);
   const bool token0_matches =
@@ -80,7 +80,7 @@ Json mode_object(const run::ModeReplay& mode, std::uint64_t prompt_length) {
 Json replay_object(const run::Replay& replay, const run::InputResult& input) {
   Json modes = Json::array();
   for (const run::ModeReplay& mode : replay.modes) {
-    modes.push_back(mode_object(mode, input.prompt_length));
+    modes.push_back(mode_of_input(mode, input.prompt_length));
   }
   return {{"recording", json_text(replay.recording)},
           {"live", json_known(replay.live)},

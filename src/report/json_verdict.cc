@@ -81,7 +81,7 @@ Json flip_list(const run::Verdict& verdict, const analysis::ModeSummary& mode, c
   return list;
 }
 
-Json mode_object(const run::Verdict& verdict, const analysis::ModeSummary& mode,
+Json mode_of_verdict(const run::Verdict& verdict, const analysis::ModeSummary& mode,
                  const FlipTexts& texts) {
   Json object = {{"mode", format::replay_mode_name(mode.mode)}};
   object.update(stretch_object(mode.steps));
@@ -99,7 +99,7 @@ Json mode_object(const run::Verdict& verdict, const analysis::ModeSummary& mode,
 Json json_verdict(const run::Verdict& verdict, const FlipTexts& texts) {
   Json modes = Json::array();
   for (const analysis::ModeSummary& mode : verdict.run.modes) {
-    modes.push_back(mode_object(verdict, mode, texts));
+    modes.push_back(mode_of_verdict(verdict, mode, texts));
   }
   return {{"model",
            {{"slug", json_text(verdict.model_slug)},

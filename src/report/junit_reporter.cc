@@ -16,7 +16,7 @@
 namespace kvtool::report {
 namespace {
 
-constexpr std::size_t kListedFlips = 5;
+constexpr std::size_t kJunitFlips = 5;
 
 struct TestCase {
   enum class Outcome { kPassed, kFailed, kError, kSkipped };
@@ -105,11 +105,11 @@ std::vector<std::string> failures_of(const run::Replay& replay) {
     std::size_t flips = 0;
     for (std::size_t i = 0; i < mode.comparison.tokens.size(); ++i) {
       if (mode.comparison.tokens[i].verdict != analysis::TokenVerdict::kHardFlip) continue;
-      if (flips++ < kListedFlips) lines.push_back(flip_text(mode, i));
+      if (flips++ < kJunitFlips) lines.push_back(flip_text(mode, i));
     }
     const std::string_view name = format::replay_mode_name(mode.mode);
-    if (flips > kListedFlips) {
-      lines.push_back(fmt::format("{}: {} more", name, counted(flips - kListedFlips, "hard flip")));
+    if (flips > kJunitFlips) {
+      lines.push_back(fmt::format("{}: {} more", name, counted(flips - kJunitFlips, "hard flip")));
     }
     if (mode.comparison.nonfinite()) lines.push_back(fmt::format("{}: NaN or Inf", name));
   }

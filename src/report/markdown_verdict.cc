@@ -11,8 +11,8 @@
 namespace kvtool::report {
 namespace {
 
-constexpr std::size_t kListedDivergences = 20;
-constexpr std::size_t kListedFlips = 20;
+constexpr std::size_t kMarkdownDivergences = 20;
+constexpr std::size_t kMarkdownFlips = 20;
 
 std::string token_code(std::int32_t token, const std::string& bytes) {
   return markdown_code(token_quote(token, bytes));
@@ -80,7 +80,7 @@ std::string divergences_block(const run::Verdict& verdict, const analysis::ModeS
   MarkdownTable table({"input", "token", "class", "predicted", "recorded", "by how much"});
   std::size_t diverged = 0;
   for (const analysis::FirstDivergence& input : mode.first_divergences) {
-    if (!input.token || ++diverged > kListedDivergences) continue;
+    if (!input.token || ++diverged > kMarkdownDivergences) continue;
     const run::TokenText& text =
         texts.find(verdict.model_slug, input.input, mode.mode, input.token->index);
     table.row({to_string(input.input), place_of(input.token->index),
@@ -91,8 +91,8 @@ std::string divergences_block(const run::Verdict& verdict, const analysis::ModeS
   if (table.empty()) return {};
   std::string text =
       fmt::format("First divergences of {}\n\n", divergence_text(mode)) + table.text();
-  if (diverged > kListedDivergences) {
-    text += fmt::format("… and in {} more.\n\n", counted(diverged - kListedDivergences, "input"));
+  if (diverged > kMarkdownDivergences) {
+    text += fmt::format("… and in {} more.\n\n", counted(diverged - kMarkdownDivergences, "input"));
   }
   return text;
 }
@@ -101,7 +101,7 @@ std::string flips_block(const run::Verdict& verdict, const analysis::ModeSummary
                         const FlipTexts& texts) {
   if (mode.hard_flips.empty()) return {};
   MarkdownTable table({"input", "token", "predicted", "recorded", "by how much"});
-  const std::size_t listed = std::min(mode.hard_flips.size(), kListedFlips);
+  const std::size_t listed = std::min(mode.hard_flips.size(), kMarkdownFlips);
   for (std::size_t i = 0; i < listed; ++i) {
     const analysis::HardFlip& flip = mode.hard_flips[i];
     const run::TokenText& text = texts.find(verdict.model_slug, flip.input, mode.mode, flip.token.index);
@@ -175,7 +175,7 @@ std::string markdown_failed_input(const run::InputResult& input) {
   for (const run::ModeReplay& mode : input.replay->modes) {
     text += mode_lines(mode, input);
     std::size_t flips = 0;
-    for (std::size_t i = 0; i < mode.comparison.tokens.size() && flips < kListedFlips; ++i) {
+    for (std::size_t i = 0; i < mode.comparison.tokens.size() && flips < kMarkdownFlips; ++i) {
       const analysis::TokenComparison& token = mode.comparison.tokens[i];
       if (token.verdict != analysis::TokenVerdict::kHardFlip) continue;
       ++flips;

@@ -1,7 +1,6 @@
 #include "kvtool/run/format_bench.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <optional>
 #include <random>
@@ -12,18 +11,14 @@
 #include "kvtool/base/error.h"
 #include "kvtool/format/reader.h"
 #include "rebuilt_cache.h"
+#include "seconds_since.h"
 
 namespace kvtool::run {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using format::Recording;
 
 constexpr std::uint64_t kRandomReads = 1000;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // Set up before the clock runs: what a caller would keep from step to step.
 struct Bench {

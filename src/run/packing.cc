@@ -2,23 +2,18 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <mutex>
 #include <thread>
 
 #include "kvtool/base/error.h"
 #include "kvtool/format/pack.h"
 #include "kvtool/format/reader.h"
+#include "seconds_since.h"
 
 namespace kvtool::run {
 namespace {
 
 namespace fs = std::filesystem;
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 class Packing {
  public:

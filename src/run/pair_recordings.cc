@@ -16,7 +16,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t kListedNames = 5;
+constexpr std::size_t kListedPairs = 5;
 
 struct Key {
   std::string model;
@@ -98,11 +98,11 @@ std::string some_names(const EntriesByKey& entries) {
   std::string names;
   std::size_t listed = 0;
   for (const auto& [key, unused] : entries) {
-    if (++listed > kListedNames) break;
+    if (++listed > kListedPairs) break;
     names += (listed == 1 ? "" : ", ") + name_of(key);
   }
-  if (entries.size() > kListedNames) {
-    names += " and " + std::to_string(entries.size() - kListedNames) + " more";
+  if (entries.size() > kListedPairs) {
+    names += " and " + std::to_string(entries.size() - kListedPairs) + " more";
   }
   return names;
 }
