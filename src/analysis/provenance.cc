@@ -6,6 +6,9 @@
 #include <optional>
 #include <set>
 #include <string_view>
+#include <utility>
+
+#include "kvtool/format/meta.h"
 
 namespace kvtool::analysis {
 namespace {
@@ -95,27 +98,6 @@ constexpr std::array kEntries = {
 constexpr const char* kProvenance = "device.provenance.";
 constexpr const char* kOtherWhy = "a difference of the environment that kvtool does not judge";
 
-const json* find(const json& meta, std::string_view path) {
-  const json* node = &meta;
-  while (!path.empty()) {
-    const std::string key(path.substr(0, path.find('.')));
-    path.remove_prefix(std::min(path.size(), key.size() + 1));
-    if (!node->is_object()) return nullptr;
-    const auto member = node->find(key);
-    if (member == node->end()) return nullptr;
-    node = &*member;
-  }
-  return node;
-}
-
-// Nothing for what is missing, null or no scalar.
-std::optional<std::string> text_at(const json& meta, std::string_view path) {
-  const json* value = find(meta, path);
-  if (value == nullptr || value->is_null() || !value->is_primitive()) return std::nullopt;
-  if (value->is_string()) return value->get<std::string>();
-  return value->dump();
-}
-
 struct DeviceTypes {
   std::optional<std::string> recorded;
   std::optional<std::string> live;
@@ -147,8 +129,8 @@ void shorten_digests(std::string& a, std::string& b) {
 
 std::optional<ProvenanceDifference> difference(const Entry& entry, const json& recorded,
                                                const json& live) {
-  const auto was = text_at(recorded, entry.key);
-  const auto is = text_at(live, entry.key);
+  const auto was = format::text_at(recorded, entry.key);
+  const auto is = format::text_at(live, entry.key);
   if (!was && !is) return std::nullopt;
   const std::string absent = entry.when_absent == nullptr ? kUnknown : entry.when_absent;
   if (absent == kNotCompared && (!was || !is)) return std::nullopt;
@@ -167,12 +149,10 @@ bool is_listed(const std::string& key) {
                      [&](const Entry& entry) { return key == entry.key; });
 }
 
-void add_member_names(const json& meta, std::set<std::string>& names) {
-  const json* provenance = find(meta, "device.provenance");
-  if (provenance == nullptr || !provenance->is_object()) return;
-  for (const auto& [name, value] : provenance->items()) {
+void add_setting_names(const json& meta, std::set<std::string>& names) {
+  for (format::MetaSetting& setting : format::Meta::parse(meta).provenance()) {
     // A name with a dot cannot be told from a path.
-    if (name.find('.') == std::string::npos) names.insert(name);
+    if (setting.name.find('.') == std::string::npos) names.insert(std::move(setting.name));
   }
 }
 
@@ -180,8 +160,8 @@ void add_member_names(const json& meta, std::set<std::string>& names) {
 void add_others(const json& recorded, const json& live,
                 std::vector<ProvenanceDifference>& differences) {
   std::set<std::string> names;
-  add_member_names(recorded, names);
-  add_member_names(live, names);
+  add_setting_names(recorded, names);
+  add_setting_names(live, names);
   for (const std::string& name : names) {
     const std::string key = kProvenance + name;
     if (is_listed(key)) continue;
@@ -193,7 +173,8 @@ void add_others(const json& recorded, const json& live,
 }  // namespace
 
 std::vector<ProvenanceDifference> compare_provenance(const json& recorded, const json& live) {
-  const DeviceTypes types{text_at(recorded, "device.type"), text_at(live, "device.type")};
+  const DeviceTypes types{format::text_at(recorded, "device.type"),
+                          format::text_at(live, "device.type")};
   std::vector<ProvenanceDifference> differences;
   for (const Entry& entry : kEntries) {
     if (!applies(entry.scope, types)) continue;

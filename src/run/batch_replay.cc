@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "kvtool/base/error.h"
-#include "run_meta.h"
 #include "kvtool/format/reader.h"
 
 namespace kvtool::run {

@@ -4,12 +4,11 @@
 #include <chrono>
 #include <deque>
 #include <future>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "kvtool/analysis/provenance.h"
 #include "kvtool/base/error.h"
-#include "run_meta.h"
+#include "kvtool/format/meta.h"
 #include "kvtool/format/reader.h"
 #include "model_check.h"
 
@@ -17,27 +16,30 @@ namespace kvtool::run {
 namespace {
 
 using format::Recording;
-using nlohmann::json;
 
 // How the steps of a replay were fed; recordings of kvtools that only injected
 // do not say it.
-format::ReplayMode replayed_mode(const json& meta) {
-  const auto mode = format::parse_replay_mode(meta_string(meta, "replay_of", "mode"));
+format::ReplayMode replayed_mode(const format::MetaReplayOf& replay) {
+  const auto mode = format::parse_replay_mode(replay.mode.value_or(""));
   return mode.value_or(format::ReplayMode::kInject);
+}
+
+format::MetaReplayOf replay_of(const Recording& recording) {
+  return format::Meta::parse(recording.meta()).replay_of.value_or(format::MetaReplayOf());
 }
 
 // One side replayed the other, or both replayed the same recording in one mode:
 // the steps were fed alike. Otherwise each went its own way.
 format::ReplayMode mode_of(const Recording& reference, const Recording& live) {
-  const std::string recorded_from = meta_string(reference.meta(), "replay_of", "uuid");
-  const std::string live_from = meta_string(live.meta(), "replay_of", "uuid");
-  if (live_from == format::to_string(reference.header().uuid)) return replayed_mode(live.meta());
-  if (recorded_from == format::to_string(live.header().uuid)) {
-    return replayed_mode(reference.meta());
+  const format::MetaReplayOf recorded_from = replay_of(reference);
+  const format::MetaReplayOf live_from = replay_of(live);
+  if (live_from.uuid == format::to_string(reference.header().uuid)) return replayed_mode(live_from);
+  if (recorded_from.uuid == format::to_string(live.header().uuid)) {
+    return replayed_mode(recorded_from);
   }
-  const bool alike = !live_from.empty() && live_from == recorded_from &&
-                     replayed_mode(live.meta()) == replayed_mode(reference.meta());
-  return alike ? replayed_mode(live.meta()) : format::ReplayMode::kFree;
+  const bool alike = !live_from.uuid.value_or("").empty() && live_from.uuid == recorded_from.uuid &&
+                     replayed_mode(live_from) == replayed_mode(recorded_from);
+  return alike ? replayed_mode(live_from) : format::ReplayMode::kFree;
 }
 
 void check_prompts(const Recording& reference, const Recording& live) {
@@ -170,7 +172,7 @@ class RunningDiffs {
 
 InputResult describe_input(const DiffPlan& plan) {
   const ReferenceEntry& entry = plan.pair.reference;
-  const RunMeta run = plan.pair.live.run.value_or(RunMeta());
+  const format::RunMeta run = plan.pair.live.run.value_or(format::RunMeta());
   InputResult input;
   input.model_slug = plan.model.slug;
   input.batch_size = entry.batch_size;
@@ -178,10 +180,7 @@ InputResult describe_input(const DiffPlan& plan) {
   input.row = run.row;
   input.input_index = entry.input_index;
   input.prompt_length = entry.prompt_length;
-  if (entry.prompt_meta.is_object() && entry.prompt_meta.contains("text") &&
-      entry.prompt_meta["text"].is_string()) {
-    input.prompt_text = entry.prompt_meta["text"].get<std::string>();
-  }
+  input.prompt_text = entry.prompt_text.value_or("");
   return input;
 }
 

@@ -6,10 +6,9 @@
 
 #include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
-#include "run_meta.h"
+#include "kvtool/base/text.h"
 #include "kvtool/format/recording_check.h"
 #include "kvtool/format/row.h"
-#include "kvtool/base/text.h"
 #include "recording_ledger.h"
 #include "resume.h"
 #include "run_meta.h"
@@ -195,7 +194,8 @@ class GenerationRun {
                                   .prompt = inputs_[input].encoded->token_ids,
                                   .meta = make_input_meta(model, batch, input)});
       // A row that is recorded beside it belongs to the same batch.
-      const std::string id = meta_string(recording->meta(), "run", "batch_id");
+      const std::string id =
+          format::Meta::parse(recording->meta()).run.value().batch_id.value();
       if (std::ranges::count(batch.kept, true) > 0 && id != batch.id) {
         throw_usage(path.string() + ": it was recorded in another run than its neighbours in the " +
                     "batch: record them again with " + setting("force") + ", or choose another " +

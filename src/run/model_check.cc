@@ -1,7 +1,7 @@
 #include "model_check.h"
 
 #include "kvtool/base/error.h"
-#include "run_meta.h"
+#include "kvtool/format/meta.h"
 
 namespace kvtool::run {
 namespace {
@@ -83,10 +83,11 @@ class Check {
 
 ModelIdentity identity_of(const format::Recording& recording) {
   const format::RecordingHeader& header = recording.header();
+  const format::MetaModel model = format::Meta::parse(recording.meta()).model;
   return {.subject = recording.path().string(),
-          .id = meta_string(recording.meta(), "model", "id"),
-          .dtype = meta_string(recording.meta(), "model", "dtype"),
-          .architecture = meta_string(recording.meta(), "model", "architecture"),
+          .id = model.id.value_or(""),
+          .dtype = model.dtype.value_or(""),
+          .architecture = model.architecture.value_or(""),
           .weights_sha256 = header.model_sha256,
           .vocab_size = header.vocab_size,
           .geometry = header.geometry,

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "kvtool/run/paths.h"
 #include "kvtool/base/error.h"
+#include "kvtool/format/meta.h"
 #include "kvtool/format/reader.h"
-#include "run_meta.h"
+#include "kvtool/run/paths.h"
 
 namespace kvtool::run {
 namespace {
@@ -16,13 +16,6 @@ using nlohmann::json;
 std::string member_string(const json& object, const char* key) {
   if (!object.is_object() || !object.contains(key) || !object[key].is_string()) return {};
   return object[key].get<std::string>();
-}
-
-std::optional<std::uint64_t> run_number(const json& meta, const char* key) {
-  if (!meta.is_object() || !meta.contains("run") || !meta["run"].is_object()) return std::nullopt;
-  const json& run = meta["run"];
-  if (!run.contains(key) || !run[key].is_number_unsigned()) return std::nullopt;
-  return run[key].get<std::uint64_t>();
 }
 
 // "3", or "1-8" where layers differ.
@@ -48,11 +41,6 @@ std::string kv_dtype(const format::Geometry& geometry) {
   return same ? std::string(dtype_name(first)) : "mixed";
 }
 
-std::string text_of(const json& value) {
-  return value.is_string() ? value.get<std::string>()
-                           : value.dump(-1, ' ', false, json::error_handler_t::replace);
-}
-
 // "cpu_isa" -> "cpu isa".
 std::string readable(std::string key) {
   std::replace(key.begin(), key.end(), '_', ' ');
@@ -61,43 +49,41 @@ std::string readable(std::string key) {
 
 // Where the numbers come from: versions of the exporter's libraries, then all
 // that the device said of itself. META may come from anywhere.
-void take_provenance(const json& meta, RecordingInfo& info) {
-  const auto take = [&](const json& object, const std::string& prefix, const char* key) {
-    if (!object.is_object() || !object.contains(key) || object[key].is_null()) return;
-    if (object[key].is_structured()) return;
-    info.provenance.emplace_back(prefix + readable(key), text_of(object[key]));
+void take_provenance(const json& meta, const format::Meta& typed, RecordingInfo& info) {
+  const auto take = [&](const std::string& prefix, const std::string& key) {
+    const auto text = format::text_at(meta, "model." + key);
+    if (text) info.provenance.emplace_back(prefix + readable(key), *text);
   };
-  if (!meta.is_object()) return;
-  const json model = meta.value("model", json());
-  take(model, "", "exporter_version");
-  take(model, "exported with ", "torch_version");
-  take(model, "exported with ", "transformers_version");
-  take(model, "", "quantized_from");
-  const json device = meta.value("device", json());
-  const json provenance = device.is_object() ? device.value("provenance", json()) : json();
-  if (!provenance.is_object()) return;
-  for (const auto& [key, unused] : provenance.items()) take(provenance, "", key.c_str());
+  take("", "exporter_version");
+  take("exported with ", "torch_version");
+  take("exported with ", "transformers_version");
+  take("", "quantized_from");
+  for (const format::MetaSetting& setting : typed.provenance()) {
+    info.provenance.emplace_back(readable(setting.name), setting.text);
+  }
 }
 
 void take_meta(const json& meta, RecordingInfo& info) {
-  info.model_id = meta_string(meta, "model", "id");
-  info.model_slug = meta_string(meta, "model", "slug");
-  info.model_dtype = meta_string(meta, "model", "dtype");
-  info.device_label = meta_string(meta, "device", "label");
-  info.device_name = meta_string(meta, "device", "name");
-  info.prompt_text = meta_string(meta, "prompt", "text");
-  info.replay_of = meta_string(meta, "replay_of", "path");
-  info.replay_mode = meta_string(meta, "replay_of", "mode");
-  take_provenance(meta, info);
-  info.created_utc = member_string(meta, "created_utc");
-  info.kvtool_version = member_string(meta, "kvtool");
-  if (meta.is_object() && meta.contains("device") && meta["device"].is_object()) {
-    info.torch_version = meta_string(meta["device"], "provenance", "torch_version");
+  const format::Meta typed = format::Meta::parse(meta);
+  info.model_id = typed.model.id.value_or("");
+  info.model_slug = typed.model.slug.value_or("");
+  info.model_dtype = typed.model.dtype.value_or("");
+  info.device_label = typed.device.label.value_or("");
+  info.device_name = typed.device.name.value_or("");
+  info.prompt_text = typed.prompt_text.value_or("");
+  take_provenance(meta, typed, info);
+  info.created_utc = typed.created_utc.value_or("");
+  info.kvtool_version = typed.kvtool.value_or("");
+  info.torch_version = typed.setting("torch_version").value_or("");
+  if (typed.replay_of) {
+    info.replay_of = typed.replay_of->path.value_or("");
+    info.replay_mode = typed.replay_of->mode.value_or("");
   }
-  info.batch_size = run_number(meta, "batch_size");
-  info.row = run_number(meta, "row");
-  info.rows = run_number(meta, "rows");
-  info.input_index = run_number(meta, "input_index");
+  if (!typed.run) return;
+  info.batch_size = typed.run->batch_size;
+  info.row = typed.run->row;
+  info.rows = typed.run->rows;
+  info.input_index = typed.run->input_index;
 }
 
 RecordingInfo info_or_reason(const std::filesystem::path& path) {

@@ -14,10 +14,12 @@ ReferenceEntry read_reference_entry(const fs::path& path) {
   entry.prompt_length = recording.header().prompt_length;
   entry.num_steps = recording.num_steps();
   entry.has_prefill = recording.has_prefill();
-  entry.run = parse_run_meta(recording.meta(), entry.prompt_length, path.string());
-  entry.model_id = meta_string(recording.meta(), "model", "id");
-  entry.model_slug = meta_string(recording.meta(), "model", "slug");
-  entry.device_label = meta_string(recording.meta(), "device", "label");
+  const format::Meta meta = format::Meta::parse(recording.meta());
+  entry.run = format::checked_run(meta, entry.prompt_length, path.string());
+  entry.model_id = meta.model.id.value_or("");
+  entry.model_slug = meta.model.slug.value_or("");
+  entry.device_label = meta.device.label.value_or("");
+  entry.prompt_text = meta.prompt_text;
   if (recording.meta().is_object()) {
     entry.prompt_meta = recording.meta().value("prompt", nlohmann::json());
   }

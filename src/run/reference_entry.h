@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "run_meta.h"
+#include "kvtool/format/meta.h"
 
 namespace kvtool::run {
 
@@ -19,11 +19,12 @@ struct ReferenceEntry {
   std::uint64_t prompt_length = 0;
   std::uint64_t num_steps = 0;
   bool has_prefill = true;
-  std::optional<RunMeta> run;
+  std::optional<format::RunMeta> run;
   std::string model_id;
   std::string model_slug;
   std::string device_label;
   nlohmann::json prompt_meta;  // META.prompt, or null
+  std::optional<std::string> prompt_text;  // of it
   std::vector<std::int32_t> prompt_ids;
   bool selected = true;  // false: present only because others ran in its batch
 };

@@ -326,7 +326,7 @@ class ReplayRun {
     meta.model = &model.info();
     meta.device = &session_.engine().device();
     meta.device_label = session_.device_label();
-    meta.run = entry.run.value_or(RunMeta{.batch_id = {}, .input_index = entry.input_index});
+    meta.run = entry.run.value_or(format::RunMeta{.batch_id = {}, .input_index = entry.input_index});
     meta.run.batch_id = batch_id;
     meta.run.batch_size = entry.batch_size;
     // The rows of a parallel replay are no batch: none pads another.
@@ -407,11 +407,7 @@ class ReplayRun {
   }
 
   static std::string recorded_prompt_text(const engine::Model& model, const ReferenceEntry& entry) {
-    if (entry.prompt_meta.is_object() && entry.prompt_meta.contains("text") &&
-        entry.prompt_meta["text"].is_string()) {
-      return entry.prompt_meta["text"].get<std::string>();
-    }
-    return text_of(model, entry.prompt_ids);
+    return entry.prompt_text ? *entry.prompt_text : text_of(model, entry.prompt_ids);
   }
 
   Session& session_;

@@ -5,7 +5,7 @@
 #include "kvtool/analysis/provenance.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
-#include "run_meta.h"
+#include "kvtool/format/meta.h"
 
 namespace kvtool::run {
 namespace {
@@ -61,7 +61,8 @@ void check_prompt(const SameRun& same, std::span<const std::int32_t> recorded,
                std::to_string(*b));
 }
 
-void check_batch(const SameRun& same, const RunMeta& recorded, const RunMeta& here) {
+void check_batch(const SameRun& same, const format::RunMeta& recorded,
+                 const format::RunMeta& here) {
   same.require("batch size", recorded.batch_size, here.batch_size);
   same.require("batch index", recorded.batch_index, here.batch_index);
   same.require("input", recorded.input_index, here.input_index);
@@ -99,9 +100,9 @@ void check_same_run(const format::Recording& recording, const ExpectedRecording&
   check_header(same, recording.header(), expected.header);
   check_prompt(same, recording.prompt(), expected.prompt);
   const auto parsed = [&](const nlohmann::json& meta) {
-    return parse_run_meta(meta, expected.prompt.size(), path.string());
+    return format::checked_run(format::Meta::parse(meta), expected.prompt.size(), path.string());
   };
-  const std::optional<RunMeta> run = parsed(recording.meta());
+  const std::optional<format::RunMeta> run = parsed(recording.meta());
   if (!run || recording.meta().contains("replay_of")) {
     throw_usage(path.string() + ": it was not recorded by 'save': " + setting("resume") +
                 " cannot continue it. Choose another " + setting("out"));

@@ -199,6 +199,57 @@ TEST(Meta, RunThatCannotBeIsCorrupt) {
   EXPECT_EQ(with("input_index", 1u), "x.kvc: META.run says input 1 in row 2");
 }
 
+RunMeta second_of_two() {
+  return {.batch_id = "a",
+          .batch_size = 2,
+          .row = 1,
+          .rows = 2,
+          .input_index = 1,
+          .padded_length = 5,
+          .cache_capacity = 12};
+}
+
+nlohmann::json json_of(const RunMeta& run) {
+  Meta meta;
+  meta.run = to_meta(run);
+  return meta.to_json()["run"];
+}
+
+std::optional<RunMeta> checked_run_of(const nlohmann::json& meta, std::uint64_t prompt_length,
+                                      const std::string& subject) {
+  return checked_run(Meta::parse(meta), prompt_length, subject);
+}
+
+TEST(RunMeta, RoundTrips) {
+  RunMeta run = second_of_two();
+  run.padding = 2;
+  run.max_new_tokens = 8;
+  run.ignore_eos = true;
+  EXPECT_EQ(checked_run_of({{"run", json_of(run)}}, 3, "x.kvc"), run);
+  EXPECT_EQ(checked_run_of(nlohmann::json::object(), 3, "x.kvc"), std::nullopt);
+  EXPECT_EQ(checked_run_of(nullptr, 3, "x.kvc"), std::nullopt);
+}
+
+TEST(RunMeta, RefusesWhatCannotBe) {
+  const nlohmann::json good = json_of(second_of_two());
+  const auto refuses = [&](const char* key, const nlohmann::json& value) {
+    nlohmann::json run = good;
+    run[key] = value;
+    EXPECT_THROW(static_cast<void>(checked_run_of({{"run", run}}, 3, "x.kvc")), Error) << key;
+  };
+  refuses("rows", 0);
+  refuses("rows", 1000000000);
+  refuses("row", 2);
+  refuses("row", -1);
+  refuses("row", "1");
+  refuses("padded_length", 2);
+  refuses("cache_capacity", 4);
+  refuses("cache_capacity", UINT64_MAX);
+  refuses("batch_id", 7);
+  refuses("input_index", 0);
+  EXPECT_THROW(static_cast<void>(checked_run_of({{"run", 3}}, 3, "x.kvc")), Error);
+}
+
 TEST(Meta, TextAtFollowsPaths) {
   EXPECT_EQ(text_at(saved(), "device.provenance.threads"), "2");
   EXPECT_EQ(text_at(saved(), "model.id"), "tiny/model");

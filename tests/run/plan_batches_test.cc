@@ -17,7 +17,7 @@ ReferenceEntry entry(const std::string& batch_id, std::uint64_t row, std::uint64
   result.input_index = first_input + row;
   result.prompt_length = 3;
   result.num_steps = 4;
-  result.run = RunMeta{.batch_id = batch_id,
+  result.run = format::RunMeta{.batch_id = batch_id,
                        .batch_size = rows,
                        .row = row,
                        .rows = rows,
@@ -106,36 +106,6 @@ TEST(PlanBatches, RefusesRowsThatDisagree) {
   other = entry("a", 1, 2);
   other.num_steps = 8;
   EXPECT_THAT(error_of({entry("a", 0, 2), other}), HasSubstr("8 steps do not fit"));
-}
-
-TEST(RunMeta, RoundTrips) {
-  RunMeta run = *entry("a", 1, 2).run;
-  run.padding = 2;
-  run.max_new_tokens = 8;
-  run.ignore_eos = true;
-  EXPECT_EQ(parse_run_meta({{"run", to_json(run)}}, 3, "x.kvc"), run);
-  EXPECT_EQ(parse_run_meta(nlohmann::json::object(), 3, "x.kvc"), std::nullopt);
-  EXPECT_EQ(parse_run_meta(nullptr, 3, "x.kvc"), std::nullopt);
-}
-
-TEST(RunMeta, RefusesWhatCannotBe) {
-  const nlohmann::json good = to_json(*entry("a", 1, 2).run);
-  const auto refuses = [&](const char* key, const nlohmann::json& value) {
-    nlohmann::json run = good;
-    run[key] = value;
-    EXPECT_THROW(static_cast<void>(parse_run_meta({{"run", run}}, 3, "x.kvc")), Error) << key;
-  };
-  refuses("rows", 0);
-  refuses("rows", 1000000000);
-  refuses("row", 2);
-  refuses("row", -1);
-  refuses("row", "1");
-  refuses("padded_length", 2);
-  refuses("cache_capacity", 4);
-  refuses("cache_capacity", UINT64_MAX);
-  refuses("batch_id", 7);
-  refuses("input_index", 0);
-  EXPECT_THROW(static_cast<void>(parse_run_meta({{"run", 3}}, 3, "x.kvc")), Error);
 }
 
 }  // namespace
