@@ -98,7 +98,7 @@ constexpr std::array kKvFigures = {
     Figure<KvView>{"differing_rate",
                    [](const KvView& v) {
                      return Number(static_cast<double>(v.total.differing) /
-                                  static_cast<double>(v.total.elements));
+                                   static_cast<double>(v.total.elements));
                    }},
     Figure<KvView>{"nonfinite", [](const KvView& v) { return exact(v.total.nonfinite); }},
     Figure<KvView>{"layer_max.relative_l2",

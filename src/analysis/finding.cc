@@ -79,7 +79,8 @@ std::string describe_reproducible(const RunSummary& run) {
 std::string describe_undetermined(const RunSummary& run) {
   if (!ran(run, ReplayMode::kInject)) {
     return "A bound is broken, and without inject the cause stays open: a step or the cache. "
-           "Replay with " + setting("mode") + " inject,forced to tell them apart.";
+           "Replay with " +
+           setting("mode") + " inject,forced to tell them apart.";
   }
   if (ran(run, ReplayMode::kFree) && !ran(run, ReplayMode::kForced)) {
     return "Each step is right on the reference's cache, and the device's own text is not: either "

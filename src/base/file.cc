@@ -36,9 +36,11 @@ std::string write_failure(const std::filesystem::path& path, int error, std::uin
   const std::string where = path.string() + ": ";
   const std::string after = " after " + megabytes(written);
   switch (error) {
-    case ENOSPC: return where + "disk full" + after + ": free space or choose another " + setting("out");
+    case ENOSPC:
+      return where + "disk full" + after + ": free space or choose another " + setting("out");
     case EDQUOT:
-      return where + "disk quota exceeded" + after + ": free space or choose another " + setting("out");
+      return where + "disk quota exceeded" + after + ": free space or choose another " +
+             setting("out");
     case EFBIG:
       return where + "file size limit reached" + after +
              ": raise the limit (ulimit -f) or choose another " + setting("out");

@@ -155,8 +155,8 @@ void receive_some(PipeEnd& source, std::string& output) {
   }
 }
 
-void exchange(PipeEnd& input_end, PipeEnd& output_end, PipeEnd& error_end,
-              std::string_view input, const StopToken& stop, ProcessResult& result) {
+void exchange(PipeEnd& input_end, PipeEnd& output_end, PipeEnd& error_end, std::string_view input,
+              const StopToken& stop, ProcessResult& result) {
   if (input.empty()) input_end.reset();
   while (input_end.open() || output_end.open() || error_end.open()) {
     // poll() skips negative descriptors.

@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "command.h"
+#include "failure.h"
 #include "help_formatter.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/nearest.h"
-#include "failure.h"
 #include "kvtool/base/text.h"
 
 namespace kvtool::cli {

@@ -3,10 +3,10 @@
 #include <optional>
 
 #include "command.h"
-#include "kvtool/run/format_bench.h"
 #include "kvtool/base/error.h"
-#include "options.h"
+#include "kvtool/run/format_bench.h"
 #include "kvtool/run/made_recording.h"
+#include "options.h"
 #include "reporting.h"
 
 namespace kvtool::cli {
@@ -58,13 +58,12 @@ Examples:
     }
     for (const std::string& path : paths_) check_recording(path);
     if (like_) check_recording(*like_);
-    return with_observer(terminal, {name(), targets_, false, false},
-                         [&](run::Observer& observer) {
-                           const StopToken stop = terminal.services.stop;
-                           observer.bench(make_.empty() ? measure(stop) : made(stop));
-                           observer.finish({});
-                           return 0;
-                         });
+    return with_observer(terminal, {name(), targets_, false, false}, [&](run::Observer& observer) {
+      const StopToken stop = terminal.services.stop;
+      observer.bench(make_.empty() ? measure(stop) : made(stop));
+      observer.finish({});
+      return 0;
+    });
   }
 
  private:

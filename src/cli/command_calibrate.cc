@@ -151,16 +151,16 @@ Examples:
   run::Calibration calibrate(const Terminal& terminal, run::Observer& observer) const {
     const TemporaryFolder scratch("calibrate");
     const run::CalibrationRequest request{.save_arguments = save_arguments(),
-                                     .replay_arguments = replay_arguments(),
-                                     .from = options_.from.value_or(""),
-                                     .cpu_isa = options_.cpu_isa,
-                                     .threads = options_.threads,
-                                     .runs = runs_,
-                                     .safety = safety_,
-                                     .cpuinfo = contents_of("/proc/cpuinfo"),
-                                     .scratch = scratch.path(),
-                                     .kvtool_version = KVTOOL_VERSION,
-                                     .created_utc = run::utc_iso8601(terminal.services.now())};
+                                          .replay_arguments = replay_arguments(),
+                                          .from = options_.from.value_or(""),
+                                          .cpu_isa = options_.cpu_isa,
+                                          .threads = options_.threads,
+                                          .runs = runs_,
+                                          .safety = safety_,
+                                          .cpuinfo = contents_of("/proc/cpuinfo"),
+                                          .scratch = scratch.path(),
+                                          .kvtool_version = KVTOOL_VERSION,
+                                          .created_utc = run::utc_iso8601(terminal.services.now())};
     const auto run_kvtool = [&](const std::vector<std::string>& arguments) {
       return run_this_program(arguments, terminal.services.stop);
     };

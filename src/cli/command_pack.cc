@@ -4,9 +4,9 @@
 
 #include "command.h"
 #include "kvtool/base/error.h"
+#include "kvtool/run/packing.h"
 #include "kvtool/run/paths.h"
 #include "options.h"
-#include "kvtool/run/packing.h"
 #include "reporting.h"
 
 namespace kvtool::cli {

@@ -38,13 +38,12 @@ Examples:
   }
 
   int execute(Terminal& terminal) override {
-    return with_observer(
-        terminal, {name(), reports_, quiet_, false}, [&](run::Observer& observer) {
-          const format::RecoverResult result =
-              run::run_recovery({input_, output_, salvage_, force_}, terminal.services, observer);
-          observer.finish({});
-          return result.lost.empty() ? 0 : kLossyRecoveryStatus;
-        });
+    return with_observer(terminal, {name(), reports_, quiet_, false}, [&](run::Observer& observer) {
+      const format::RecoverResult result =
+          run::run_recovery({input_, output_, salvage_, force_}, terminal.services, observer);
+      observer.finish({});
+      return result.lost.empty() ? 0 : kLossyRecoveryStatus;
+    });
   }
 
  private:

@@ -95,8 +95,8 @@ std::vector<run::Prompt> as_prompts(const Value& value) {
   if (!value.node.is_array()) value.fail("an array of prompts or the name of a .jsonl file");
   std::vector<run::Prompt> prompts;
   for (std::size_t i = 0; i < value.node.size(); ++i) {
-    prompts.push_back(
-        run::parse_prompt(value.node[i], value.file + ": " + value.key + "[" + std::to_string(i) + "]"));
+    prompts.push_back(run::parse_prompt(
+        value.node[i], value.file + ": " + value.key + "[" + std::to_string(i) + "]"));
   }
   return prompts;
 }

@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "kvtool/analysis/gate.h"
-#include "kvtool/run/prompts.h"
 #include "kvtool/format/recording.h"
 #include "kvtool/format/replay_mode.h"
+#include "kvtool/run/prompts.h"
 
 namespace kvtool::cli {
 

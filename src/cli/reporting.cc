@@ -4,10 +4,10 @@
 #include <ostream>
 #include <utility>
 
+#include "failure.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/file.h"
 #include "kvtool/run/paths.h"
-#include "failure.h"
 
 namespace kvtool::cli {
 namespace {
@@ -41,7 +41,8 @@ void check_target(const std::string& option, const std::filesystem::path& target
   if (run::is_recording_path(target)) throw_usage(where + " has the name of a recording");
 }
 
-std::unique_ptr<report::Reporter> console(const Terminal& terminal, const ReportingOptions& options) {
+std::unique_ptr<report::Reporter> console(const Terminal& terminal,
+                                          const ReportingOptions& options) {
   return report::make_console_reporter(terminal.out,
                                        {.color = terminal.out_is_terminal && !terminal.no_color,
                                         .quiet = options.quiet,
@@ -86,8 +87,7 @@ std::unique_ptr<report::Reporter> choose_reporters(const Terminal& terminal,
 }  // namespace
 
 int with_observer(const Terminal& terminal, const ReportingOptions& options,
-                  const std::function<int(run::Observer&)>& body,
-                  const NextCommand& next_command) {
+                  const std::function<int(run::Observer&)>& body, const NextCommand& next_command) {
   const std::unique_ptr<report::Reporter> reporter = choose_reporters(terminal, options);
   reporter->begin({options.command, KVTOOL_VERSION, run::utc_iso8601(terminal.services.now())});
   int status = 0;

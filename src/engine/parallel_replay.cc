@@ -9,11 +9,11 @@
 #include <vector>
 
 #include "engine/batch_run.h"
+#include "engine/cache/parallel_cache.h"
+#include "engine/cache/policies.h"
 #include "engine/forward_pass.h"
 #include "engine/host_memory.h"
 #include "engine/logit_stats.h"
-#include "engine/cache/parallel_cache.h"
-#include "engine/cache/policies.h"
 #include "engine/parallel_plan.h"
 #include "engine/reference_check.h"
 #include "engine/reference_stage.h"

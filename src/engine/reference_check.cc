@@ -40,8 +40,8 @@ void check_weights(const ModelInfo& model, const format::RecordingHeader& refere
   if (reference.model_sha256 != model.weights_sha256) {
     throw_incompatible("the recording is of other weights (SHA-256 " +
                        format::to_hex(reference.model_sha256) + ") than " + model.path + " (" +
-                       format::to_hex(model.weights_sha256) +
-                       "); " + setting("allow_different_weights") + " compares them all the same");
+                       format::to_hex(model.weights_sha256) + "); " +
+                       setting("allow_different_weights") + " compares them all the same");
   }
   check_geometry(model, reference.geometry);
   if (reference.logits_dtype != model.logits_dtype) {

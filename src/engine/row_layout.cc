@@ -69,8 +69,7 @@ at::Tensor RowLayout::entry_view(const at::Tensor& deltas, const Entry& entry) c
                              elements.storage_offset() + entry.offset_bytes / size);
 }
 
-LayerKv RowLayout::empty_rows(std::int64_t layer, std::int64_t positions,
-                              at::Device device) const {
+LayerKv RowLayout::empty_rows(std::int64_t layer, std::int64_t positions, at::Device device) const {
   const auto rows = [&](const Entry& entry) {
     return at::empty({entry.heads, positions, entry.dim},
                      at::TensorOptions(entry.dtype).device(device));

@@ -116,8 +116,8 @@ void Recording::Impl::read_row(std::uint64_t step, std::uint32_t layer,
                                std::span<std::byte> scratch, std::span<std::byte> row) const {
   const std::uint64_t row_start = header.geometry.row_offset(layer).key;
   if (verified_steps[step].load(std::memory_order_relaxed)) {
-    source.read(
-        step_offset(step) + kRecordHeaderBytes + stats_block_bytes(header) + row_start, row);
+    source.read(step_offset(step) + kRecordHeaderBytes + stats_block_bytes(header) + row_start,
+                row);
     return;
   }
   static_cast<void>(read_step(step, scratch));

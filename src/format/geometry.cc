@@ -46,7 +46,7 @@ void check_layer(std::size_t index, const LayerGeometry& layer) {
 // behind them. Most bytes for a channel: a code, a scale and an offset of its own.
 constexpr std::uint64_t kMaxChannelBytes = 1 + 2 * sizeof(float);
 static_assert(std::uint64_t{kMaxHeads} * kMaxHeadDim * kMaxChannelBytes * 2 <= std::uint64_t{1}
-                                                                                  << 33);
+                                                                                   << 33);
 
 // Says all that distinguishes one code from another.
 std::string describe_code(const std::optional<RowCode>& code) {
@@ -97,8 +97,7 @@ std::uint64_t code_bytes(CodeType type, std::uint32_t dim) {
 }
 
 std::uint64_t coded_row_bytes(const RowCode& code, std::uint32_t dim) {
-  const std::uint64_t groups =
-      (std::uint64_t{dim} + code.group_channels - 1) / code.group_channels;
+  const std::uint64_t groups = (std::uint64_t{dim} + code.group_channels - 1) / code.group_channels;
   const std::uint64_t size = element_size(code.scale_dtype);
   return align_up(code_bytes(code.type, dim), size) + groups * size * (code.has_offsets ? 2 : 1);
 }

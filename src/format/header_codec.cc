@@ -38,8 +38,7 @@ std::size_t extension_at(std::size_t layers) {
 }
 
 std::uint64_t header_bytes_for(std::size_t layers, bool extended) {
-  const std::size_t extension =
-      extended ? kExtensionFixedBytes + kExtensionEntryBytes * layers : 0;
+  const std::size_t extension = extended ? kExtensionFixedBytes + kExtensionEntryBytes * layers : 0;
   return align_up(extension_at(layers) + extension + kChecksumBytes, kRecordAlignment);
 }
 
@@ -246,8 +245,7 @@ RecordingHeader decode_fields(const std::string& path, std::span<const std::byte
   header.prompt_length = load<std::uint64_t>(bytes, kPromptLengthAt);
   header.geometry = decode_geometry(path, bytes);
   if (has_extension(bytes)) {
-    header.logits_sample =
-        load<std::uint32_t>(bytes, extension_at(header.geometry.num_layers()));
+    header.logits_sample = load<std::uint32_t>(bytes, extension_at(header.geometry.num_layers()));
   }
   const std::string problem = header_problem(header);
   if (!problem.empty()) throw_damaged(path, problem);
@@ -284,9 +282,8 @@ std::string header_problem(const RecordingHeader& header) {
 
 bool is_extended(const RecordingHeader& header) {
   const auto& layers = header.geometry.layers();
-  return header.logits_sample > 0 ||
-         !std::all_of(layers.begin(), layers.end(),
-                      [](const auto& each) { return each.is_plain(); });
+  return header.logits_sample > 0 || !std::all_of(layers.begin(), layers.end(),
+                                                  [](const auto& each) { return each.is_plain(); });
 }
 
 std::vector<LayerGeometry> decode_layers(std::span<const std::byte> header) {

@@ -20,7 +20,7 @@ constexpr std::uint64_t kMaxPositions = std::uint64_t{1} << 31U;
 template <typename Group, typename Value>
 struct Field {
   const char* name;
-  std::optional<Value> Group::*member;
+  std::optional<Value> Group::* member;
 };
 template <typename Group>
 using Text = Field<Group, std::string>;
@@ -49,16 +49,15 @@ constexpr std::array kDeviceTexts = {Text<MetaDevice>{"label", &MetaDevice::labe
                                      Text<MetaDevice>{"type", &MetaDevice::type},
                                      Text<MetaDevice>{"name", &MetaDevice::name}};
 constexpr std::array kRunTexts = {Text<MetaRun>{"batch_id", &MetaRun::batch_id}};
-constexpr std::array kRunNumbers = {
-    Number<MetaRun>{"batch_size", &MetaRun::batch_size},
-    Number<MetaRun>{"batch_index", &MetaRun::batch_index},
-    Number<MetaRun>{"row", &MetaRun::row},
-    Number<MetaRun>{"rows", &MetaRun::rows},
-    Number<MetaRun>{"input_index", &MetaRun::input_index},
-    Number<MetaRun>{"padded_length", &MetaRun::padded_length},
-    Number<MetaRun>{"padding", &MetaRun::padding},
-    Number<MetaRun>{"cache_capacity", &MetaRun::cache_capacity},
-    Number<MetaRun>{"max_new_tokens", &MetaRun::max_new_tokens}};
+constexpr std::array kRunNumbers = {Number<MetaRun>{"batch_size", &MetaRun::batch_size},
+                                    Number<MetaRun>{"batch_index", &MetaRun::batch_index},
+                                    Number<MetaRun>{"row", &MetaRun::row},
+                                    Number<MetaRun>{"rows", &MetaRun::rows},
+                                    Number<MetaRun>{"input_index", &MetaRun::input_index},
+                                    Number<MetaRun>{"padded_length", &MetaRun::padded_length},
+                                    Number<MetaRun>{"padding", &MetaRun::padding},
+                                    Number<MetaRun>{"cache_capacity", &MetaRun::cache_capacity},
+                                    Number<MetaRun>{"max_new_tokens", &MetaRun::max_new_tokens}};
 constexpr std::array kRunFlags = {Flag<MetaRun>{"ignore_eos", &MetaRun::ignore_eos}};
 constexpr std::array kReplayTexts = {Text<MetaReplayOf>{"uuid", &MetaReplayOf::uuid},
                                      Text<MetaReplayOf>{"path", &MetaReplayOf::path},
@@ -194,8 +193,8 @@ void check(const RunMeta& run, std::uint64_t prompt_length, const std::string& s
 // The numbers that must be there: `padding` follows from others.
 struct RunNumber {
   const char* name;
-  std::optional<std::uint64_t> MetaRun::*from;
-  std::uint64_t RunMeta::*to;
+  std::optional<std::uint64_t> MetaRun::* from;
+  std::uint64_t RunMeta::* to;
 };
 constexpr std::array kNeededNumbers = {
     RunNumber{"batch_size", &MetaRun::batch_size, &RunMeta::batch_size},

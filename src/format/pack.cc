@@ -265,9 +265,7 @@ void Packer::pack_state(const RecordHeader& record, std::uint64_t end) {
   const std::uint64_t value_at =
       key_at + state_layout(layer, header_.prompt_length + steps).value().value_offset;
   const std::array<std::pair<std::uint64_t, std::size_t>, 3> parts = {
-      {{key_at, 1},
-       {value_at, key_width(layer)},
-       {end, value_width(layer)}}};
+      {{key_at, 1}, {value_at, key_width(layer)}, {end, value_width(layer)}}};
   while (position_ < end) {
     const std::uint64_t piece_end = std::min(end, position_ + kBlockBytes);
     std::vector<SectionShape> shapes;

@@ -113,8 +113,7 @@ StepStats Recording::Impl::read_stats(std::uint64_t step) const {
   require_step(step);
   const std::uint64_t offset = step_offset(step);
   std::array<std::byte, 2 * kRecordHeaderBytes + 64 + 8 * kMaxTopK> buffer;
-  const auto bytes =
-      std::span(buffer).subspan(0, kRecordHeaderBytes + stats_block_bytes(header));
+  const auto bytes = std::span(buffer).subspan(0, kRecordHeaderBytes + stats_block_bytes(header));
   source.read(offset, bytes);
   const RecordHeader record =
       source.check_header(bytes.subspan(0, kRecordHeaderBytes), offset, RecordType::kStep, step,

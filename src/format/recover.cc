@@ -200,8 +200,8 @@ RecoverResult Recovery::run() {
     throw_corrupt(input_.string() + ": nothing can be recovered: " + why +
                   (options_.salvage ? std::string()
                                     : ". " + setting("salvage") +
-                                        " writes those layers and steps that are intact to a "
-                                        "safetensors file"));
+                                          " writes those layers and steps that are intact to a "
+                                          "safetensors file"));
   }
   return std::move(result_);
 }

@@ -10,7 +10,8 @@ void show_figure(ConsolePage& page, const run::BenchFigure& figure) {
             figure.least(), figure.most());
 }
 
-void show_recording(ConsolePage& page, const run::RecordingBench& recording, std::uint64_t repeats) {
+void show_recording(ConsolePage& page, const run::RecordingBench& recording,
+                    std::uint64_t repeats) {
   page.line("{}", one_line(recording.path));
   page.line("{}, {}, {}, K/V {}", megabytes(recording.bytes), recording.save_mode,
             counted(recording.steps, "step"), megabytes(recording.kv_bytes));

@@ -121,13 +121,13 @@ class ReplayPart {
   void show_steps() {
     const StepCounts counts = count_steps(first_.comparison);
     const bool all = counts.matches == counts.compared;
-    page_.line(
-        "{}",
-        page_.painted(
-            all ? Paint::kGood : Paint::kBad,
-            fmt::format("Steps: {}, Match: {}/{} ({}), TPS: {}", counts.compared, counts.matches,
-                        counts.compared, percentage(counts.matches, counts.compared),
-                        rate(run::tokens_per_second(counts.compared, first_.timing.decode_seconds)))));
+    page_.line("{}",
+               page_.painted(all ? Paint::kGood : Paint::kBad,
+                             fmt::format("Steps: {}, Match: {}/{} ({}), TPS: {}", counts.compared,
+                                         counts.matches, counts.compared,
+                                         percentage(counts.matches, counts.compared),
+                                         rate(run::tokens_per_second(
+                                             counts.compared, first_.timing.decode_seconds)))));
   }
 
   void show_mode(const run::ModeReplay& mode) {

@@ -9,8 +9,8 @@
 #include <utility>
 
 #include "flip_texts.h"
-#include "report/reporter.h"
 #include "kvtool/base/text.h"
+#include "report/reporter.h"
 
 namespace kvtool::report {
 

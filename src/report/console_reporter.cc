@@ -42,7 +42,9 @@ class ConsoleReporter : public Reporter {
 
   void selftest(const run::SelftestResult& result) override { show_selftest(page_, result); }
 
-  void calibration(const run::CalibrationResult& result) override { show_calibration(page_, result); }
+  void calibration(const run::CalibrationResult& result) override {
+    show_calibration(page_, result);
+  }
 
   void bench(const run::BenchResult& result) override { show_bench(page_, result); }
   void verified(const format::FileVerdict& verdict) override {

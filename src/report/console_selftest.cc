@@ -39,13 +39,13 @@ void show_fault(ConsolePage& page, const run::FaultResult& fault) {
   }
   if (!fault.failed_rules.empty()) {
     const std::size_t more = fault.failed_rules.size() - 1;
-    show_under_status(page,
-                fmt::format("by {}{}", one_line(describe(fault.failed_rules.front())),
-                            more > 0 ? fmt::format(" (and {} more)", counted(more, "rule")) : ""));
+    show_under_status(
+        page, fmt::format("by {}{}", one_line(describe(fault.failed_rules.front())),
+                          more > 0 ? fmt::format(" (and {} more)", counted(more, "rule")) : ""));
   }
   if (!fault.departure.empty()) {
-    show_under_status(page,
-                one_line(fault.departure) + (fault.located ? " (the layer of the fault)" : ""));
+    show_under_status(
+        page, one_line(fault.departure) + (fault.located ? " (the layer of the fault)" : ""));
   }
   show_strengths(page, fault);
 }

@@ -71,7 +71,8 @@ void show_summary(ConsolePage& page, const run::Summary& summary, const FlipText
     show_inputs(page, summary);
     show_steps(page, summary);
     show_comparison_speed(page, summary);
-    for (const run::Verdict& verdict : summary.verdicts) show_verdict(page, verdict, texts, command);
+    for (const run::Verdict& verdict : summary.verdicts)
+      show_verdict(page, verdict, texts, command);
     show_missing(page, summary);
     page.line("");
     page.line("Result: {}", summary.failed() ? page.painted(Paint::kBad, "FAIL")

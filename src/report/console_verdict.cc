@@ -70,8 +70,8 @@ void show_divergences(ConsolePage& page, const analysis::ModeSummary& mode) {
   if (diverged > listed) page.line("    ... and in {} more", counted(diverged - listed, "input"));
 }
 
-void show_hard_flips(ConsolePage& page, const run::Verdict& verdict, const analysis::ModeSummary& mode,
-                     const FlipTexts& texts) {
+void show_hard_flips(ConsolePage& page, const run::Verdict& verdict,
+                     const analysis::ModeSummary& mode, const FlipTexts& texts) {
   if (mode.hard_flips.empty()) return;
   page.line("{}", page.painted(Paint::kBad, fmt::format("Hard flips of {}: {}",
                                                         format::replay_mode_name(mode.mode),
@@ -79,7 +79,8 @@ void show_hard_flips(ConsolePage& page, const run::Verdict& verdict, const analy
   const std::size_t listed = std::min(mode.hard_flips.size(), kConsoleFlips);
   for (std::size_t i = 0; i < listed; ++i) {
     const analysis::HardFlip& flip = mode.hard_flips[i];
-    const run::TokenText& text = texts.find(verdict.model_slug, flip.input, mode.mode, flip.token.index);
+    const run::TokenText& text =
+        texts.find(verdict.model_slug, flip.input, mode.mode, flip.token.index);
     page.wrapped_line(
         fmt::format("    {}, {}: predicted {}, recorded {}, {}", to_string(flip.input),
                     place_of(flip.token.index), token_quote(flip.token.predicted, text.predicted),

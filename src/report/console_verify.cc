@@ -25,7 +25,7 @@ void show_damages(ConsolePage& page, const format::FileVerdict& verdict) {
   for (const format::Damage& damage : verdict.damages) {
     const char* where = verdict.packed && !damage.in_packed ? " unpacked" : "";
     show_under_state(page, fmt::format("{} (byte {}{}: {})", one_line(describe_place(damage)),
-                                  damage.offset_bytes, where, one_line(damage.problem)));
+                                       damage.offset_bytes, where, one_line(damage.problem)));
   }
 }
 
@@ -44,8 +44,8 @@ void show_verified(ConsolePage& page, const format::FileVerdict& verdict) {
             path.ends_with(format::kPartialSuffix) ? ", unfinished" : "");
   if (verdict.state == FileState::kDamaged) {
     show_damages(page, verdict);
-    show_under_state(page,
-                fmt::format("intact from the start: {}", counted(verdict.intact_steps, "step")));
+    show_under_state(
+        page, fmt::format("intact from the start: {}", counted(verdict.intact_steps, "step")));
   }
   if (!verdict.truncation.empty()) show_under_state(page, one_line(verdict.truncation));
 }

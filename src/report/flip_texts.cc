@@ -26,8 +26,9 @@ void FlipTexts::add(const run::InputResult& input) {
   }
 }
 
-const run::TokenText& FlipTexts::find(const std::string& model_slug, const analysis::InputName& input,
-                                 format::ReplayMode mode, std::uint64_t token_index) const {
+const run::TokenText& FlipTexts::find(const std::string& model_slug,
+                                      const analysis::InputName& input, format::ReplayMode mode,
+                                      std::uint64_t token_index) const {
   static const run::TokenText kUnknown;
   const auto found =
       texts_.find(Key{model_slug, input.batch_size, input.input_index, mode, token_index});

@@ -16,8 +16,9 @@ class FlipTexts {
   void add(const run::InputResult& input);
   // Empty texts for a token that no input named.
   [[nodiscard]] const run::TokenText& find(const std::string& model_slug,
-                                      const analysis::InputName& input, format::ReplayMode mode,
-                                      std::uint64_t token_index) const;
+                                           const analysis::InputName& input,
+                                           format::ReplayMode mode,
+                                           std::uint64_t token_index) const;
 
  private:
   using Key =

@@ -68,10 +68,12 @@ Json divergence_list(const analysis::ModeSummary& mode) {
   return list;
 }
 
-Json flip_list(const run::Verdict& verdict, const analysis::ModeSummary& mode, const FlipTexts& texts) {
+Json flip_list(const run::Verdict& verdict, const analysis::ModeSummary& mode,
+               const FlipTexts& texts) {
   Json list = Json::array();
   for (const analysis::HardFlip& flip : mode.hard_flips) {
-    const run::TokenText& text = texts.find(verdict.model_slug, flip.input, mode.mode, flip.token.index);
+    const run::TokenText& text =
+        texts.find(verdict.model_slug, flip.input, mode.mode, flip.token.index);
     Json object = json_place(flip.input);
     object.update(json_comparison(flip.token));
     object["recorded_text"] = json_text(text.recorded);
@@ -82,7 +84,7 @@ Json flip_list(const run::Verdict& verdict, const analysis::ModeSummary& mode, c
 }
 
 Json mode_of_verdict(const run::Verdict& verdict, const analysis::ModeSummary& mode,
-                 const FlipTexts& texts) {
+                     const FlipTexts& texts) {
   Json object = {{"mode", format::replay_mode_name(mode.mode)}};
   object.update(stretch_object(mode.steps));
   object["agreed_tokens"] = {{"min", json_number(mode.agreed_tokens_min)},
@@ -130,16 +132,16 @@ Json json_verdict(const run::Verdict& verdict, const FlipTexts& texts) {
 Json json_summary(const run::Summary& summary) {
   Json missing = Json::array();
   for (const std::string& path : summary.missing) missing.push_back(json_text(path));
-  Json object = {
-      {"inputs", summary.inputs},
-      {"steps", summary.steps},
-      {"prefill_seconds", json_number(summary.prefill_seconds)},
-      {"decode_seconds", json_number(summary.decode_seconds)},
-      {"wall_seconds", json_number(summary.wall_seconds)},
-      {"tokens_per_second", json_number(run::tokens_per_second(summary.steps, summary.decode_seconds))},
-      {"compared_bytes", summary.compared_bytes},
-      {"missing", missing},
-      {"failed", summary.verdicts.empty() ? Json(nullptr) : Json(summary.failed())}};
+  Json object = {{"inputs", summary.inputs},
+                 {"steps", summary.steps},
+                 {"prefill_seconds", json_number(summary.prefill_seconds)},
+                 {"decode_seconds", json_number(summary.decode_seconds)},
+                 {"wall_seconds", json_number(summary.wall_seconds)},
+                 {"tokens_per_second",
+                  json_number(run::tokens_per_second(summary.steps, summary.decode_seconds))},
+                 {"compared_bytes", summary.compared_bytes},
+                 {"missing", missing},
+                 {"failed", summary.verdicts.empty() ? Json(nullptr) : Json(summary.failed())}};
   if (summary.saved_recordings > 0) {
     object["saved"] = {{"recordings", summary.saved_recordings},
                        {"bytes", summary.saved_bytes},

@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "report/reporter.h"
 #include "kvtool/base/text.h"
+#include "report/reporter.h"
 #include "wording.h"
 
 namespace kvtool::report {

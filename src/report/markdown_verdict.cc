@@ -104,7 +104,8 @@ std::string flips_block(const run::Verdict& verdict, const analysis::ModeSummary
   const std::size_t listed = std::min(mode.hard_flips.size(), kMarkdownFlips);
   for (std::size_t i = 0; i < listed; ++i) {
     const analysis::HardFlip& flip = mode.hard_flips[i];
-    const run::TokenText& text = texts.find(verdict.model_slug, flip.input, mode.mode, flip.token.index);
+    const run::TokenText& text =
+        texts.find(verdict.model_slug, flip.input, mode.mode, flip.token.index);
     table.row({to_string(flip.input), place_of(flip.token.index),
                token_code(flip.token.predicted, text.predicted),
                token_code(flip.token.recorded, text.recorded), describe_gap(flip.token)});

@@ -28,10 +28,9 @@ LiveRow open_row(const ReferenceEntry& entry, const PlannedRow& planned, std::si
   live.reported = !planned.stand_in && entry.selected;
   if (!live.reported) return live;
   if (!live.recording->complete()) {
-    observer.log(LogLevel::kWarning,
-                 entry.path.string() + " is truncated (" + live.recording->truncation() +
-                     "): replaying its " + std::to_string(live.source->num_steps()) +
-                     " whole steps");
+    observer.log(LogLevel::kWarning, entry.path.string() + " is truncated (" +
+                                         live.recording->truncation() + "): replaying its " +
+                                         std::to_string(live.source->num_steps()) + " whole steps");
   }
   live.result.entry = &entry;
   live.result.row = row;
@@ -79,8 +78,8 @@ TokenText token_text(const engine::Model& model, const analysis::TokenComparison
 }
 
 ModeReplay mode_result(const engine::Model& model, format::ReplayMode mode,
-                               const analysis::RowComparison& comparison, std::uint64_t steps,
-                               const engine::ReplayResult& run, std::size_t row) {
+                       const analysis::RowComparison& comparison, std::uint64_t steps,
+                       const engine::ReplayResult& run, std::size_t row) {
   ModeReplay result;
   result.mode = mode;
   result.comparison = comparison;
@@ -153,8 +152,7 @@ class BatchReplay {
   }
 
  private:
-  [[nodiscard]] analysis::ComparisonOptions comparison_options(
-      const ReferenceEntry& entry) const {
+  [[nodiscard]] analysis::ComparisonOptions comparison_options(const ReferenceEntry& entry) const {
     analysis::ComparisonOptions options;
     if (options_.near_tie_ulps) options.tolerance_ulps = options_.near_tie_ulps(entry);
     options.block_positions = options_.block_positions;
@@ -171,10 +169,11 @@ class BatchReplay {
 
 }  // namespace
 
-BatchReplayResult replay_batch(
-    engine::Model& model, std::span<const ReferenceEntry> entries, const PlannedBatch& batch,
-    const BatchReplayOptions& options, const MakeRecorder& make_recorder,
-    const std::function<engine::Progress(format::ReplayMode)>& progress, Observer& observer) {
+BatchReplayResult replay_batch(engine::Model& model, std::span<const ReferenceEntry> entries,
+                               const PlannedBatch& batch, const BatchReplayOptions& options,
+                               const MakeRecorder& make_recorder,
+                               const std::function<engine::Progress(format::ReplayMode)>& progress,
+                               Observer& observer) {
   BatchReplay replay(model, entries, batch, options, observer);
   BatchReplayResult result;
   bool is_first = true;

@@ -142,12 +142,11 @@ void check_no_fault(const CalibrationOutcome& outcome) {
   for (const auto& [name, value] : outcome.run.figures) {
     const bool flips = name.ends_with(".tokens.hard_flips");
     if ((!flips && !name.ends_with(".nonfinite")) || value == 0.0) continue;
-    throw_environment(
-        "cannot calibrate: the replay \"" + outcome.run.name + "\" has " + name + " " +
-        json(value).dump() + ", and " +
-        (flips ? "tokens outside the recorded top-k" : "NaN and Inf") +
-        " are no rounding noise. Replay with " +
-        setting("mode") + " inject,forced to see them");
+    throw_environment("cannot calibrate: the replay \"" + outcome.run.name + "\" has " + name +
+                      " " + json(value).dump() + ", and " +
+                      (flips ? "tokens outside the recorded top-k" : "NaN and Inf") +
+                      " are no rounding noise. Replay with " + setting("mode") +
+                      " inject,forced to see them");
   }
 }
 
@@ -238,9 +237,8 @@ std::vector<std::string> calibration_notes(const CalibrationMachine& machine) {
     }
   }
   if (!machine.batched) {
-    notes.emplace_back(
-        "the batch is not varied: every input was recorded alone; record with " +
-        setting("batch_size") + " 4 to calibrate for other batch shapes");
+    notes.emplace_back("the batch is not varied: every input was recorded alone; record with " +
+                       setting("batch_size") + " 4 to calibrate for other batch shapes");
   }
   return notes;
 }

@@ -60,7 +60,8 @@ analysis::Figures figures_in(const json& document) {
   const json& verdicts = document.at("verdicts");
   if (verdicts.size() != 1) {
     throw_usage("calibrate takes recordings of one model and one device, and there are " +
-                std::to_string(verdicts.size()) + " such groups: name one folder with " + setting("from"));
+                std::to_string(verdicts.size()) + " such groups: name one folder with " +
+                setting("from"));
   }
   analysis::Figures figures;
   for (const auto& [name, value] : verdicts[0].at("figures").items()) {

@@ -8,10 +8,10 @@
 #include <string>
 #include <vector>
 
-#include "pair_recordings.h"
 #include "kvtool/analysis/gate.h"
 #include "kvtool/format/replay_mode.h"
 #include "kvtool/run/result.h"
+#include "pair_recordings.h"
 
 namespace kvtool::run {
 
@@ -32,7 +32,7 @@ struct DiffPlan {
 
 struct DiffOptions {
   double near_tie_ulps = analysis::kDefaultToleranceUlps;
-  std::uint64_t block_positions = 64;       // the same for all pairs of a run
+  std::uint64_t block_positions = 64;  // the same for all pairs of a run
   StopToken stop = {};                 // ends with Interrupted
 };
 

@@ -91,8 +91,8 @@ class Diff {
   }
 
   void show_progress(std::size_t done) {
-    observer_.progress("comparing, " + std::to_string(done) + "/" +
-                       std::to_string(plans_.size()) + " recordings");
+    observer_.progress("comparing, " + std::to_string(done) + "/" + std::to_string(plans_.size()) +
+                       " recordings");
   }
 
   void report(const DiffPlan& plan, const DiffResult& result) {

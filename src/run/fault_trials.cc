@@ -150,8 +150,8 @@ std::string_view gate_for_kv(DType dtype) {
   return "fp8";
 }
 
-SelftestResult try_faults(Session& session, engine::Model& model,
-                          const ReferenceSet& reference, const SelftestOptions& options) {
+SelftestResult try_faults(Session& session, engine::Model& model, const ReferenceSet& reference,
+                          const SelftestOptions& options) {
   return Selftest(session, model, reference, options).run();
 }
 

@@ -150,8 +150,8 @@ std::vector<std::string> format_measurement_names() {
   return names;
 }
 
-RecordingBench bench_recording(const std::filesystem::path& path,
-                               const FormatBenchOptions& options, const StopToken& stop) {
+RecordingBench bench_recording(const std::filesystem::path& path, const FormatBenchOptions& options,
+                               const StopToken& stop) {
   Bench bench(path);
   const Recording& recording = bench.recording;
   RecordingBench result;

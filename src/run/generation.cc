@@ -84,8 +84,9 @@ void check_positions(const EncodedInput& input, std::uint64_t index, const Batch
     throw_usage("input " + std::to_string(index) + " (" + input.prompt->origin + "): a prompt of " +
                 std::to_string(length) + " tokens and " + std::to_string(request.max_new_tokens) +
                 " new ones need " + std::to_string(needed) + " positions, but " + model.model_id +
-                " has " + std::to_string(model.max_positions) + ": use " + setting("max_new_tokens") + " " +
-                std::to_string(model.max_positions - length + 1) + " at most, or a shorter prompt");
+                " has " + std::to_string(model.max_positions) + ": use " +
+                setting("max_new_tokens") + " " + std::to_string(model.max_positions - length + 1) +
+                " at most, or a shorter prompt");
   }
 }
 
@@ -172,9 +173,9 @@ class GenerationRun {
       }
     }
     if (request_.resume) {
-      session_.observer().log(LogLevel::kInfo,
-                              std::to_string(kept) + " of " + std::to_string(planned) +
-                                  " recordings of " + model.info().slug + " are complete and kept");
+      session_.observer().log(LogLevel::kInfo, std::to_string(kept) + " of " +
+                                                   std::to_string(planned) + " recordings of " +
+                                                   model.info().slug + " are complete and kept");
     }
   }
 
@@ -188,14 +189,14 @@ class GenerationRun {
     for (std::uint64_t row = 0; row < batch.rows; ++row) {
       const std::uint64_t input = batch.first + row;
       const fs::path path = path_of(batch, input, model.info());
-      const std::optional<format::Recording> recording = find_whole_recording(path, session_.observer());
+      const std::optional<format::Recording> recording =
+          find_whole_recording(path, session_.observer());
       if (!recording) continue;
       check_same_run(*recording, {.header = make_header(model, input),
                                   .prompt = inputs_[input].encoded->token_ids,
                                   .meta = make_input_meta(model, batch, input)});
       // A row that is recorded beside it belongs to the same batch.
-      const std::string id =
-          format::Meta::parse(recording->meta()).run.value().batch_id.value();
+      const std::string id = format::Meta::parse(recording->meta()).run.value().batch_id.value();
       if (std::ranges::count(batch.kept, true) > 0 && id != batch.id) {
         throw_usage(path.string() + ": it was recorded in another run than its neighbours in the " +
                     "batch: record them again with " + setting("force") + ", or choose another " +
@@ -324,12 +325,12 @@ class GenerationRun {
                     generated.tokens.empty() ? 0 : generated.tokens.size() - 1,
                     result.timing.attention_seconds};
     input.generation = Generation{generated.tokens, text_of(model, generated.tokens),
-                                          std::string(stop_reason_name(generated.stop_reason))};
+                                  std::string(stop_reason_name(generated.stop_reason))};
     if (request_.save) {
       const fs::path path = path_of(batch, index, model.info());
       const auto mode = request_.save_mode.value_or(format::SaveMode::kDelta);
       input.saved = SavedRecording{path.string(), fs::file_size(path),
-                                           std::string(format::save_mode_name(mode))};
+                                   std::string(format::save_mode_name(mode))};
     }
     session_.report(input);
   }

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "kvtool/base/error.h"
-#include "kvtool/run/paths.h"
 #include "kvtool/format/row.h"
+#include "kvtool/run/paths.h"
 
 namespace kvtool::run {
 namespace {
@@ -121,8 +121,8 @@ void write_prefill(const format::RowSource& rows, format::RecordingWriter& write
   writer.write_prefill_end(rows.prefill_stats());
 }
 
-void write_rows(const format::RowSource& rows, format::RecordingWriter& writer,
-                std::uint64_t bytes, const StopToken& stop) {
+void write_rows(const format::RowSource& rows, format::RecordingWriter& writer, std::uint64_t bytes,
+                const StopToken& stop) {
   write_prefill(rows, writer);
   std::vector<std::byte> delta(rows.header().geometry.delta_bytes());
   std::uint64_t step = 0;

@@ -86,7 +86,7 @@ class Packing {
                          "ing: " + std::to_string(done_ / 2'000'000) + " MB");
     };
     const format::PackResult packed = request_.unpack ? format::unpack_recording(path, options)
-                                                  : format::pack_recording(path, options);
+                                                      : format::pack_recording(path, options);
     shown.original_bytes = packed.original_bytes;
     shown.packed_bytes = packed.packed_bytes;
     shown.seconds = seconds_since(start);

@@ -48,8 +48,7 @@ format::RecoverResult run_recovery(const RecoveryRequest& request, const Service
     services.stop.throw_if_requested();
     observer.progress_of("Recovering", done, unknown_size ? 0 : kPasses * bytes);
   };
-  format::RecoverResult result =
-      format::recover_recording(request.input, request.output, options);
+  format::RecoverResult result = format::recover_recording(request.input, request.output, options);
   observer.progress_done();
   observer.recovered({request.input, request.output, result});
   return result;

@@ -5,12 +5,12 @@
 #include <set>
 
 #include "batch_replay.h"
+#include "find_reference.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/file.h"
 #include "kvtool/base/setting.h"
 #include "kvtool/format/reader.h"
 #include "kvtool/format/row.h"
-#include "find_reference.h"
 #include "model_check.h"
 #include "plan_batches.h"
 #include "recording_ledger.h"
@@ -235,7 +235,7 @@ class ReplayRun {
         " cannot run in parallel, since each of its tokens depends on the one before: leave " +
         setting("parallel") + " out, or " +
         (request_.replay_modes.empty() ? "choose " + setting("mode") + " inject,forced"
-                                        : setting("mode") + " free"));
+                                       : setting("mode") + " free"));
   }
 
   // Before anything runs.
@@ -281,13 +281,13 @@ class ReplayRun {
       return make_recorder(model, batch, entry, reference, row, batch_id);
     };
     const bool several = options.modes.size() > 1;
-    const BatchReplayResult result =
-        replay_batch(model, entries, batch, options, request_.save ? recorder : MakeRecorder(),
-                     [&](format::ReplayMode mode) {
-                       return session_.progress(
-                           what + (several ? ", " + std::string(replay_mode_name(mode)) : ""));
-                     },
-                     session_.observer());
+    const BatchReplayResult result = replay_batch(
+        model, entries, batch, options, request_.save ? recorder : MakeRecorder(),
+        [&](format::ReplayMode mode) {
+          return session_.progress(what +
+                                   (several ? ", " + std::string(replay_mode_name(mode)) : ""));
+        },
+        session_.observer());
     ledger.end_batch();
     session_.add_batch_seconds(result.prefill_seconds, result.decode_seconds);
     for (const ReplayedRow& row : result.rows) report_row(model, batch, row);
@@ -326,7 +326,8 @@ class ReplayRun {
     meta.model = &model.info();
     meta.device = &session_.engine().device();
     meta.device_label = session_.device_label();
-    meta.run = entry.run.value_or(format::RunMeta{.batch_id = {}, .input_index = entry.input_index});
+    meta.run =
+        entry.run.value_or(format::RunMeta{.batch_id = {}, .input_index = entry.input_index});
     meta.run.batch_id = batch_id;
     meta.run.batch_size = entry.batch_size;
     // The rows of a parallel replay are no batch: none pads another.

@@ -24,8 +24,7 @@ class SameRun {
                const std::string& here) const {
     if (recorded == here) return;
     throw_usage(path_.string() + ": it was recorded with " + what + " " + recorded +
-                ", this run has " + here +
-                ": " + setting("resume") +
+                ", this run has " + here + ": " + setting("resume") +
                 " continues a run with the settings, prompts, model and device that it was started "
                 "with. Choose those, or another " +
                 setting("out"));

@@ -26,10 +26,10 @@ json exporter_members(const engine::ModelInfo& info) {
 json make_meta(const MetaParts& parts) {
   const engine::ModelInfo& model = *parts.model;
   const engine::DeviceInfo& device = *parts.device;
-  format::Meta meta = format::Meta::parse(
-      {{"model", exporter_members(model)},
-       {"device", {{"provenance", parsed_object(device.provenance_json)}}},
-       {"prompt", parts.prompt}});
+  format::Meta meta =
+      format::Meta::parse({{"model", exporter_members(model)},
+                           {"device", {{"provenance", parsed_object(device.provenance_json)}}},
+                           {"prompt", parts.prompt}});
   meta.kvtool = parts.kvtool_version;
   meta.created_utc = parts.created_utc;
   meta.model.id = model.model_id;

@@ -182,7 +182,8 @@ std::vector<std::vector<ReferenceEntry>> select_references(const ReferenceSource
                                  [](const ReferenceEntry& entry) { return entry.selected; });
     if (!any) {
       throw_usage(folder.path.string() + " holds no finished recording, only " +
-                  some_names(entries.at(size)) + ": name one with " + setting("from") + " to replay it");
+                  some_names(entries.at(size)) + ": name one with " + setting("from") +
+                  " to replay it");
     }
     result.push_back(with_prefill(entries.at(size), observer));
   }

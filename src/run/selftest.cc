@@ -69,8 +69,7 @@ class SelftestRun {
   bool run_model(const ModelFile& file) {
     const std::unique_ptr<engine::Model> model = session_.load_model(file);
     bool passed = true;
-    const auto test = [&](const std::vector<ReferenceSet>& references,
-                          const std::string& words) {
+    const auto test = [&](const std::vector<ReferenceSet>& references, const std::string& words) {
       for (const ReferenceSet& reference : references) {
         check_belong(reference, *model);
         SelftestResult result = try_faults(session_, *model, reference, options_for(*model));
@@ -107,7 +106,7 @@ class SelftestRun {
 
   // One for each batch size.
   [[nodiscard]] std::vector<ReferenceSet> references_below(const std::string& from,
-                                                                const ModelFile& file) const {
+                                                           const ModelFile& file) const {
     const ReferenceSource source = find_reference(from, request_.ref_dir);
     ReferenceSelection selection;
     selection.batch_size = request_.from_batch_size;

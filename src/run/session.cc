@@ -100,8 +100,7 @@ void Session::report(const InputResult& input) {
   observer_.input(input);
 }
 
-void Session::report_replay(const analysis::GateContext& context,
-                            const InputResult& input) {
+void Session::report_replay(const analysis::GateContext& context, const InputResult& input) {
   for (const ModeReplay& mode : input.replay->modes) summary_.steps += mode.timing.steps;
   verdicts_.add(context, input);
   report(input);

@@ -96,8 +96,7 @@ Judgement TrialRunner::run(const Trial& trial, const engine::Progress& progress)
   BatchReplayOptions options;
   options.modes = trial.modes;
   if (options.modes.empty()) {
-    options.modes =
-        analysis::modes_for(verdicts.gate_for(context_of(reference_.entries.front())));
+    options.modes = analysis::modes_for(verdicts.gate_for(context_of(reference_.entries.front())));
   }
   options.fault = trial.fault;
   options.near_tie_ulps = [&](const ReferenceEntry& entry) {
@@ -106,9 +105,9 @@ Judgement TrialRunner::run(const Trial& trial, const engine::Progress& progress)
   options.block_positions = block_positions_;
   Judgement judgement;
   for (const PlannedBatch& batch : reference_.batches) {
-    BatchReplayResult replayed =
-        replay_batch(model_, reference_.entries, batch, options, {},
-                     [&](format::ReplayMode) { return progress; }, observer_);
+    BatchReplayResult replayed = replay_batch(
+        model_, reference_.entries, batch, options, {},
+        [&](format::ReplayMode) { return progress; }, observer_);
     for (ReplayedRow& row : replayed.rows) {
       ++judgement.inputs;
       for (const ModeReplay& mode : row.modes) judgement.steps += mode.timing.steps;

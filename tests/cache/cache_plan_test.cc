@@ -22,8 +22,7 @@ TEST(PlanCache, ContiguousKeepsWhatTheModelMakes) {
 }
 
 TEST(PlanCache, Int8KeepsABytePerElementAndAScalePerHead) {
-  const CachePlan plan =
-      plan_cache(geometry(32, kLlama), {2, 8192}, CacheSpec::parse("int8"));
+  const CachePlan plan = plan_cache(geometry(32, kLlama), {2, 8192}, CacheSpec::parse("int8"));
   EXPECT_EQ(plan.logical_bytes, std::uint64_t{2} << 30);
   EXPECT_EQ(plan.kept_bytes, 2ULL * 8192 * 32 * 2 * 8 * (128 + 4));
   // K and V of one layer in bfloat16, one of them in float32.
@@ -32,8 +31,8 @@ TEST(PlanCache, Int8KeepsABytePerElementAndAScalePerHead) {
 }
 
 TEST(PlanCache, WorkSpaceFitsTheLargestLayer) {
-  const format::Geometry mixed({{DType::kFloat32, DType::kFloat16, 1, 10, 4},
-                                {DType::kFloat16, DType::kFloat32, 3, 2, 4}});
+  const format::Geometry mixed(
+      {{DType::kFloat32, DType::kFloat16, 1, 10, 4}, {DType::kFloat16, DType::kFloat32, 3, 2, 4}});
   const CachePlan plan = plan_cache(mixed, {1, 5}, CacheSpec::parse("int8"));
   EXPECT_EQ(plan.logical_bytes, 5U * (40 + 8 + 12 + 48));
   EXPECT_EQ(plan.kept_bytes, 5U * (14 + 8 + 3 * 6 + 3 * 8));

@@ -105,10 +105,10 @@ TEST(CacheSpec, NamesTheValueThatIsMissingOrGivenTwice) {
 TEST(CacheSpec, RefusesValuesOfAnotherKind) {
   EXPECT_EQ(refusal("paged:page=x"),
             "cache 'paged:page=x', character 12: 'page' takes a whole number, not 'x'");
-  for (const char* wrong : {"page=", "page=-1", "page= 1", "page=16K", "page=1.5",
-                            "page=18446744073709551616", "device=K", "device=1k", "device=1KB",
-                            "device=16777216T", "resident=80", "resident=101%", "resident=%",
-                            "spill=", "spill=8"}) {
+  for (const char* wrong :
+       {"page=", "page=-1", "page= 1", "page=16K", "page=1.5", "page=18446744073709551616",
+        "device=K", "device=1k", "device=1KB", "device=16777216T", "resident=80", "resident=101%",
+        "resident=%", "spill=", "spill=8"}) {
     EXPECT_THAT(refusal(std::string("paged:") + wrong), testing::HasSubstr("character "));
   }
   EXPECT_THAT(refusal("paged:spill=dsik"), testing::HasSubstr("did you mean 'disk'?"));

@@ -3,10 +3,10 @@
 
 #include <nlohmann/json.hpp>
 
-#include "run/rebuilt_cache.h"
-#include "cli_fixture.h"
 #include "cli/interrupt.h"
+#include "cli_fixture.h"
 #include "kvtool/format/reader.h"
+#include "run/rebuilt_cache.h"
 #include "support/error_of.h"
 
 namespace kvtool::cli {

@@ -5,9 +5,9 @@
 #include <limits>
 #include <map>
 
+#include "cli_fixture.h"
 #include "kvtool/run/calibration.h"
 #include "kvtool/run/calibration_runs.h"
-#include "cli_fixture.h"
 #include "support/error_of.h"
 
 namespace kvtool::cli {
@@ -43,7 +43,8 @@ TEST(PlanCalibration, VariesEverySettingAloneAndThenTogether) {
 }
 
 TEST(PlanCalibration, RepeatsWhatThereIsWhenThereIsLittle) {
-  const run::CalibrationMachine machine{.cpu = false, .threads = 8, .batched = true, .isa_limits = {}};
+  const run::CalibrationMachine machine{
+      .cpu = false, .threads = 8, .batched = true, .isa_limits = {}};
   EXPECT_EQ(names_of(run::plan_calibration(machine, 5)),
             (Names{"as recorded", "one input at a time", "as recorded, repeat 2",
                    "one input at a time, repeat 2", "as recorded, repeat 3"}));
@@ -62,16 +63,16 @@ TEST(CalibrationNotes, SayWhatWasNotVaried) {
   EXPECT_TRUE(
       run::calibration_notes({.cpu = true, .threads = 2, .batched = true, .isa_limits = {"avx2"}})
           .empty());
-  EXPECT_EQ(
-      run::calibration_notes({.cpu = true, .threads = 1, .batched = false, .isa_limits = {}}).size(),
-      3U);
-  EXPECT_EQ(
-      run::calibration_notes({.cpu = false, .threads = 8, .batched = true, .isa_limits = {}}).size(),
-      1U);
+  EXPECT_EQ(run::calibration_notes({.cpu = true, .threads = 1, .batched = false, .isa_limits = {}})
+                .size(),
+            3U);
+  EXPECT_EQ(run::calibration_notes({.cpu = false, .threads = 8, .batched = true, .isa_limits = {}})
+                .size(),
+            1U);
 }
 
 run::CalibrationOutcome outcome(const std::string& name, analysis::Figures figures,
-                           double gap_ulps = 0.0) {
+                                double gap_ulps = 0.0) {
   run::CalibrationOutcome result;
   result.run.name = name;
   result.run.figures = std::move(figures);
@@ -102,8 +103,8 @@ TEST(CalibrateGate, AllowsTheWorstOfAllRunsTimesTheFactor) {
 TEST(CalibrateGate, LimitsWhatShouldBeHighFromBelow) {
   const run::CalibratedGate gate =
       run::calibrate_gate({outcome("a", {{"inject.logits.top5_agreement", 1.0}}),
-                      outcome("b", {{"inject.logits.top5_agreement", 0.99}})},
-                     3.0);
+                           outcome("b", {{"inject.logits.top5_agreement", 0.99}})},
+                          3.0);
   const run::CalibratedRule& rule = rule_of(gate, "inject.logits.top5_agreement");
   EXPECT_NEAR(*rule.rule.min, 0.97, 1e-4);
   EXPECT_LE(*rule.rule.min, 0.97);
@@ -138,8 +139,8 @@ TEST(CalibrateGate, SingleTieIsNoRate) {
   const auto bound = [](double ties, double compared) {
     const run::CalibratedGate gate =
         run::calibrate_gate({outcome("a", {{"prefill.tokens.tie_rate", ties / compared},
-                                      {"prefill.tokens.compared", compared}})},
-                       2.0);
+                                           {"prefill.tokens.compared", compared}})},
+                            2.0);
     return *rule_of(gate, "prefill.tokens.tie_rate").rule.max;
   };
   EXPECT_DOUBLE_EQ(bound(1, 4), 0.02);
@@ -151,8 +152,8 @@ TEST(CalibrateGate, SingleTieIsNoRate) {
 TEST(CalibrateGate, LeavesOutWhatARunDidNotMeasure) {
   const run::CalibratedGate gate =
       run::calibrate_gate({outcome("a", {{"inject.kl.p99", 0.1}}),
-                      outcome("b", {{"inject.kl.p99", 0.1}, {"forced.amplification", 3.0}})},
-                     2.0);
+                           outcome("b", {{"inject.kl.p99", 0.1}, {"forced.amplification", 3.0}})},
+                          2.0);
   ASSERT_EQ(gate.rules.size(), 1U);
   EXPECT_EQ(gate.rules[0].rule.figure, "inject.kl.p99");
 }
@@ -168,8 +169,10 @@ TEST(CalibrateGate, InfiniteNoiseHasNoBound) {
 }
 
 TEST(CalibrateGate, NearTiesReachAsFarAsTheFlipsThatWereSeen) {
-  EXPECT_EQ(run::calibrate_gate({outcome("a", {}, 1.0), outcome("b", {}, 0.0)}, 2.0).near_tie_ulps, 2.0);
-  EXPECT_EQ(run::calibrate_gate({outcome("a", {}, 2.5), outcome("b", {}, 4.0)}, 2.0).near_tie_ulps, 4.0);
+  EXPECT_EQ(run::calibrate_gate({outcome("a", {}, 1.0), outcome("b", {}, 0.0)}, 2.0).near_tie_ulps,
+            2.0);
+  EXPECT_EQ(run::calibrate_gate({outcome("a", {}, 2.5), outcome("b", {}, 4.0)}, 2.0).near_tie_ulps,
+            4.0);
 }
 
 TEST(CalibrateGate, RefusesWhatIsNoNoise) {

@@ -33,28 +33,29 @@ CommandResult CommandTest::run(const std::string& words, const std::vector<std::
   Terminal terminal{
       .out = out,
       .err = err,
-      .services = {.open_engine =
-          [this](const std::string& /*isa*/, const engine::EngineOptions& /*options*/) {
-            return make_fake_engine(engine_);
-          },
-      .encoder =
-          [this](const fs::path& /*model*/, std::string_view input) {
-            // One token per byte of the prompt.
-            encoder_requests_.emplace_back(input);
-            nlohmann::json answer = {{"prompts", nlohmann::json::array()}};
-            const auto request = nlohmann::json::parse(input);
-            for (const auto& prompt : request["prompts"]) {
-              const std::string text =
-                  prompt.contains("text") ? prompt["text"].get<std::string>() : "chat";
-              nlohmann::json ids = nlohmann::json::array();
-              for (const char c : text) ids.push_back(c % 64);
-              answer["prompts"].push_back({{"token_ids", ids}, {"text", text}});
-            }
-            return ProcessResult{0, answer.dump(), ""};
-          },
-      .now = [] { return run::WallTime(std::chrono::seconds(1767323045)); },
-      .files = files_,
-      .stop = interrupt_source().token()}};
+      .services = {
+          .open_engine =
+              [this](const std::string& /*isa*/, const engine::EngineOptions& /*options*/) {
+                return make_fake_engine(engine_);
+              },
+          .encoder =
+              [this](const fs::path& /*model*/, std::string_view input) {
+                // One token per byte of the prompt.
+                encoder_requests_.emplace_back(input);
+                nlohmann::json answer = {{"prompts", nlohmann::json::array()}};
+                const auto request = nlohmann::json::parse(input);
+                for (const auto& prompt : request["prompts"]) {
+                  const std::string text =
+                      prompt.contains("text") ? prompt["text"].get<std::string>() : "chat";
+                  nlohmann::json ids = nlohmann::json::array();
+                  for (const char c : text) ids.push_back(c % 64);
+                  answer["prompts"].push_back({{"token_ids", ids}, {"text", text}});
+                }
+                return ProcessResult{0, answer.dump(), ""};
+              },
+          .now = [] { return run::WallTime(std::chrono::seconds(1767323045)); },
+          .files = files_,
+          .stop = interrupt_source().token()}};
   CommandResult result;
   result.status = run_app(static_cast<int>(argv.size()), argv.data(), terminal);
   result.out = out.str();

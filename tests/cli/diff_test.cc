@@ -5,8 +5,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "cli_fixture.h"
 #include "cli/interrupt.h"
+#include "cli_fixture.h"
 #include "kvtool/format/reader.h"
 #include "kvtool/format/row.h"
 

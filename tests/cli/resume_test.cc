@@ -8,12 +8,12 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "cli/interrupt.h"
 #include "cli_fixture.h"
 #include "kvtool/base/error.h"
-#include "cli/interrupt.h"
-#include "kvtool/run/paths.h"
 #include "kvtool/format/reader.h"
 #include "kvtool/format/writer.h"
+#include "kvtool/run/paths.h"
 #include "support/recording_content.h"
 
 namespace kvtool::cli {
@@ -42,7 +42,8 @@ class Resume : public CommandTest {
     std::map<std::string, std::string> result;
     for (const auto& entry : fs::directory_iterator(folder)) {
       const std::string name = entry.path().filename().string();
-      result[name] = run::is_partial_path(entry.path()) ? "unfinished" : recording_content(entry.path());
+      result[name] =
+          run::is_partial_path(entry.path()) ? "unfinished" : recording_content(entry.path());
     }
     return result;
   }
@@ -250,7 +251,8 @@ TEST_F(Resume, ATimestampWithoutAnEarlierRunStartsOne) {
   EXPECT_EQ(run::newest_output_folder("runs/{timestamp}/kv"), std::nullopt);
   EXPECT_EQ(run::newest_output_folder("rec"), std::nullopt);
   EXPECT_EQ(save("--resume", "runs/x_{timestamp}_y").status, 0);
-  EXPECT_EQ(run::newest_output_folder("runs/x_{timestamp}_y"), fs::path("runs/x_20260102_030405_y"));
+  EXPECT_EQ(run::newest_output_folder("runs/x_{timestamp}_y"),
+            fs::path("runs/x_20260102_030405_y"));
 }
 
 TEST_F(Resume, TheConfigurationMayAskForItAndForFsync) {

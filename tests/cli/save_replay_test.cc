@@ -5,8 +5,8 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "cli_fixture.h"
 #include "cli/interrupt.h"
+#include "cli_fixture.h"
 #include "kvtool/format/reader.h"
 
 namespace kvtool::cli {

@@ -5,8 +5,8 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
-#include "cli_fixture.h"
 #include "cli/interrupt.h"
+#include "cli_fixture.h"
 
 namespace kvtool::cli {
 namespace {

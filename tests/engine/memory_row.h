@@ -18,7 +18,7 @@ class MemoryRow : public format::RowSink, public format::RowSource {
   std::vector<std::vector<std::byte>> prompt_values;
   format::StepStats first;
   std::vector<format::StepStats> steps;
-  std::vector<std::vector<std::byte>> deltas;  // per step
+  std::vector<std::vector<std::byte>> deltas;      // per step
   std::vector<std::vector<std::byte>> final_keys;  // per layer
   std::vector<std::vector<std::byte>> final_values;
 

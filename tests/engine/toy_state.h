@@ -21,9 +21,8 @@ inline at::Tensor elements(const std::vector<std::byte>& bytes) {
 inline at::Tensor told_state(const MemoryRow& row, std::int64_t layer, bool value) {
   constexpr std::int64_t kSize = ToyModule::kHeads * ToyModule::kDim;
   const auto index = static_cast<std::size_t>(layer);
-  std::vector<at::Tensor> parts{
-      elements(value ? row.prompt_values[index] : row.prompt_keys[index])
-          .view({ToyModule::kHeads, -1, ToyModule::kDim})};
+  std::vector<at::Tensor> parts{elements(value ? row.prompt_values[index] : row.prompt_keys[index])
+                                    .view({ToyModule::kHeads, -1, ToyModule::kDim})};
   for (const auto& delta : row.deltas) {
     parts.push_back(elements(delta)
                         .narrow(0, (2 * layer + (value ? 1 : 0)) * kSize, kSize)

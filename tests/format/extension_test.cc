@@ -107,9 +107,8 @@ TEST(KvcExtension, ImpossibleValuesAreDamage) {
 }
 
 TEST(KvcExtension, WithoutItsBitCodesAreUnknownElements) {
-  const Bytes bytes = RawRecording(extended_header(SaveMode::kDelta))
-                          .patch_header(16, std::uint64_t{0})
-                          .bytes;
+  const Bytes bytes =
+      RawRecording(extended_header(SaveMode::kDelta)).patch_header(16, std::uint64_t{0}).bytes;
   const Error error = error_of([&] { static_cast<void>(open_bytes(bytes)); });
   EXPECT_EQ(error.code(), ErrorCode::kCorrupt);
   EXPECT_THAT(error.what(), HasSubstr("layer 0: unknown element type"));

@@ -49,8 +49,7 @@ class Golden : public testing::TestWithParam<SampleKind> {
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(KvcFormat, Golden,
-                         testing::ValuesIn(kSampleKinds),
+INSTANTIATE_TEST_SUITE_P(KvcFormat, Golden, testing::ValuesIn(kSampleKinds),
                          [](const auto& kind) { return kind.param.name(); });
 
 TEST_P(Golden, FrozenFileIsReadWhole) {
@@ -64,8 +63,7 @@ TEST_P(Golden, FrozenFileIsReadWhole) {
 }
 
 TEST_P(Golden, FrozenFileVerifies) {
-  const std::vector<FileVerdict> verdicts =
-      verify_files(paths_of(GetParam()));
+  const std::vector<FileVerdict> verdicts = verify_files(paths_of(GetParam()));
   for (const FileVerdict& verdict : verdicts) {
     EXPECT_EQ(verdict.state, FileState::kIntact) << verdict.path;
     EXPECT_EQ(verdict.num_steps, kSteps);

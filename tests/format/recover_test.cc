@@ -105,11 +105,9 @@ class Recover : public testing::TestWithParam<SampleKind> {
 class ExhaustiveRecover : public Recover {};
 class ExhaustiveRecoverSteps : public Recover {};
 
-INSTANTIATE_TEST_SUITE_P(KvcRecover, Recover,
-                         testing::ValuesIn(kSampleKinds),
+INSTANTIATE_TEST_SUITE_P(KvcRecover, Recover, testing::ValuesIn(kSampleKinds),
                          [](const auto& kind) { return kind.param.name(); });
-INSTANTIATE_TEST_SUITE_P(KvcRecover, ExhaustiveRecover,
-                         testing::ValuesIn(kSampleKinds),
+INSTANTIATE_TEST_SUITE_P(KvcRecover, ExhaustiveRecover, testing::ValuesIn(kSampleKinds),
                          [](const auto& kind) { return kind.param.name(); });
 INSTANTIATE_TEST_SUITE_P(KvcRecover, ExhaustiveRecoverSteps,
                          testing::Values(SampleKind{SaveMode::kDelta},

@@ -93,12 +93,12 @@ RecordingHeader extended_header(SaveMode mode) {
     shape.value_code = value;
     return shape;
   };
-  header.geometry = Geometry(
-      {layer(DType::kBFloat16, {CodeType::kInt4, DType::kFloat16, false, 2},
-             RowCode{CodeType::kUInt4, DType::kFloat16, true, 4, 32}),
-       layer(DType::kFloat32, {CodeType::kInt8, DType::kFloat32, false, 5}, std::nullopt),
-       layer(DType::kFloat16, {CodeType::kUInt8, DType::kBFloat16, true, 1},
-             RowCode{CodeType::kFloat8E4M3, DType::kFloat32, false, 4, 0})});
+  header.geometry =
+      Geometry({layer(DType::kBFloat16, {CodeType::kInt4, DType::kFloat16, false, 2},
+                      RowCode{CodeType::kUInt4, DType::kFloat16, true, 4, 32}),
+                layer(DType::kFloat32, {CodeType::kInt8, DType::kFloat32, false, 5}, std::nullopt),
+                layer(DType::kFloat16, {CodeType::kUInt8, DType::kBFloat16, true, 1},
+                      RowCode{CodeType::kFloat8E4M3, DType::kFloat32, false, 4, 0})});
   header.logits_sample = 3;
   return header;
 }

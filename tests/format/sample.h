@@ -32,10 +32,12 @@ struct SampleKind {
     return std::string(save_mode_name(mode)) + (extended ? "_1_1" : "");
   }
 };
-inline constexpr std::array kSampleKinds = {
-    SampleKind{SaveMode::kDelta},       SampleKind{SaveMode::kPrefillOnly},
-    SampleKind{SaveMode::kFinalOnly},   SampleKind{SaveMode::kDelta, true},
-    SampleKind{SaveMode::kPrefillOnly, true}, SampleKind{SaveMode::kFinalOnly, true}};
+inline constexpr std::array kSampleKinds = {SampleKind{SaveMode::kDelta},
+                                            SampleKind{SaveMode::kPrefillOnly},
+                                            SampleKind{SaveMode::kFinalOnly},
+                                            SampleKind{SaveMode::kDelta, true},
+                                            SampleKind{SaveMode::kPrefillOnly, true},
+                                            SampleKind{SaveMode::kFinalOnly, true}};
 
 [[nodiscard]] nlohmann::json sample_meta();
 [[nodiscard]] nlohmann::json sample_summary(std::uint64_t steps);

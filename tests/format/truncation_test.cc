@@ -41,11 +41,9 @@ class CutOrDamaged : public testing::TestWithParam<SampleKind> {
 
 class ExhaustiveCutOrDamaged : public CutOrDamaged {};
 
-INSTANTIATE_TEST_SUITE_P(KvcReader, CutOrDamaged,
-                         testing::ValuesIn(kSampleKinds),
+INSTANTIATE_TEST_SUITE_P(KvcReader, CutOrDamaged, testing::ValuesIn(kSampleKinds),
                          [](const auto& kind) { return kind.param.name(); });
-INSTANTIATE_TEST_SUITE_P(KvcReader, ExhaustiveCutOrDamaged,
-                         testing::ValuesIn(kSampleKinds),
+INSTANTIATE_TEST_SUITE_P(KvcReader, ExhaustiveCutOrDamaged, testing::ValuesIn(kSampleKinds),
                          [](const auto& kind) { return kind.param.name(); });
 
 TEST_P(ExhaustiveCutOrDamaged, CutAnywhereExposesExactlyTheWholeStepsBeforeTheCut) {

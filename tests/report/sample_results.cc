@@ -76,7 +76,7 @@ void set_mismatch(analysis::TokenComparison& token, TokenVerdict verdict, double
 }
 
 run::ModeReplay matching_mode(format::ReplayMode mode, std::uint64_t tokens,
-                         std::uint64_t prompt_length) {
+                              std::uint64_t prompt_length) {
   run::ModeReplay replay;
   replay.mode = mode;
   for (std::uint64_t i = 0; i < tokens; ++i) {
@@ -308,7 +308,7 @@ run::BenchResult bench_result() {
 }
 
 run::Verdict verdict_of(const std::vector<run::InputResult>& inputs, const analysis::Gate& gate,
-                   bool gate_chosen) {
+                        bool gate_chosen) {
   analysis::RunSummaryBuilder builder;
   for (const run::InputResult& input : inputs) {
     bool first = true;

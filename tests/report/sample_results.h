@@ -32,13 +32,14 @@ namespace kvtool::report {
 [[nodiscard]] analysis::ProvenanceDifference sample_difference();
 
 // The verdict on inputs of one model, judged by `gate`; finding_text is fixed.
-[[nodiscard]] run::Verdict verdict_of(const std::vector<run::InputResult>& inputs, const analysis::Gate& gate,
-                                 bool gate_chosen);
+[[nodiscard]] run::Verdict verdict_of(const std::vector<run::InputResult>& inputs,
+                                      const analysis::Gate& gate, bool gate_chosen);
 [[nodiscard]] run::Summary summary_of(const std::vector<run::InputResult>& inputs);
 
 // The calls of a whole command, in order, with the default gate.
 void report_all(Reporter& reporter, const run::InputResult& input);
 // The same up to the summary, which is the caller's.
-void report_run(Reporter& reporter, const std::vector<run::InputResult>& inputs, const run::Summary& summary);
+void report_run(Reporter& reporter, const std::vector<run::InputResult>& inputs,
+                const run::Summary& summary);
 
 }  // namespace kvtool::report

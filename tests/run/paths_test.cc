@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include "support/folder_test.h"
 #include "kvtool/base/error.h"
+#include "support/folder_test.h"
 
 namespace kvtool::run {
 namespace {

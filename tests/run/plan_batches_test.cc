@@ -18,12 +18,12 @@ ReferenceEntry entry(const std::string& batch_id, std::uint64_t row, std::uint64
   result.prompt_length = 3;
   result.num_steps = 4;
   result.run = format::RunMeta{.batch_id = batch_id,
-                       .batch_size = rows,
-                       .row = row,
-                       .rows = rows,
-                       .input_index = first_input + row,
-                       .padded_length = 5,
-                       .cache_capacity = 12};
+                               .batch_size = rows,
+                               .row = row,
+                               .rows = rows,
+                               .input_index = first_input + row,
+                               .padded_length = 5,
+                               .cache_capacity = 12};
   return result;
 }
 

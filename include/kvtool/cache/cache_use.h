@@ -19,7 +19,7 @@ struct CacheUse {
   std::uint64_t logical_bytes = 0;
   // Allocated: the rows as it keeps them, its tables and its work space.
   std::uint64_t physical_bytes = 0;
-  std::uint64_t peak_bytes = 0;  // the most of physical_bytes
+  std::uint64_t peak_bytes = 0;    // the most of physical_bytes
   std::vector<PlaceBytes> places;  // physical_bytes, by where they are
   std::uint64_t moved_bytes = 0;   // between places
   // Rows of one layer and position that it keeps otherwise than the model made them, counted

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "kvtool/run/calibration.h"
 #include "kvtool/base/subprocess.h"
+#include "kvtool/run/calibration.h"
 
 namespace kvtool::run {
 

@@ -26,7 +26,7 @@ struct FormatBenchOptions {
 // Interrupted after a stop; errors as Recording. A rebuilt cache that differs
 // from the recording's state is an Error kCorrupt.
 [[nodiscard]] RecordingBench bench_recording(const std::filesystem::path& path,
-                                                     const FormatBenchOptions& options,
+                                             const FormatBenchOptions& options,
                                              const StopToken& stop);
 
 }  // namespace kvtool::run

@@ -11,9 +11,9 @@
 #include <string_view>
 #include <vector>
 
-#include "kvtool/run/prompts.h"
 #include "kvtool/base/stop.h"
 #include "kvtool/base/subprocess.h"
+#include "kvtool/run/prompts.h"
 
 namespace kvtool::run {
 

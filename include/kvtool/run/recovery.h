@@ -9,8 +9,8 @@
 namespace kvtool::run {
 
 struct RecoveryRequest {
-  std::string input;   // only read
-  std::string output;  // *.kvc
+  std::string input;     // only read
+  std::string output;    // *.kvc
   bool salvage = false;  // also OUTPUT.salvaged.safetensors, what is intact behind the damage
   bool force = false;    // replace what exists
 };

@@ -1,5 +1,5 @@
-// What a run found out, as plain data: runs fill these structs, reporters show them. Text fields hold raw token bytes unless they say
-// otherwise; making them printable is the reporter's task.
+// What a run found out, as plain data: runs fill these structs, reporters show them. Text fields
+// hold raw token bytes unless they say otherwise; making them printable is the reporter's task.
 #pragma once
 
 #include <cstdint>

@@ -187,9 +187,8 @@ void CodedCache::write_slot(std::int64_t slot, const at::Tensor& deltas, const R
     return;
   }
   for (std::size_t index = 0; index < storage_.size(); ++index) {
-    codec_->encode(
-        from.group_view(deltas, from.groups()[index]).to(layout_.groups()[index].dtype),
-        slot_of(storage_[index], slot));
+    codec_->encode(from.group_view(deltas, from.groups()[index]).to(layout_.groups()[index].dtype),
+                   slot_of(storage_[index], slot));
   }
   note({slot, 1}, shape_.rows() * layout_.num_layers());
 }

@@ -140,8 +140,8 @@ LayerKv FaultyCache::stored_row(const AttentionCall& call) const {
 
 LayerKv FaultyCache::row_before(const AttentionCall& call) const {
   const RowLayout& layout = cache_.layout();
-  const at::Tensor deltas = at::empty({call.k.size(0), layout.row_stride_bytes()},
-                                      call.k.options().dtype(at::kByte));
+  const at::Tensor deltas =
+      at::empty({call.k.size(0), layout.row_stride_bytes()}, call.k.options().dtype(at::kByte));
   cache_.read_slot(slot_ - 1, deltas);
   return {layout.entry_view(deltas, layout.key(call.layer)),
           layout.entry_view(deltas, layout.value(call.layer))};

@@ -10,9 +10,9 @@
 #include <memory>
 #include <span>
 
-#include "engine/cache/attention.h"
 #include "engine/attention_op.h"
 #include "engine/batch_shape.h"
+#include "engine/cache/attention.h"
 #include "engine/cache/kv_cache.h"
 #include "engine/cache/layer_check.h"
 #include "engine/row_layout.h"

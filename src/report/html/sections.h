@@ -33,7 +33,8 @@ enum class Outcome { kPass, kFail, kError, kDone };
 
 [[nodiscard]] std::string error_section(int exit_status, const std::string& message);
 // Device, versions and settings of the run.
-[[nodiscard]] std::string run_section(const RunDescription& run, const run::DeviceDescription& device,
+[[nodiscard]] std::string run_section(const RunDescription& run,
+                                      const run::DeviceDescription& device,
                                       const std::vector<run::ModelDescription>& models);
 
 }  // namespace kvtool::report::html

@@ -72,7 +72,8 @@ std::string mismatch_tile(const analysis::TokenSummary& tokens, const std::strin
                           stretch));
 }
 
-std::string kv_tile(const char* heading_text, const run::Verdict& verdict, const std::string& prefix) {
+std::string kv_tile(const char* heading_text, const run::Verdict& verdict,
+                    const std::string& prefix) {
   const auto error = figure(verdict.figures, prefix + ".relative_l2");
   if (!error) return tile(heading_text, "–", "no K/V to compare");
   const auto differing = figure(verdict.figures, prefix + ".differing_rate");

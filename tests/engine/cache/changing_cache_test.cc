@@ -117,14 +117,14 @@ TEST_F(ChangingCache, ItsPromptIsReadBeforeTheFirstStep) {
 
 TEST_F(ChangingCache, RefusesARecordingOfTheFinalStateAlone) {
   FinalStateAlone row;
-  const Error error = error_of(
-      [&] { const SinkPump pump({&row}, run_.shape(), run_.cache(), stats_, at::kCPU); });
+  const Error error =
+      error_of([&] { const SinkPump pump({&row}, run_.shape(), run_.cache(), stats_, at::kCPU); });
   EXPECT_EQ(error.code(), ErrorCode::kUsage);
 }
 
 TEST_F(ChangingCache, RefusesAParallelReplay) {
-  const Error error = error_of(
-      [&] { const ParallelRow row(model_.layout, prompt_, 4, at::kCPU, make_aging); });
+  const Error error =
+      error_of([&] { const ParallelRow row(model_.layout, prompt_, 4, at::kCPU, make_aging); });
   EXPECT_EQ(error.code(), ErrorCode::kUsage);
 }
 

@@ -163,8 +163,8 @@ TEST_P(EveryPolicy, WhatIsNotFiniteStaysSo) {
   const RowLayout layout(geometry());
   const BatchShape shape({long_}, 4, 8);
   const std::unique_ptr<KvCache> kept = make(layout, shape);
-  for (const double wrong : {std::numeric_limits<double>::quiet_NaN(),
-                             std::numeric_limits<double>::infinity()}) {
+  for (const double wrong :
+       {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
     const LayerKv rows = random_rows(layout, 0, 2);
     rows.k.select(1, 1).select(0, 1).select(0, 3).fill_(wrong);
     const LayerKv held = kept->as_kept(0, rows);
@@ -234,9 +234,8 @@ TEST_P(EveryPolicy, AQuerySeesTheRowsOfItsWindow) {
       const at::Tensor output = attend(*kept, p, window);
       const LayerKv rows = layout.empty_rows(0, slot + 1, at::kCPU);
       kept->read({0, 0, {0, slot + 1}}, rows);
-      const at::Tensor expected =
-          causal_attention(p.q, rows.k.unsqueeze(0), rows.v.unsqueeze(0),
-                           {0.3, window, 0.0, std::nullopt}, std::nullopt);
+      const at::Tensor expected = causal_attention(p.q, rows.k.unsqueeze(0), rows.v.unsqueeze(0),
+                                                   {0.3, window, 0.0, std::nullopt}, std::nullopt);
       EXPECT_TRUE(at::allclose(output, expected.transpose(1, 2), 1e-5, 1e-6));
     }
   }
@@ -285,8 +284,7 @@ TEST_P(EveryPolicy, TakesWhatThePlanSays) {
     kept->begin({0, 4});
     kept->begin({4, 1});
     const cache::CacheUse use = kept->use();
-    const cache::CachePlan plan =
-        cache::plan_cache(layout.geometry(), {2, 9}, spec_of(GetParam()));
+    const cache::CachePlan plan = cache::plan_cache(layout.geometry(), {2, 9}, spec_of(GetParam()));
     EXPECT_EQ(use.physical_bytes, plan.physical_bytes());
     EXPECT_EQ(use.peak_bytes, plan.physical_bytes());
     EXPECT_EQ(use.places, (std::vector<cache::PlaceBytes>{{"cpu", plan.physical_bytes()}}));
@@ -298,9 +296,8 @@ TEST_P(EveryPolicy, TakesWhatThePlanSays) {
 
 TEST_P(EveryPolicy, KeepsLessWhereItSaysSo) {
   if (GetParam().storage.element_bits == 0) return;
-  const RowLayout layout(
-      format::Geometry(std::vector<format::LayerGeometry>(
-          16, {DType::kBFloat16, DType::kBFloat16, 2, 64, 64})));
+  const RowLayout layout(format::Geometry(
+      std::vector<format::LayerGeometry>(16, {DType::kBFloat16, DType::kBFloat16, 2, 64, 64})));
   const BatchShape shape({long_}, 4, 100);
   const std::unique_ptr<KvCache> kept = make(layout, shape);
   kept->begin({0, 100});

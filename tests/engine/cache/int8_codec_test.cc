@@ -47,8 +47,7 @@ class PlainCache : public CachePolicy {
     append(values, quantized_and_back(call.v));
     const std::int64_t queries = call.q.size(2);
     const std::int64_t past = keys.size(2) - queries;
-    at::Tensor scores =
-        at::matmul(call.q.to(at::kDouble), keys.transpose(2, 3)).mul_(call.scale);
+    at::Tensor scores = at::matmul(call.q.to(at::kDouble), keys.transpose(2, 3)).mul_(call.scale);
     for (std::int64_t i = 0; i < queries; ++i) {
       scores.select(2, i).narrow(2, past + i + 1, queries - i - 1).fill_(-INFINITY);
     }
