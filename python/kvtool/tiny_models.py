@@ -176,7 +176,10 @@ def build_model(family: str, seed: int = 0):
 
     entry = FAMILIES[family]
     config = getattr(transformers, entry.config_class)(**entry.settings)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    # What _randomize() only adds to starts out random in some classes (sinks, router biases).
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     _randomize(model, seed)
     model.generation_config.eos_token_id = config.eos_token_id
     return model.eval()

@@ -10,6 +10,15 @@ from kvtool.attention_op import AttentionCache
 FAMILIES = list(tiny_models.FAMILIES)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_seed_gives_the_same_weights_whatever_was_drawn_before(family):
+    first = tiny_models.build_model(family).state_dict()
+    torch.rand(7)
+    second = tiny_models.build_model(family).state_dict()
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
 def original_logits(directory, dtype, tokens, pads, width):
     """Logits of transformers' eager model: the prefill [B, width, V] and one step per
     further token [B, 1, V]. Positions count from the first token behind the padding."""
