@@ -5,17 +5,15 @@
 #include <set>
 
 #include "batch_replay.h"
-#include "find_reference.h"
+#include "choose_models.h"
 #include "kvtool/base/error.h"
-#include "kvtool/base/file.h"
 #include "kvtool/base/setting.h"
 #include "kvtool/format/reader.h"
 #include "kvtool/format/row.h"
 #include "model_check.h"
-#include "plan_batches.h"
 #include "recording_ledger.h"
+#include "reference_sets.h"
 #include "run_meta.h"
-#include "select_references.h"
 #include "session.h"
 
 namespace kvtool::run {
@@ -23,12 +21,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-
-// The recordings of one model and all that will be replayed of them.
-struct ModelReplay {
-  std::vector<std::vector<ReferenceEntry>> entries;  // per batch size
-  std::vector<std::vector<PlannedBatch>> batches;    // of entries[i]
-};
 
 // Text and token ids can be compared without a tokenizer; messages only with
 // the messages that the recording kept.
@@ -52,11 +44,11 @@ class ReplayRun {
 
   void run() {
     const ReferenceSource source = find_reference(request_.from, request_.ref_dir);
-    const std::vector<ModelFile> models = choose_models(source);
-    std::vector<ModelReplay> replays;
+    const std::vector<ModelFile> models = choose_models(request_, source);
+    std::vector<std::vector<ReferenceSet>> replays;
     std::uint64_t planned = 0;
     for (const ModelFile& model : models) {
-      replays.push_back(plan_model(source, folder_of(source, model, models.size())));
+      replays.push_back(plan_model(source, folder_of(request_.from, source, model, models.size())));
       planned += count_selected(replays.back());
     }
     RecordingLedger ledger(planned);
@@ -69,93 +61,16 @@ class ReplayRun {
   }
 
  private:
-  // The given models, or the exported model of the only folder of recordings.
-  [[nodiscard]] std::vector<ModelFile> choose_models(const ReferenceSource& source) const {
-    std::vector<ModelFile> models;
-    for (const std::string& given : request_.models) {
-      models.push_back(resolve_model(given, request_.config_folder));
+  [[nodiscard]] std::vector<ReferenceSet> plan_model(const ReferenceSource& source,
+                                                     const ReferenceFolder& folder) const {
+    Request wanted = request_;
+    if (!wanted.request_number && !wanted.prompts.empty()) {
+      wanted.request_number = wanted.prompts.size();
     }
-    if (models.size() > 1 && source.direct) keep_matching(models, source);
-    if (!models.empty()) return models;
-    if (source.folders.size() > 1) {
-      throw_usage(request_.from + " holds recordings of several models (" + folder_names(source) +
-                  "): choose with " + setting("model"));
-    }
-    return {exported_model_of(source)};
-  }
-
-  static std::string folder_names(const ReferenceSource& source) {
-    std::string names;
-    for (const ReferenceFolder& folder : source.folders) {
-      names += (names.empty() ? "" : ", ") + folder.slug;
-    }
-    return names;
-  }
-
-  // Any one recording says which model the folder is of.
-  static ReferenceEntry sample(const ReferenceSource& source) {
-    if (source.file) return read_reference_entry(*source.file);
-    for (const fs::path& path : list_folder(source.folders.front().path)) {
-      if (is_recording_path(path)) return read_reference_entry(path);
-    }
-    throw_usage(source.folders.front().path.string() + " holds no recording");
-  }
-
-  static std::string slug_of(const ReferenceSource& source, const ReferenceEntry& entry) {
-    return entry.model_slug.empty() ? source.folders.front().slug : entry.model_slug;
-  }
-
-  [[nodiscard]] ModelFile exported_model_of(const ReferenceSource& source) const {
-    const ReferenceEntry entry = sample(source);
-    const std::string slug = slug_of(source, entry);
-    // The slug comes from a file and becomes a path here.
-    if (slug == model_slug(slug)) {
-      if (const auto model = find_exported_model(slug, request_.config_folder)) return *model;
-    }
-    throw_environment("the model of " + entry.path.string() + " (" +
-                      (entry.model_id.empty() ? slug : entry.model_id) + ") is not at models/" +
-                      slug + ".pt: give its file with " + setting("model") +
-                      ", or export it with\n    " +
-                      export_command(entry.model_id.empty() ? "HF_ID" : entry.model_id));
-  }
-
-  void keep_matching(std::vector<ModelFile>& models, const ReferenceSource& source) const {
-    const std::string slug = slug_of(source, sample(source));
-    std::erase_if(models, [&](const ModelFile& model) { return model.slug != slug; });
-    if (models.empty()) {
-      throw_usage("none of the given models is the one of " + request_.from + ", " + slug);
-    }
-  }
-
-  [[nodiscard]] const ReferenceFolder& folder_of(const ReferenceSource& source,
-                                                 const ModelFile& model,
-                                                 std::size_t num_models) const {
-    for (const ReferenceFolder& folder : source.folders) {
-      if (folder.slug == model.slug) return folder;
-    }
-    // A model file may have any name; whether it fits is checked once it is loaded.
-    if (source.folders.size() == 1 && num_models == 1) return source.folders.front();
-    throw_usage(request_.from + " holds no recordings of " + model.slug + ", only of " +
-                folder_names(source));
-  }
-
-  [[nodiscard]] ModelReplay plan_model(const ReferenceSource& source,
-                                       const ReferenceFolder& folder) const {
-    ReferenceSelection selection;
-    selection.batch_size = request_.from_batch_size;
-    selection.batch_sizes = request_.batch_sizes;
-    selection.num_inputs = request_.request_number;
-    if (!selection.num_inputs && !request_.prompts.empty()) {
-      selection.num_inputs = request_.prompts.size();
-    }
-    if (source.file) selection.num_inputs.reset();
-    ModelReplay replay;
-    replay.entries = select_references(source, folder, selection, session_.observer());
-    for (const auto& entries : replay.entries) {
-      check_prompts(entries);
-      replay.batches.push_back(plan_batches(entries, request_.replay_shape));
-    }
-    return replay;
+    std::vector<ReferenceSet> references =
+        reference_sets(wanted, source, folder, session_.observer());
+    for (const ReferenceSet& reference : references) check_prompts(reference.entries);
+    return references;
   }
 
   // The recorded prompts are what is replayed; other ones on the command line
@@ -175,11 +90,11 @@ class ReplayRun {
     }
   }
 
-  static std::uint64_t count_selected(const ModelReplay& replay) {
+  static std::uint64_t count_selected(const std::vector<ReferenceSet>& references) {
     std::uint64_t count = 0;
-    for (const auto& entries : replay.entries) {
-      count += static_cast<std::uint64_t>(std::count_if(
-          entries.begin(), entries.end(), [](const auto& entry) { return entry.selected; }));
+    for (const ReferenceSet& reference : references) {
+      count += static_cast<std::uint64_t>(
+          std::ranges::count_if(reference.entries, &ReferenceEntry::selected));
     }
     return count;
   }
@@ -195,30 +110,30 @@ class ReplayRun {
     }
   }
 
-  void run_model(const ModelFile& file, const ModelReplay& replay, RecordingLedger& ledger) {
+  void run_model(const ModelFile& file, const std::vector<ReferenceSet>& references,
+                 RecordingLedger& ledger) {
     const std::unique_ptr<engine::Model> model = session_.load_model(file);
     engine_ready_ = true;
     if (request_.save) session_.lock_recordings(model->info().slug);
-    prepare(*model, replay);
-    for (std::size_t i = 0; i < replay.entries.size(); ++i) {
-      check_all(*model, replay.entries[i]);
-      for (std::size_t b = 0; b < replay.batches[i].size(); ++b) {
-        run_batch(*model, replay.entries[i], replay.batches[i][b],
-                  "batch " + std::to_string(b + 1) + "/" + std::to_string(replay.batches[i].size()),
-                  ledger);
+    prepare(*model, references);
+    for (const auto& [entries, batches] : references) {
+      check_all(*model, entries);
+      for (std::size_t b = 0; b < batches.size(); ++b) {
+        run_batch(*model, entries, batches[b],
+                  "batch " + std::to_string(b + 1) + "/" + std::to_string(batches.size()), ledger);
       }
     }
   }
 
   // What all batches of a model share.
-  void prepare(const engine::Model& model, const ModelReplay& replay) {
-    const std::string& reference_device = replay.entries.front().front().device_label;
+  void prepare(const engine::Model& model, const std::vector<ReferenceSet>& references) {
+    const std::string& reference_device = references.front().entries.front().device_label;
     const analysis::Gate gate = session_.verdicts().gate_for(gate_context(model, reference_device));
     modes_ = request_.replay_modes.empty() ? analysis::modes_for(gate) : request_.replay_modes;
     check_modes(gate);
     block_positions_ = 1;
-    for (const auto& entries : replay.entries) {
-      block_positions_ = std::max(block_positions_, block_positions_for(entries));
+    for (const ReferenceSet& reference : references) {
+      block_positions_ = std::max(block_positions_, block_positions_for(reference.entries));
     }
   }
 

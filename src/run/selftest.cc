@@ -1,27 +1,19 @@
 #include "kvtool/run/selftest.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <memory>
-#include <utility>
 
+#include "choose_models.h"
 #include "fault_trials.h"
-#include "find_reference.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
 #include "kvtool/base/temporary_folder.h"
-#include "kvtool/format/reader.h"
-#include "kvtool/run/generation.h"
-#include "model_check.h"
-#include "plan_batches.h"
-#include "select_references.h"
+#include "reference_sets.h"
 #include "session.h"
 #include "shared_engine.h"
 
 namespace kvtool::run {
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr std::uint64_t kDefaultBatchSize = 2;
 
@@ -69,9 +61,12 @@ class SelftestRun {
   bool run_model(const ModelFile& file) {
     const std::unique_ptr<engine::Model> model = session_.load_model(file);
     bool passed = true;
-    const auto test = [&](const std::vector<ReferenceSet>& references, const std::string& words) {
+    const auto test = [&](const Request& request, const std::string& words) {
+      const ReferenceSource source = find_reference(request.from, request.ref_dir);
+      const std::vector<ReferenceSet> references = reference_sets(
+          request, source, folder_of(request.from, source, file, /*num_models=*/1), observer_);
+      check_belong(references, *model);
       for (const ReferenceSet& reference : references) {
-        check_belong(reference, *model);
         SelftestResult result = try_faults(session_, *model, reference, options_for(*model));
         result.reference = words;
         passed = passed && result.passed();
@@ -79,63 +74,23 @@ class SelftestRun {
       }
     };
     if (!request_.from.empty()) {
-      test(references_below(request_.from, file), request_.from);
+      test(request_, request_.from);
       return passed;
     }
     const TemporaryFolder folder("selftest");
-    record(file, *model, folder.path());
-    const fs::path recorded = folder.path() / session_.device_label() / model->info().slug;
-    test(references_below(recorded.string(), file), "recorded on this device for the selftest");
+    test(record_reference(recording_of(file, *model), services_, folder.path()),
+         "recorded on this device for the selftest");
     return passed;
   }
 
-  // As any other reference is recorded, in this one's engine. Nobody is told: what is said
-  // of recordings that are kept does not hold for temporary ones.
-  void record(const ModelFile& file, const engine::Model& model, const fs::path& folder) {
+  [[nodiscard]] Request recording_of(const ModelFile& file, const engine::Model& model) const {
     Request recording = request_;
     recording.models = {file.path.string()};
-    recording.save = true;
     recording.save_mode = format::SaveMode::kDelta;
-    recording.base_dir = folder.string();
     recording.ignore_eos = true;  // a fault needs steps to show in
     if (recording.prompts.empty()) recording.prompts = default_prompts(model.info().vocab_size);
     if (recording.batch_sizes.empty()) recording.batch_sizes = {kDefaultBatchSize};
-    Observer nobody;
-    static_cast<void>(run_generation(recording, services_, nobody));
-  }
-
-  // One for each batch size.
-  [[nodiscard]] std::vector<ReferenceSet> references_below(const std::string& from,
-                                                           const ModelFile& file) const {
-    const ReferenceSource source = find_reference(from, request_.ref_dir);
-    ReferenceSelection selection;
-    selection.batch_size = request_.from_batch_size;
-    selection.batch_sizes = request_.batch_sizes;
-    if (!request_.from.empty() && !source.file) selection.num_inputs = request_.request_number;
-    std::vector<ReferenceSet> references;
-    for (auto& entries : select_references(source, folder_of(source, file), selection, observer_)) {
-      ReferenceSet& reference = references.emplace_back();
-      reference.batches = plan_batches(entries, request_.replay_shape);
-      reference.entries = std::move(entries);
-    }
-    return references;
-  }
-
-  [[nodiscard]] static const ReferenceFolder& folder_of(const ReferenceSource& source,
-                                                        const ModelFile& file) {
-    for (const ReferenceFolder& folder : source.folders) {
-      if (folder.slug == file.slug) return folder;
-    }
-    if (source.folders.size() == 1) return source.folders.front();
-    throw_usage(source.folders.front().path.parent_path().string() + " holds no recordings of " +
-                file.slug);
-  }
-
-  static void check_belong(const ReferenceSet& reference, const engine::Model& model) {
-    for (const ReferenceEntry& entry : reference.entries) {
-      (void)check_same_model(identity_of(format::Recording::open(entry.path)),
-                             identity_of(model.info()), /*allow_different_weights=*/false);
-    }
+    return recording;
   }
 
   [[nodiscard]] SelftestOptions options_for(const engine::Model& model) const {

@@ -11,15 +11,9 @@
 #include "kvtool/analysis/gate.h"
 #include "kvtool/engine/api.h"
 #include "kvtool/run/observer.h"
-#include "plan_batches.h"
+#include "reference_sets.h"
 
 namespace kvtool::run {
-
-// The recordings that every trial of a series replays.
-struct ReferenceSet {
-  std::vector<ReferenceEntry> entries;  // of one batch size
-  std::vector<PlannedBatch> batches;
-};
 
 // What is done to a replay. As it stands: nothing, in the modes that the gate needs.
 struct Trial {

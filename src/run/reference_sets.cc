@@ -1,0 +1,53 @@
+#include "reference_sets.h"
+
+#include <utility>
+
+#include "kvtool/format/reader.h"
+#include "kvtool/run/generation.h"
+#include "model_check.h"
+#include "select_references.h"
+
+namespace kvtool::run {
+
+std::vector<ReferenceSet> reference_sets(const Request& request, const ReferenceSource& source,
+                                         const ReferenceFolder& folder, Observer& observer) {
+  ReferenceSelection selection;
+  selection.batch_size = request.from_batch_size;
+  selection.batch_sizes = request.batch_sizes;
+  if (!source.file) selection.num_inputs = request.request_number;
+  std::vector<ReferenceSet> references;
+  for (auto& entries : select_references(source, folder, selection, observer)) {
+    ReferenceSet& reference = references.emplace_back();
+    reference.batches = plan_batches(entries, request.replay_shape);
+    reference.entries = std::move(entries);
+  }
+  return references;
+}
+
+void check_belong(const std::vector<ReferenceSet>& references, const engine::Model& model) {
+  for (const ReferenceSet& reference : references) {
+    for (const ReferenceEntry& entry : reference.entries) {
+      (void)check_same_model(identity_of(format::Recording::open(entry.path)),
+                             identity_of(model.info()), /*allow_different_weights=*/false);
+    }
+  }
+}
+
+Request record_reference(Request request, const Services& services,
+                         const std::filesystem::path& folder) {
+  Request replay = request;
+  replay.from = folder.string();
+  replay.from_batch_size.reset();
+  replay.request_number.reset();
+  request.from.clear();
+  request.save = true;
+  request.base_dir = folder.string();
+  request.resume = false;
+  request.sync = false;
+  request.sync_every_steps = 0;
+  Observer nobody;
+  static_cast<void>(run_generation(request, services, nobody));
+  return replay;
+}
+
+}  // namespace kvtool::run
