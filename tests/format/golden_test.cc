@@ -14,6 +14,7 @@ namespace kvtool::format {
 namespace {
 
 constexpr std::uint64_t kSteps = 2;
+constexpr std::uint64_t kLongSteps = 70;  // more than a group of CHECKSUMS
 
 // Before CHECKSUMS, which the writer does not leave out any more.
 std::filesystem::path first_path(SaveMode mode) {
@@ -25,6 +26,18 @@ std::filesystem::path golden_path(const SampleKind& kind) {
   return std::filesystem::path(KVTOOL_TEST_DATA) /
          ((kind.extended ? "v1_1_" : "v1_checksums_") + std::string(save_mode_name(kind.mode)) +
           ".kvc");
+}
+
+std::filesystem::path long_path() {
+  return std::filesystem::path(KVTOOL_TEST_DATA) / "v1_long_delta.kvc";
+}
+
+// How the files were made: once, on purpose, when a version is born.
+void make_frozen_file(const std::filesystem::path& path, const RecordingHeader& header,
+                      std::uint64_t steps) {
+  if (std::getenv("KVTOOL_MAKE_GOLDEN_FILES") == nullptr) return;
+  if (std::filesystem::exists(path)) return;
+  write_sample(posix_file_system(), path, header, steps);
 }
 
 std::vector<std::filesystem::path> paths_of(const SampleKind& kind) {
@@ -41,12 +54,7 @@ Bytes read_bytes(const std::filesystem::path& path) {
 
 class Golden : public testing::TestWithParam<SampleKind> {
  protected:
-  // How the files were made: once, on purpose, when a version is born.
-  void SetUp() override {
-    if (std::getenv("KVTOOL_MAKE_GOLDEN_FILES") == nullptr) return;
-    if (std::filesystem::exists(golden_path(GetParam()))) return;
-    write_sample(posix_file_system(), golden_path(GetParam()), GetParam().header(), kSteps);
-  }
+  void SetUp() override { make_frozen_file(golden_path(GetParam()), GetParam().header(), kSteps); }
 };
 
 INSTANTIATE_TEST_SUITE_P(KvcFormat, Golden, testing::ValuesIn(kSampleKinds),
@@ -60,6 +68,12 @@ TEST_P(Golden, FrozenFileIsReadWhole) {
     expect_sample(recording, kSteps);
     EXPECT_NO_THROW(recording.verify());
   }
+}
+
+TEST(GoldenLong, WriterStillMakesTheFrozenFile) {
+  const RecordingHeader header = sample_header(SaveMode::kDelta);
+  make_frozen_file(long_path(), header, kLongSteps);
+  EXPECT_EQ(sample_bytes(header, kLongSteps), read_bytes(long_path()));
 }
 
 TEST_P(Golden, FrozenFileVerifies) {
