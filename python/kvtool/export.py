@@ -94,6 +94,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model-id", metavar="NAME", help="model id to record (default: from --model or the file)"
     )
+    parser.add_argument(
+        "--no-tokenizer",
+        action="store_true",
+        help="leave the tokenizer out; prompts then have to be given as token ids",
+    )
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit on the hub")
     return parser
 
@@ -125,9 +130,13 @@ def _export(options: argparse.Namespace) -> None:
     _prepare_folder(output)
 
     _progress(f"loading {source} as {options.dtype}")
-    loaded = model_source.load(source, getattr(torch, options.dtype))
+    config = model_source.read_config(source)
+    # Before the weights: what may be refused should be refused at once.
+    tokenizer = None
+    if not options.no_tokenizer:
+        tokenizer = tokenizer_source.load_tokenizer(source, _warn)
+    loaded = model_source.load(source, config, getattr(torch, options.dtype))
     model = loaded.model
-    tokenizer = tokenizer_source.load_tokenizer(source, _warn)
     longest = max_positions(model.config)
 
     started = time.monotonic()

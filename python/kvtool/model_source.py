@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from kvtool import support
+from kvtool import foreign_code, support
 from kvtool.errors import EnvironmentFailure, KvtoolError, UnsupportedModelError, UsageError
 
 PACKAGE_PREFIX = "package:"
@@ -35,7 +35,7 @@ class ModelSource:
     @property
     def load_arguments(self) -> dict:
         """Keyword arguments for any `from_pretrained` of transformers."""
-        arguments: dict = {}
+        arguments: dict = dict(foreign_code.NEVER_RUN)
         if self.gguf_name:
             arguments["gguf_file"] = self.gguf_name
         if self.revision:
@@ -84,16 +84,24 @@ def resolve(
     return ModelSource(model_id or model, model, revision=revision)
 
 
-def load(source: ModelSource, dtype: torch.dtype) -> LoadedModel:
-    """Loads the model in `dtype` on CPU.
+def read_config(source: ModelSource):
+    """The transformers config of the model.
 
-    Raises UnsupportedModelError where the config already tells that the model cannot
-    be exported (before any weight is read), EnvironmentFailure when it cannot be
-    loaded.
+    Raises UnsupportedModelError where it already tells that the model cannot be exported
+    (before any weight is read), EnvironmentFailure when it cannot be read.
     """
     with _explained(source):
         config = AutoConfig.from_pretrained(source.location, **source.load_arguments)
     support.require_supported(config)
+    return config
+
+
+def load(source: ModelSource, config, dtype: torch.dtype) -> LoadedModel:
+    """Loads the model of `read_config` in `dtype` on CPU.
+
+    Raises UnsupportedModelError for weights that cannot be exported, EnvironmentFailure
+    when they cannot be loaded.
+    """
     quantized_from = _prepare_dequantization(config)
     if source.gguf_name:
         return LoadedModel(_load_gguf(source, config, dtype), "gguf")
@@ -226,6 +234,8 @@ class _explained:
         reason = str(error).strip() or type(error).__name__
         first = reason.splitlines()[0].rstrip(".")
         where = str(self._source)
+        if foreign_code.is_needed(error):
+            raise UnsupportedModelError(foreign_code.refusal(where, "model")) from None
         if "is not supported yet" in reason or "Unrecognized configuration class" in reason:
             raise UnsupportedModelError(f"{where}: {first}") from None
         if "does not recognize this architecture" in reason or "model_type" in first:

@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Protocol
 
-from kvtool.errors import EnvironmentFailure, UsageError
+from kvtool import foreign_code
+from kvtool.errors import EnvironmentFailure, KvtoolError, UsageError
 from kvtool.exported_file import METADATA_NAME, TOKENIZER_FOLDER, TOKENIZER_LIST_NAME, read_json
 
 # Values of "encoder" in tokenizer_files.json.
@@ -49,7 +50,17 @@ class TransformersEncoder:
         from transformers import AutoTokenizer, logging
 
         logging.set_verbosity_error()
-        self._tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, **foreign_code.NEVER_RUN
+            )
+        except ValueError as error:
+            if not foreign_code.is_needed(error):
+                raise
+            raise UsageError(
+                "the tokenizer in the model file needs Python code of its own, which kvtool never "
+                "runs; give the prompt as 'token_ids'"
+            ) from None
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
@@ -173,7 +184,7 @@ def make_encoder(extra_files: dict[str, bytes], settings: dict) -> TextEncoder:
         ) from None
     except (KeyError, OSError, ValueError) as error:
         raise EnvironmentFailure(f"the model's tokenizer cannot be loaded: {error}") from None
-    except EnvironmentFailure:
+    except KvtoolError:
         raise
     except Exception as error:  # `tokenizers` raises bare Exception for a bad file
         raise EnvironmentFailure(f"the model's tokenizer cannot be loaded: {error}") from None

@@ -6,7 +6,8 @@ import json
 import tempfile
 from pathlib import Path
 
-from kvtool.errors import EnvironmentFailure
+from kvtool import foreign_code
+from kvtool.errors import EnvironmentFailure, UnsupportedModelError
 from kvtool.exported_file import TOKENIZER_FOLDER, TOKENIZER_LIST_NAME
 from kvtool.model_source import ModelSource
 from kvtool.prompt_encoder import (
@@ -17,6 +18,8 @@ from kvtool.prompt_encoder import (
 )
 
 _TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "merges.txt", "*.tiktoken", "tekken.json")
+
+_TOKEN_IDS_ONLY = "prompts have to be given as token ids"
 
 # Texts on which an encoder has to agree with the tokenizer before it is trusted:
 # spaces, digits, several scripts, code, control characters.
@@ -36,26 +39,59 @@ _GGUF_AS_TRANSFORMERS_DOES = ("default", "gpt-2", "gpt2", "olmo", "llama-bpe", "
 
 
 def load_tokenizer(source: ModelSource, warn) -> object | None:
-    """The transformers tokenizer of `source`, or None when its directory has none.
+    """The transformers tokenizer of `source`, or None when its directory has none, or one
+    that does not load: the model can be exported all the same.
 
-    `warn(text)` is called for what the user should know. Raises EnvironmentFailure when
-    there is a tokenizer that cannot be loaded.
+    `warn(text)` is called for what the user should know. Raises UnsupportedModelError for a
+    tokenizer that needs Python code of its own, EnvironmentFailure for one on the hub that
+    cannot be fetched.
     """
     from transformers import AutoTokenizer
 
     directory = Path(source.location)
     if not source.gguf_name and directory.is_dir():
         if not any(any(directory.glob(pattern)) for pattern in _TOKENIZER_FILES):
-            warn(f"{directory} holds no tokenizer: prompts have to be given as token ids")
+            warn(f"{directory} holds no tokenizer: {_TOKEN_IDS_ONLY}")
             return None
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.location, **source.load_arguments)
     except Exception as error:  # every kind of tokenizer fails in its own way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise EnvironmentFailure(f"{source}: cannot load the tokenizer: {reason}") from None
+        if foreign_code.is_needed(error):
+            raise UnsupportedModelError(foreign_code.refusal(str(source), "tokenizer")) from None
+        if not directory.is_dir():
+            raise EnvironmentFailure(
+                f"{source}: cannot load the tokenizer: {_first_line(error)}; add --no-tokenizer to "
+                "export without it"
+            ) from None
+        warn(f"{source}: {_why_not_loaded(directory, error)}: {_TOKEN_IDS_ONLY}")
+        return None
     if source.gguf_name:
         _repair_gguf_tokenizer(tokenizer, directory / source.gguf_name, warn)
     return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
+
+
+def _why_not_loaded(directory: Path, error: Exception) -> str:
+    """In plain words why a tokenizer did not load, and what would help."""
+    reason = _first_line(error)
+    ready = directory / "tokenizer.json"
+    if ready.is_file():
+        try:
+            json.loads(ready.read_bytes())
+        except (OSError, ValueError) as damage:
+            return f"tokenizer.json is damaged ({damage}); fetch the file again"
+        return f"the tokenizer cannot be loaded ({reason})"
+    pieces = sorted(path.name for path in directory.glob("*.model"))
+    if pieces:
+        return (
+            f"{pieces[0]} cannot be read with the Python packages at hand ({reason}); install "
+            "'sentencepiece' or 'tiktoken', whichever it was made with, or put the tokenizer.json "
+            "of the same model beside it"
+        )
+    return f"the tokenizer cannot be loaded, for there is no tokenizer.json ({reason})"
 
 
 def pack_tokenizer(tokenizer, warn) -> dict[str, bytes]:

@@ -22,7 +22,8 @@ transformers.logging.disable_progress_bar()
 class Peer:
     def __init__(self, model: str, gguf: str | None, dtype: str):
         source = model_source.resolve(model, gguf, None, None)
-        self._model = model_source.load(source, getattr(torch, dtype)).model
+        config = model_source.read_config(source)
+        self._model = model_source.load(source, config, getattr(torch, dtype)).model
         # Loaded with eager attention for the exporter; this is the fast one.
         self._model.set_attn_implementation("sdpa")
         self.generate([[3, 4, 5]], 4)  # the first calls are slower than the rest
