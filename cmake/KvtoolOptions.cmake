@@ -49,3 +49,10 @@ function(kvtool_test name)
       ENVIRONMENT "GTEST_TOTAL_SHARDS=2;GTEST_SHARD_INDEX=${shard}")
   endforeach()
 endfunction()
+
+# kvtool_reads_docs(SOURCE...): these sources of a test know the folder of the pages. Only
+# these: paths would keep a compiler cache from serving another folder.
+function(kvtool_reads_docs)
+  set_source_files_properties(${ARGN} PROPERTIES
+    COMPILE_DEFINITIONS KVTOOL_DOCS="${PROJECT_SOURCE_DIR}/docs")
+endfunction()

@@ -5,8 +5,9 @@
 #
 # Without ROOM: the rooms of all files that differ from where this branch left main, or
 # that git does not know yet. A change to the build or to what tests share touches every
-# room but engine. The engine is the only room that needs torch: it is built if it is
-# named or touched, in build/; the others in build-notorch/, without torch.
+# room but engine; one to docs/ those whose tests read it. The engine is the only room
+# that needs torch: it is built if it is named or touched, in build/; the others in build-
+# notorch/, without torch.
 #
 # Runs the test programs of those rooms themselves, without the suites that carry
 # Exhaustive in their names, and holds every include against what its room declares.
@@ -43,6 +44,11 @@ touched_files() {
   git -C "$KVTOOL_ROOT" ls-files --others --exclude-standard
 }
 
+# Their tests hold tables of docs/ to those of the code.
+rooms_that_read_docs() {
+  grep -l kvtool_reads_docs "$KVTOOL_ROOT"/tests/*/CMakeLists.txt | xargs -n1 dirname | xargs -n1 basename
+}
+
 # The rooms of the files on stdin: the part of the path that names a room.
 rooms_of_files() {
   local path room
@@ -52,6 +58,7 @@ rooms_of_files() {
         tests/support/*)
         known_rooms | grep -vx engine
         ;;
+      docs/*.md) rooms_that_read_docs ;;
       src/*/* | tests/*/*) cut -d/ -f2 <<<"$path" ;;
       include/kvtool/*/*) cut -d/ -f3 <<<"$path" ;;
     esac
