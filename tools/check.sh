@@ -6,8 +6,8 @@
 # Without ROOM: the rooms of all files that differ from where this branch left main, or
 # that git does not know yet. A change to the build or to what tests share touches every
 # room but engine; one to docs/ those whose tests read it. The engine is the only room
-# that needs torch: it is built if it is named or touched, in build/; the others in build-
-# notorch/, without torch.
+# that needs torch: it is built if it is named or touched, in build/; the others in
+# build-notorch/, without torch.
 #
 # Runs the test programs of those rooms themselves, without the suites that carry
 # Exhaustive in their names, and holds every include against what its room declares.

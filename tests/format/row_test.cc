@@ -164,44 +164,41 @@ void expect_statistics(const RowSource& source) {
   EXPECT_EQ(source.read_step(1, {}), stats_for(2, 3));
 }
 
-TEST_F(Row, DeltaRecordingReturnsEverything) {
-  feed(*make_recording_sink(options(SaveMode::kDelta)), geometry());
-  const Recording recording = Recording::open(path());
+void expect_needs(const RowSink& sink, bool prefill_kv, bool step_kv, bool final_kv) {
+  EXPECT_EQ(sink.needs().prefill_kv, prefill_kv);
+  EXPECT_EQ(sink.needs().step_kv, step_kv);
+  EXPECT_EQ(sink.needs().final_kv, final_kv);
+}
+
+void expect_read_back(const std::filesystem::path& path, bool with_step_kv) {
+  const Recording recording = Recording::open(path);
   const auto source = make_row_source(recording);
   expect_statistics(*source);
   ASSERT_TRUE(source->has_prefill_kv());
-  ASSERT_TRUE(source->has_step_kv());
+  ASSERT_EQ(source->has_step_kv(), with_step_kv);
   expect_prompt_kv(*source);
-  expect_step_kv(*source);
+  if (with_step_kv) expect_step_kv(*source);
+}
+
+TEST_F(Row, DeltaRecordingReturnsEverything) {
+  const auto sink = make_recording_sink(options(SaveMode::kDelta));
+  expect_needs(*sink, true, true, false);
+  feed(*sink, geometry());
+  expect_read_back(path(), true);
 }
 
 TEST_F(Row, PrefillOnlyRecordingHasNoStepKv) {
   const auto sink = make_recording_sink(options(SaveMode::kPrefillOnly));
-  EXPECT_TRUE(sink->needs().prefill_kv);
-  EXPECT_FALSE(sink->needs().step_kv);
-  EXPECT_FALSE(sink->needs().final_kv);
+  expect_needs(*sink, true, false, false);
   feed(*sink, geometry());
-  const Recording recording = Recording::open(path());
-  const auto source = make_row_source(recording);
-  expect_statistics(*source);
-  ASSERT_TRUE(source->has_prefill_kv());
-  EXPECT_FALSE(source->has_step_kv());
-  expect_prompt_kv(*source);
+  expect_read_back(path(), false);
 }
 
 TEST_F(Row, FinalOnlyRecordingIsWalkedStepByStep) {
   const auto sink = make_recording_sink(options(SaveMode::kFinalOnly));
-  EXPECT_FALSE(sink->needs().prefill_kv);
-  EXPECT_FALSE(sink->needs().step_kv);
-  EXPECT_TRUE(sink->needs().final_kv);
+  expect_needs(*sink, false, false, true);
   feed(*sink, geometry());
-  const Recording recording = Recording::open(path());
-  const auto source = make_row_source(recording);
-  expect_statistics(*source);
-  ASSERT_TRUE(source->has_prefill_kv());
-  ASSERT_TRUE(source->has_step_kv());
-  expect_prompt_kv(*source);
-  expect_step_kv(*source);
+  expect_read_back(path(), true);
 }
 
 TEST_F(Row, InterruptedFinalOnlyRecordingHasStatisticsButNoKv) {

@@ -2,6 +2,7 @@
 
 #include <limits>
 #include <sstream>
+#include <string_view>
 
 #include "kvtool/base/text.h"
 #include "sample_results.h"
@@ -62,8 +63,8 @@ Next:
 )");
 }
 
-TEST(ConsoleReporter, ShowsAReplayWithItsMismatchInPlace) {
-  EXPECT_EQ(console(replayed_input()), R"golden(Device: CPU (Some CPU)
+// What both replays below show of their first input.
+constexpr std::string_view kReplayedInput = R"golden(Device: CPU (Some CPU)
 Model:  Org/Tiny (bfloat16, 30 layers)
 
 Input 5 (row 1 of a batch of 4)
@@ -79,7 +80,10 @@ inject: 3/4 steps match (75.0%), 1 tie, K 1.0e-02 V 5.0e-03, KL p99 2.5e-01
         first divergence: step 1, tie
           predicted "\n" (id 40), recorded " Paris" (id 12)
           gap 0.0625 = 0.5 ulp (ulp 0.125), margin 0.0625
+)golden";
 
+TEST(ConsoleReporter, ShowsAReplayWithItsMismatchInPlace) {
+  EXPECT_EQ(console(replayed_input()), std::string(kReplayedInput) + R"golden(
 Summary
 Inputs: 1, fully matching: 0
 Steps: 4, Match: 3/4 (75.0%), TPS: 2.00
@@ -133,23 +137,7 @@ TEST(ConsoleReporter, ShowsThreeModesSideBySide) {
   run::Summary summary = judged(inputs);
   summary.verdicts[0].provenance = {sample_difference()};
   summary.verdicts[0].different_weights = true;
-  EXPECT_EQ(console_run(inputs, summary), R"golden(Device: CPU (Some CPU)
-Model:  Org/Tiny (bfloat16, 30 layers)
-
-Input 5 (row 1 of a batch of 4)
-From:   ref_cache/NVIDIA_H200/tiny/batch4_input5.kvc
-        recorded on NVIDIA_H200, delta
-Prompt: 2 tokens
-    Hi
-Output: 5 tokens, mismatches as [predicted≠recorded]
-    A€[\n≠ Paris] is.
-Prefill: token 0 matches, K/V bitwise equal
-Steps: 4, Match: 3/4 (75.0%), TPS: 2.00
-inject: 3/4 steps match (75.0%), 1 tie, K 1.0e-02 V 5.0e-03, KL p99 2.5e-01
-        first divergence: step 1, tie
-          predicted "\n" (id 40), recorded " Paris" (id 12)
-          gap 0.0625 = 0.5 ulp (ulp 0.125), margin 0.0625
-
+  EXPECT_EQ(console_run(inputs, summary), std::string(kReplayedInput) + R"golden(
 Input 6 (row 2 of a batch of 4)
 From:   ref_cache/NVIDIA_H200/tiny/batch4_input6.kvc
         recorded on NVIDIA_H200, delta
