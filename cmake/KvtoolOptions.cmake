@@ -50,9 +50,12 @@ function(kvtool_test name)
   endforeach()
 endfunction()
 
-# kvtool_reads_docs(SOURCE...): these sources of a test know the folder of the pages. Only
-# these: paths would keep a compiler cache from serving another folder.
-function(kvtool_reads_docs)
-  set_source_files_properties(${ARGN} PROPERTIES
+# kvtool_docs_test(NAME): the test of room NAME has a docs_test.cc, which holds tables of
+# docs/ to those of the code. It alone knows that folder: paths would keep a compiler cache
+# from serving another one.
+function(kvtool_docs_test name)
+  target_sources(kvtool_${name}_test
+    PRIVATE docs_test.cc ${PROJECT_SOURCE_DIR}/tests/support/markdown_table.cc)
+  set_source_files_properties(docs_test.cc PROPERTIES
     COMPILE_DEFINITIONS KVTOOL_DOCS="${PROJECT_SOURCE_DIR}/docs")
 endfunction()

@@ -46,7 +46,7 @@ touched_files() {
 
 # Their tests hold tables of docs/ to those of the code.
 rooms_that_read_docs() {
-  grep -l kvtool_reads_docs "$KVTOOL_ROOT"/tests/*/CMakeLists.txt | xargs -n1 dirname | xargs -n1 basename
+  sed -n "s/^kvtool_docs_test(\(.*\))/\1/p" "$KVTOOL_ROOT"/tests/*/CMakeLists.txt
 }
 
 # The rooms of the files on stdin: the part of the path that names a room.
