@@ -5,7 +5,6 @@
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <iostream>
 #include <ostream>
 #include <vector>
@@ -23,11 +22,14 @@ namespace {
 constexpr int kUsageStatus = static_cast<int>(ErrorCode::kUsage);
 
 using CommandFactory = std::unique_ptr<Command> (*)();
-constexpr CommandFactory kCommands[] = {
-    make_generate_command,  make_save_command,    make_replay_command, make_run_command,
-    make_info_command,      make_dump_command,    make_pack_command,   make_unpack_command,
-    make_verify_command,    make_recover_command, make_diff_command,   make_selftest_command,
-    make_calibrate_command, make_bench_command};
+constexpr CommandFactory kCommands[] = {make_generate_command,  make_save_command,
+                                        make_replay_command,    make_run_command,
+                                        make_info_command,      make_dump_command,
+                                        make_pack_command,      make_unpack_command,
+                                        make_verify_command,    make_recover_command,
+                                        make_diff_command,      make_selftest_command,
+                                        make_calibrate_command, make_calibrate_worker_command,
+                                        make_bench_command};
 
 constexpr const char* kDescription =
     "kvtool records an LLM's greedy generation together with its KV cache on one\n"
@@ -100,6 +102,7 @@ class Program {
       commands_.push_back(make());
       Command& command = *commands_.back();
       CLI::App* sub = app_.add_subcommand(command.name(), command.summary());
+      if (command.hidden()) sub->group("");
       sub->set_help_flag("-h,--help", "Show this help");
       command.declare(*sub);
     }
@@ -131,8 +134,10 @@ class Program {
   int check_command_name(const std::string& name) {
     if (name.starts_with('-')) return 0;
     std::vector<std::string> names;
-    for (const auto& command : commands_) names.emplace_back(command->name());
-    if (std::find(names.begin(), names.end(), name) != names.end()) return 0;
+    for (const auto& command : commands_) {
+      if (name == command->name()) return 0;
+      if (!command->hidden()) names.emplace_back(command->name());
+    }
     std::string known;
     for (const std::string& each : names) known += (known.empty() ? "" : ", ") + each;
     return usage_error("there is no command '" + name + "'" + suggestion(name, names) +

@@ -17,11 +17,16 @@ class Command {
   virtual ~Command() = default;
   [[nodiscard]] virtual const char* name() const = 0;
   [[nodiscard]] virtual const char* summary() const = 0;
+  // A program starts it, no person: no help or suggestion names it.
+  [[nodiscard]] virtual bool hidden() const { return false; }
   // Declares options, description and examples; the command outlives `app`.
   virtual void declare(CLI::App& app) = 0;
   // Returns the exit status; throws kvtool::Error.
   virtual int execute(Terminal& terminal) = 0;
 };
+
+// Its name, for whoever starts it.
+inline constexpr const char* kCalibrateWorker = "calibrate-worker";
 
 std::unique_ptr<Command> make_generate_command();
 std::unique_ptr<Command> make_save_command();
@@ -34,6 +39,7 @@ std::unique_ptr<Command> make_unpack_command();
 std::unique_ptr<Command> make_diff_command();
 std::unique_ptr<Command> make_selftest_command();
 std::unique_ptr<Command> make_calibrate_command();
+std::unique_ptr<Command> make_calibrate_worker_command();
 std::unique_ptr<Command> make_bench_command();
 std::unique_ptr<Command> make_verify_command();
 std::unique_ptr<Command> make_recover_command();

@@ -14,7 +14,25 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// What a run would refuse too, in the words of who typed a command.
+// Replays what was just recorded, on the same model files.
+std::string replay_command(const run::Request& request, const run::Summary& summary) {
+  std::string command = "kvtool replay --from " + run::shell_quoted(summary.saved_directory);
+  for (const std::string& given : request.models) {
+    const run::ModelFile model = run::resolve_model(given, request.config_folder);
+    command += " --model " + run::shell_quoted(model.path.string());
+  }
+  if (request.batch_sizes.size() > 1) {
+    command += " --batch-size ";
+    for (std::size_t i = 0; i < request.batch_sizes.size(); ++i) {
+      command += (i == 0 ? "" : ",") + std::to_string(request.batch_sizes[i]);
+    }
+  }
+  if (request.device != "auto") command += " --device " + request.device;
+  return command;
+}
+
+}  // namespace
+
 void check_given(const run::Request& request, const std::string& command) {
   if (request.prompts.empty()) {
     throw_usage(
@@ -35,25 +53,6 @@ void check_given(const run::Request& request, const std::string& command) {
   throw_usage(message + ". A Hugging Face model is exported with\n    " +
               run::export_command("HF_ID"));
 }
-
-// Replays what was just recorded, on the same model files.
-std::string replay_command(const run::Request& request, const run::Summary& summary) {
-  std::string command = "kvtool replay --from " + run::shell_quoted(summary.saved_directory);
-  for (const std::string& given : request.models) {
-    const run::ModelFile model = run::resolve_model(given, request.config_folder);
-    command += " --model " + run::shell_quoted(model.path.string());
-  }
-  if (request.batch_sizes.size() > 1) {
-    command += " --batch-size ";
-    for (std::size_t i = 0; i < request.batch_sizes.size(); ++i) {
-      command += (i == 0 ? "" : ",") + std::to_string(request.batch_sizes[i]);
-    }
-  }
-  if (request.device != "auto") command += " --device " + request.device;
-  return command;
-}
-
-}  // namespace
 
 int run_session(const Terminal& terminal, const std::string& command, const RunOptions& options,
                 Action action) {

@@ -9,8 +9,10 @@
 namespace kvtool::cli {
 
 struct Terminal {
+  std::istream& in;   // what another program says
   std::ostream& out;  // results
   std::ostream& err;  // logs and progress
+  bool in_is_terminal = false;
   bool out_is_terminal = false;
   bool err_is_terminal = false;
   bool no_color = false;

@@ -26,7 +26,7 @@ class Selftest {
         model_(model),
         reference_(reference),
         options_(options),
-        runner_(model, reference, options.gate, session.device_label(), session.observer()) {}
+        runner_(model, {&reference, 1}, options.gate, session.device_label(), session.observer()) {}
 
   SelftestResult run() {
     const auto started = std::chrono::steady_clock::now();

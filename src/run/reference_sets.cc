@@ -33,12 +33,8 @@ void check_belong(const std::vector<ReferenceSet>& references, const engine::Mod
   }
 }
 
-Request record_reference(Request request, const Services& services,
-                         const std::filesystem::path& folder) {
-  Request replay = request;
-  replay.from = folder.string();
-  replay.from_batch_size.reset();
-  replay.request_number.reset();
+void record_reference(Request request, const Services& services,
+                      const std::filesystem::path& folder) {
   request.from.clear();
   request.save = true;
   request.base_dir = folder.string();
@@ -47,7 +43,13 @@ Request record_reference(Request request, const Services& services,
   request.sync_every_steps = 0;
   Observer nobody;
   static_cast<void>(run_generation(request, services, nobody));
-  return replay;
+}
+
+Request replay_of_recorded(Request request, const std::filesystem::path& folder) {
+  request.from = folder.string();
+  request.from_batch_size.reset();
+  request.request_number.reset();
+  return request;
 }
 
 }  // namespace kvtool::run

@@ -31,11 +31,13 @@ struct ReferenceSet {
 // Error kIncompatible for a recording of another model, or of other weights.
 void check_belong(const std::vector<ReferenceSet>& references, const engine::Model& model);
 
-// Records the request's prompts below `folder`, as any other reference is recorded, and
-// returns the request that replays what was made: all of it, whatever else was asked for.
-// Nobody is told: what is said of recordings that are kept does not hold for temporary ones.
-// Errors as run_generation().
-Request record_reference(Request request, const Services& services,
-                         const std::filesystem::path& folder);
+// Records the request's prompts below `folder`, as any other reference is recorded. Nobody is
+// told: what is said of recordings that are kept does not hold for temporary ones. Errors as
+// run_generation().
+void record_reference(Request request, const Services& services,
+                      const std::filesystem::path& folder);
+// The request that replays all of what record_reference() made, whatever `request` wants of
+// other recordings.
+[[nodiscard]] Request replay_of_recorded(Request request, const std::filesystem::path& folder);
 
 }  // namespace kvtool::run

@@ -78,8 +78,9 @@ class SelftestRun {
       return passed;
     }
     const TemporaryFolder folder("selftest");
-    test(record_reference(recording_of(file, *model), services_, folder.path()),
-         "recorded on this device for the selftest");
+    const Request recording = recording_of(file, *model);
+    record_reference(recording, services_, folder.path());
+    test(replay_of_recorded(recording, folder.path()), "recorded on this device for the selftest");
     return passed;
   }
 

@@ -7,9 +7,6 @@
 #include <limits>
 #include <utility>
 
-#include "batch_replay.h"
-#include "verdicts.h"
-
 namespace kvtool::run {
 namespace {
 
@@ -65,6 +62,16 @@ void take(const Verdict& verdict, Judgement& judgement) {
   if (kv.departure) judgement.departure_text = describe_departure(kv);
 }
 
+double largest_gap_ulps(const analysis::RowComparison& row) {
+  double largest = 0.0;
+  for (const analysis::TokenComparison& token : row.tokens) {
+    if (token.verdict == analysis::TokenVerdict::kMatch) continue;
+    if (token.verdict == analysis::TokenVerdict::kHardFlip) continue;
+    largest = std::max(largest, token.gap / token.ulp);
+  }
+  return largest;
+}
+
 InputResult input_of(const engine::ModelInfo& model, ReplayedRow& row) {
   InputResult input;
   input.model_slug = model.slug;
@@ -77,14 +84,18 @@ InputResult input_of(const engine::ModelInfo& model, ReplayedRow& row) {
 
 }  // namespace
 
-TrialRunner::TrialRunner(engine::Model& model, const ReferenceSet& reference,
+TrialRunner::TrialRunner(engine::Model& model, std::span<const ReferenceSet> references,
                          analysis::GateSpec gate, std::string device_label, Observer& observer)
     : model_(model),
-      reference_(reference),
+      references_(references),
       gate_(std::move(gate)),
       device_label_(std::move(device_label)),
       observer_(observer),
-      block_positions_(block_positions_for(reference.entries)) {}
+      block_positions_(1) {
+  for (const ReferenceSet& reference : references) {
+    block_positions_ = std::max(block_positions_, block_positions_for(reference.entries));
+  }
+}
 
 analysis::GateContext TrialRunner::context_of(const ReferenceEntry& entry) const {
   const engine::ModelInfo& info = model_.info();
@@ -96,7 +107,8 @@ Judgement TrialRunner::run(const Trial& trial, const engine::Progress& progress)
   BatchReplayOptions options;
   options.modes = trial.modes;
   if (options.modes.empty()) {
-    options.modes = analysis::modes_for(verdicts.gate_for(context_of(reference_.entries.front())));
+    const ReferenceEntry& first = references_.front().entries.front();
+    options.modes = analysis::modes_for(verdicts.gate_for(context_of(first)));
   }
   options.fault = trial.fault;
   options.near_tie_ulps = [&](const ReferenceEntry& entry) {
@@ -104,19 +116,33 @@ Judgement TrialRunner::run(const Trial& trial, const engine::Progress& progress)
   };
   options.block_positions = block_positions_;
   Judgement judgement;
-  for (const PlannedBatch& batch : reference_.batches) {
-    BatchReplayResult replayed = replay_batch(
-        model_, reference_.entries, batch, options, {},
-        [&](format::ReplayMode) { return progress; }, observer_);
-    for (ReplayedRow& row : replayed.rows) {
-      ++judgement.inputs;
-      for (const ModeReplay& mode : row.modes) judgement.steps += mode.timing.steps;
-      const analysis::GateContext context = context_of(*row.entry);
-      verdicts.add(context, input_of(model_.info(), row));
+  for (const auto& [entries, batches] : references_) {
+    for (const PlannedBatch& batch : batches) {
+      BatchReplayResult replayed = replay_batch(
+          model_, entries, batch, options, {}, [&](format::ReplayMode) { return progress; },
+          observer_);
+      take_rows(std::move(replayed.rows), verdicts, judgement);
     }
   }
-  for (const Verdict& verdict : verdicts.build()) take(verdict, judgement);
+  const std::vector<Verdict> judged = verdicts.build();
+  judgement.groups = judged.size();
+  for (const Verdict& verdict : judged) take(verdict, judgement);
   return judgement;
+}
+
+void TrialRunner::take_rows(std::vector<ReplayedRow> rows, VerdictBuilder& verdicts,
+                            Judgement& judgement) const {
+  for (ReplayedRow& row : rows) {
+    ++judgement.inputs;
+    judgement.most_rows = std::max<std::uint64_t>(judgement.most_rows, row.rows);
+    for (const ModeReplay& mode : row.modes) {
+      judgement.steps += mode.timing.steps;
+      judgement.largest_gap_ulps =
+          std::max(judgement.largest_gap_ulps, largest_gap_ulps(mode.comparison));
+    }
+    const analysis::GateContext context = context_of(*row.entry);
+    verdicts.add(context, input_of(model_.info(), row));
+  }
 }
 
 }  // namespace kvtool::run

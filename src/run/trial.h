@@ -4,14 +4,17 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "batch_replay.h"
 #include "kvtool/analysis/departure.h"
 #include "kvtool/analysis/gate.h"
 #include "kvtool/engine/api.h"
 #include "kvtool/run/observer.h"
 #include "reference_sets.h"
+#include "verdicts.h"
 
 namespace kvtool::run {
 
@@ -30,29 +33,36 @@ struct Judgement {
   analysis::Figures figures;
   std::optional<analysis::Departure> departure;  // of the first mode's steps
   std::string departure_text;                    // for a person; empty without a departure
+  // Of the ties and near-ties; 0 when there is none.
+  double largest_gap_ulps = 0.0;
   std::uint64_t inputs = 0;
-  std::uint64_t steps = 0;  // over modes
+  std::uint64_t steps = 0;      // over modes
+  std::uint64_t most_rows = 0;  // of a batch
+  // Devices that the recordings come from, each judged for itself.
+  std::uint64_t groups = 0;
 
   [[nodiscard]] bool passed() const { return failed_rules.empty(); }
 };
 
-// Runs trials of one model against one set of recordings. Each recording is compared with the
-// near-tie bound, and judged by the rules, that the gate has for the device it comes from.
+// Runs trials of one model against recordings, pooled over batch sizes. Each recording is compared
+// with the near-tie bound, and judged by the rules, that the gate has for the device it comes from.
 class TrialRunner {
  public:
-  // `model`, `reference` and `observer` must outlive the runner. `device_label` is this
-  // device's.
-  TrialRunner(engine::Model& model, const ReferenceSet& reference, analysis::GateSpec gate,
-              std::string device_label, Observer& observer);
+  // `model`, `references` (not empty) and `observer` must outlive the runner. `device_label` is
+  // this device's.
+  TrialRunner(engine::Model& model, std::span<const ReferenceSet> references,
+              analysis::GateSpec gate, std::string device_label, Observer& observer);
 
   // `progress` is told the steps of each batch and mode. Errors as replay_batch().
   [[nodiscard]] Judgement run(const Trial& trial, const engine::Progress& progress) const;
 
  private:
   [[nodiscard]] analysis::GateContext context_of(const ReferenceEntry& entry) const;
+  void take_rows(std::vector<ReplayedRow> rows, VerdictBuilder& verdicts,
+                 Judgement& judgement) const;
 
   engine::Model& model_;
-  const ReferenceSet& reference_;
+  std::span<const ReferenceSet> references_;
   analysis::GateSpec gate_;
   std::string device_label_;
   Observer& observer_;

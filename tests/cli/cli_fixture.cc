@@ -5,6 +5,7 @@
 
 #include "cli/app.h"
 #include "cli/interrupt.h"
+#include "kvtool/run/calibration_worker.h"
 
 namespace kvtool::cli {
 
@@ -20,21 +21,8 @@ void CommandTest::TearDown() {
   FolderTest::TearDown();
 }
 
-CommandResult CommandTest::run(const std::string& words, const std::vector<std::string>& more) {
-  std::vector<std::string> arguments = {"kvtool"};
-  std::istringstream stream(words);
-  for (std::string word; stream >> word;) arguments.push_back(word);
-  arguments.insert(arguments.end(), more.begin(), more.end());
-  std::vector<const char*> argv;
-  for (const std::string& argument : arguments) argv.push_back(argument.c_str());
-
-  std::ostringstream out;
-  std::ostringstream err;
-  Terminal terminal{
-      .out = out,
-      .err = err,
-      .services = {
-          .open_engine =
+run::Services CommandTest::services() {
+  return {.open_engine =
               [this](const std::string& /*isa*/, const engine::EngineOptions& /*options*/) {
                 return make_fake_engine(engine_);
               },
@@ -55,7 +43,25 @@ CommandResult CommandTest::run(const std::string& words, const std::vector<std::
               },
           .now = [] { return run::WallTime(std::chrono::seconds(1767323045)); },
           .files = files_,
-          .stop = interrupt_source().token()}};
+          .stop = interrupt_source().token()};
+}
+
+CommandResult CommandTest::run(const std::string& words, const std::vector<std::string>& more) {
+  std::vector<std::string> arguments = {"kvtool"};
+  std::istringstream stream(words);
+  for (std::string word; stream >> word;) arguments.push_back(word);
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  std::vector<const char*> argv;
+  for (const std::string& argument : arguments) argv.push_back(argument.c_str());
+
+  std::istringstream in(input_);
+  std::ostringstream out;
+  std::ostringstream err;
+  Terminal terminal{.in = in, .out = out, .err = err, .services = services()};
+  // As a process of its own would.
+  terminal.services.worker = [this](std::string_view task) {
+    return ProcessResult{0, run::do_worker_task(task, services()), ""};
+  };
   CommandResult result;
   result.status = run_app(static_cast<int>(argv.size()), argv.data(), terminal);
   result.out = out.str();

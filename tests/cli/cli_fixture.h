@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kvtool/run/services.h"
 #include "support/fake_engine.h"
 #include "support/faulty_file_system.h"
 #include "support/folder_test.h"
@@ -32,9 +33,13 @@ class CommandTest : public FolderTest {
   // Inputs of different lengths as token ids, in prompts.jsonl.
   static void write_prompts(std::size_t count);
 
+  // The fake engine, an encoder with a token for each byte, a fixed clock.
+  run::Services services();
+
   FakeEngineState engine_;
   FaultyFileSystem files_;
   std::vector<std::string> encoder_requests_;
+  std::string input_;  // on standard input
 };
 
 }  // namespace kvtool::cli

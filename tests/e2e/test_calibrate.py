@@ -1,6 +1,10 @@
 """kvtool calibrate: a gate from the noise that this machine makes against itself."""
 
 import json
+import os
+import signal
+import subprocess
+import time
 
 import pytest
 
@@ -75,3 +79,63 @@ def test_errors_of_a_replay_come_through(kvtool, model):
     assert done.returncode == 2
     assert "NO_SUCH_DEVICE" in done.stderr
     assert not (kvtool.directory / "gate.json").exists()
+
+
+@pytest.fixture
+def started(kvtool, model, token_prompts):
+    """A long calibration in a process group of its own, and its first worker's process id."""
+    temporary = kvtool.directory / "temporary"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        [str(kvtool.binary), "calibrate", "--model", str(model), "--prompts", str(token_prompts),
+         "--device", "cpu", "--max-new-tokens", "200", "--ignore-eos", "--runs", "1000",
+         "--out", "gate.json"],
+        cwd=kvtool.directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "TMPDIR": str(temporary)}, start_new_session=True)
+    children = f"/proc/{process.pid}/task/{process.pid}/children"
+    deadline = time.monotonic() + 60
+    # The worker is there once it has its own name, and no longer that of a copy of calibrate.
+    while time.monotonic() < deadline and process.poll() is None:
+        for child in open(children).read().split():
+            if b"calibrate-worker" in open(f"/proc/{child}/cmdline", "rb").read():
+                return process, int(child)
+        time.sleep(0.01)
+    pytest.fail("calibrate started no worker")
+
+
+def end_of(kvtool, process):
+    output, errors = process.communicate(timeout=60)
+    assert not (kvtool.directory / "gate.json").exists()
+    assert not list((kvtool.directory / "temporary").iterdir())
+    return process.returncode, errors
+
+
+def test_ctrl_c_ends_it_and_its_worker(kvtool, started):
+    process, worker = started
+    os.killpg(process.pid, signal.SIGINT)
+    status, errors = end_of(kvtool, process)
+    assert status == 130, errors
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+
+
+def test_an_interrupted_worker_ends_it_too(kvtool, started):
+    process, worker = started
+    os.kill(worker, signal.SIGINT)
+    status, errors = end_of(kvtool, process)
+    assert status == 130, errors
+
+
+def test_a_worker_that_dies_is_told(kvtool, started):
+    process, worker = started
+    os.kill(worker, signal.SIGKILL)
+    status, errors = end_of(kvtool, process)
+    assert status == 5, errors
+    assert "recording the reference failed with exit status 137" in errors
+
+
+def test_the_worker_alone_has_nothing_to_do(kvtool):
+    done = subprocess.run([str(kvtool.binary), "calibrate-worker"], capture_output=True, text=True,
+                          stdin=subprocess.DEVNULL)
+    assert done.returncode == 2
+    assert "run kvtool calibrate instead" in done.stderr

@@ -61,8 +61,12 @@ class TrialTest : public FolderTest {
   }
 
   Judgement judge(const ReferenceSet& set, const json& gate, const Trial& trial = {}) {
+    return judge(std::span(&set, 1), gate, trial);
+  }
+
+  Judgement judge(std::span<const ReferenceSet> sets, const json& gate, const Trial& trial = {}) {
     Observer nobody;
-    return TrialRunner(*model_, set, analysis::GateSpec::parse(gate, "gate"), "HERE", nobody)
+    return TrialRunner(*model_, sets, analysis::GateSpec::parse(gate, "gate"), "HERE", nobody)
         .run(trial, [](std::uint64_t, std::uint64_t) {});
   }
 

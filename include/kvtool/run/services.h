@@ -5,9 +5,11 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "kvtool/base/file.h"
 #include "kvtool/base/stop.h"
+#include "kvtool/base/subprocess.h"
 #include "kvtool/engine/api.h"
 #include "kvtool/run/paths.h"
 #include "kvtool/run/prompt_encoder.h"
@@ -18,6 +20,10 @@ namespace kvtool::run {
 using OpenEngine = std::function<std::unique_ptr<engine::Engine>(
     const std::string& cpu_isa, const engine::EngineOptions& options)>;
 
+// Starts a program that does do_worker_task() with this text on its standard input and writes
+// what that returns to its standard output, and waits for its end.
+using WorkerProcess = std::function<ProcessResult(std::string_view task)>;
+
 struct Services {
   OpenEngine open_engine;
   EncoderProcess encoder;
@@ -26,6 +32,8 @@ struct Services {
   FileSystem& files = posix_file_system();
   // Asked at every step and recording; a stop unwinds the run with Interrupted.
   StopToken stop = {};
+  // Of whoever has such a program; only run_calibration() needs it.
+  WorkerProcess worker = {};
 };
 
 // The engine library (or, in a build without it, the error that says so), the Python helper,

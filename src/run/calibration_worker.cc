@@ -1,0 +1,84 @@
+#include "kvtool/run/calibration_worker.h"
+
+#include <nlohmann/json.hpp>
+
+#include "choose_models.h"
+#include "find_reference.h"
+#include "kvtool/base/text.h"
+#include "reference_sets.h"
+#include "session.h"
+#include "trial.h"
+#include "worker_messages.h"
+
+namespace kvtool::run {
+namespace {
+
+// Every flip whose gap is known becomes a near-tie, so that the gaps can be measured; what
+// passes is decided by the calibrated gate, not here.
+analysis::GateSpec measuring_gate() {
+  return analysis::GateSpec::parse({{"name", "calibration"}, {"near_tie_ulps", 1e9}},
+                                   "the measuring gate");
+}
+
+// Who measured, and what.
+class Identity final : public Observer {
+ public:
+  void device(const DeviceDescription& device) override { device_ = device; }
+  void model(const ModelDescription& model) override { model_ = model; }
+
+  [[nodiscard]] const DeviceDescription& device() const { return device_; }
+  [[nodiscard]] const ModelDescription& model() const { return model_; }
+
+ private:
+  DeviceDescription device_;
+  ModelDescription model_;
+};
+
+Measurement measure(const Request& request, const Services& services) {
+  Identity identity;
+  Session session(services, request, identity);
+  const ReferenceSource source = find_reference(request.from, request.ref_dir);
+  const std::vector<ModelFile> files = choose_models(request, source);
+  const ModelFile& file = files.front();
+  const std::vector<ReferenceSet> references = reference_sets(
+      request, source, folder_of(request.from, source, file, files.size()), identity);
+  const std::unique_ptr<engine::Model> model = session.load_model(file);
+  check_belong(references, *model);
+  const TrialRunner runner(*model, references, measuring_gate(), session.device_label(), identity);
+  Judgement judged = runner.run({.fault = std::nullopt, .modes = request.replay_modes},
+                                session.progress("calibration"));
+  Measurement measured{.figures = std::move(judged.figures),
+                       .largest_gap_ulps = judged.largest_gap_ulps,
+                       .most_rows = judged.most_rows,
+                       .groups = judged.groups,
+                       .device = identity.device(),
+                       .model = identity.model()};
+  measured.model.path = valid_utf8(measured.model.path);
+  return measured;
+}
+
+WorkerAnswer answer(const WorkerTask& task, const Services& services) {
+  const Request& request = task.request;
+  if (task.action == WorkerAction::kMeasure) {
+    return {.error = std::nullopt, .measurement = measure(request, services)};
+  }
+  record_reference(request, services, request.base_dir);
+  return {};
+}
+
+}  // namespace
+
+std::string do_worker_task(std::string_view text, const Services& services) {
+  const WorkerTask task = parse_task(text);
+  try {
+    return write_answer(answer(task, services));
+  } catch (const Error& error) {
+    // The engine may hand on another exception than the one thrown into it.
+    services.stop.throw_if_requested();
+    return write_answer(
+        {.error = WorkerError{.code = error.code(), .message = valid_utf8(error.message())},
+         .measurement = std::nullopt});
+  }
+}
+
+}  // namespace kvtool::run
