@@ -58,6 +58,18 @@ TEST(AnalysisDocs, FigureNamesAreThoseThatRunsHave) {
   EXPECT_EQ(documented, known_figures());
 }
 
+TEST(AnalysisDocs, FindingsAreThoseOfVerdicts) {
+  Names expected;
+  for (const Finding finding : {Finding::kReproducible, Finding::kPrefill, Finding::kCompute,
+                                Finding::kCache, Finding::kFeedback, Finding::kUndetermined}) {
+    EXPECT_EQ(static_cast<std::size_t>(finding), expected.size()) << "one is left out";
+    expected.push_back("`" + std::string(finding_name(finding)) + "`");
+  }
+  EXPECT_EQ(read_table(kDocs / "gates.md", "What the verdict says", "prefill").cells("finding"),
+            expected);
+  EXPECT_EQ(read_table(kDocs / "metrics.md", "Findings", "finding").cells("finding"), expected);
+}
+
 // ---- Gates -------------------------------------------------------------------------
 
 TEST(AnalysisDocs, GatesAreTheBuiltIn) {

@@ -4,6 +4,7 @@ tests/format/conformance_test.cc holds kvtool's reader to the same files.
 """
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,14 @@ def test_variants_are_made_as_they_were():
     # Another zstd may compress otherwise.
     original = (DATA / "v1_1_delta.kvc").read_bytes()
     assert unpack(packed_cut(original)).data == original
+
+
+def test_dump_of_the_format_page_is_the_file():
+    page = (DATA.parents[2] / "docs" / "format.md").read_text(encoding="utf-8")
+    example = (DATA / "v1_prefill_only.kvc").read_bytes()
+    shown = bytearray(len(example))  # what "*" leaves out is zeros
+    lines = re.findall(r"^    ([0-9a-f]{3}): ((?:[0-9a-f]{4} ?){8})", page, re.MULTILINE)
+    for place, line in lines:
+        shown[int(place, 16) : int(place, 16) + 16] = bytes.fromhex(line)
+    assert len(lines) > 60
+    assert shown == example
