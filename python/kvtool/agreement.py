@@ -32,10 +32,12 @@ _LONGEST_PROMPT = 320
 
 @dataclass(frozen=True)
 class Case:
-    """One batch: `lengths` are the prompt lengths of its rows, padded on the left."""
+    """One batch: `lengths` are the prompt lengths of its rows, padded on the left. The
+    first token of each stands at `first_position`."""
 
     lengths: tuple[int, ...]
     steps: int
+    first_position: int = 0
 
     @property
     def width(self) -> int:
@@ -47,9 +49,10 @@ class Case:
         return torch.tensor([self.width - length for length in self.lengths])
 
     def positions(self) -> torch.Tensor:
-        """i64[B, width + steps]: positions count from the first real token; 0 for padding."""
+        """i64[B, width + steps]: positions count from the first real token; the first
+        one for padding."""
         columns = torch.arange(self.width + self.steps)
-        return (columns[None, :] - self.pads[:, None]).clamp(min=0)
+        return (columns[None, :] - self.pads[:, None]).clamp(min=0) + self.first_position
 
     def tokens(self, vocab_size: int) -> torch.Tensor:
         """i64[B, width + steps]: prompt and forced tokens, the same on every call"""
@@ -84,6 +87,12 @@ def cases_for(layers: Sequence[LayerSpec], max_positions: int | None) -> list[Ca
         beyond = min(windows) + 9
         cases.append(Case((beyond, beyond - 6), 4))
     return [case for case in cases if not max_positions or case.width + case.steps <= max_positions]
+
+
+def case_at_the_end(length: int) -> Case:
+    """A short prompt whose last step stands at the last of `length` positions."""
+    prompt, steps = (17, 3) if length >= 20 else (max(1, length - 1), min(1, length - 1))
+    return Case((prompt,), steps, first_position=length - prompt - steps)
 
 
 def run_original(model, cases: Sequence[Case], device: torch.device) -> list[Transcript]:

@@ -95,6 +95,12 @@ def _parser() -> argparse.ArgumentParser:
         "--model-id", metavar="NAME", help="model id to record (default: from --model or the file)"
     )
     parser.add_argument(
+        "--original-length",
+        action="store_true",
+        help="export a model whose rotary frequencies depend on the length of the sequence "
+        "(rope type longrope or dynamic) for its original length alone, where they do not",
+    )
+    parser.add_argument(
         "--no-tokenizer",
         action="store_true",
         help="leave the tokenizer out; prompts then have to be given as token ids",
@@ -111,7 +117,7 @@ def _export(options: argparse.Namespace) -> None:
     import torch
     import transformers
 
-    from kvtool import agreement, model_source, tokenizer_source, tracing
+    from kvtool import agreement, model_source, rope, tokenizer_source, tracing
     from kvtool.metadata import describe, model_slug
     from kvtool.support import max_positions
     from kvtool.weights import weights_digest
@@ -130,7 +136,7 @@ def _export(options: argparse.Namespace) -> None:
     _prepare_folder(output)
 
     _progress(f"loading {source} as {options.dtype}")
-    config = model_source.read_config(source)
+    config = model_source.read_config(source, options.original_length)
     # Before the weights: what may be refused should be refused at once.
     tokenizer = None
     if not options.no_tokenizer:
@@ -138,15 +144,20 @@ def _export(options: argparse.Namespace) -> None:
     loaded = model_source.load(source, config, getattr(torch, options.dtype))
     model = loaded.model
     longest = max_positions(model.config)
+    if options.original_length:
+        longest = rope.original_length(model.config)
 
     started = time.monotonic()
     tracing.require_signature(model)
     layers = tracing.find_layers(model, longest)
-    traced = tracing.trace(model, layers, longest)
+    with rope.fixed_at_original_length(model):
+        traced = tracing.trace(model, layers, longest)
     _progress(f"traced {len(layers)} layers in {time.monotonic() - started:.1f} s")
 
     started = time.monotonic()
     cases = agreement.cases_for(layers, longest)
+    if options.original_length:
+        cases.append(agreement.case_at_the_end(longest))
     model.to(device)
     original = agreement.run_original(model, cases, device)
     model.to("cpu")
@@ -172,6 +183,7 @@ def _export(options: argparse.Namespace) -> None:
         quantized_from=loaded.quantized_from,
         logits_dtype=logits.dtype,
         vocab_size=logits.shape[-1],
+        longest=longest,
         weights_sha256=weights_digest(state),
     )
     extra_files = _extra_files(metadata, tokenizer)

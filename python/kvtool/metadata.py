@@ -11,7 +11,6 @@ import transformers
 
 from kvtool import CONTRACT_VERSION, __version__
 from kvtool.layer_probe import LayerSpec
-from kvtool.support import max_positions
 from kvtool.tokenizer_source import chat_template_of
 
 
@@ -31,9 +30,11 @@ def describe(
     quantized_from: str | None,
     logits_dtype: torch.dtype,
     vocab_size: int,
+    longest: int | None,
     weights_sha256: str,
 ) -> dict:
-    """The content of `kvtool.json`. `vocab_size` is the width of the logits."""
+    """The content of `kvtool.json`. `vocab_size` is the width of the logits, `longest` the
+    number of positions that the exported model was made for, if it has a limit."""
     generation = getattr(model, "generation_config", None)
     return {
         "contract_version": CONTRACT_VERSION,
@@ -43,7 +44,7 @@ def describe(
         "dtype": _name(model.get_input_embeddings().weight.dtype),
         "logits_dtype": _name(logits_dtype),
         "vocab_size": vocab_size,
-        "max_positions": max_positions(model.config),
+        "max_positions": longest,
         "eos_token_ids": _eos_token_ids(model, generation, tokenizer, vocab_size),
         "pad_token_id": _first_id("pad_token_id", tokenizer, generation, model.config),
         "bos_token_id": _first_id("bos_token_id", tokenizer, generation, model.config),

@@ -84,15 +84,15 @@ def resolve(
     return ModelSource(model_id or model, model, revision=revision)
 
 
-def read_config(source: ModelSource):
-    """The transformers config of the model.
+def read_config(source: ModelSource, at_original_length: bool = False):
+    """The transformers config of the model; `at_original_length` as in `require_supported`.
 
     Raises UnsupportedModelError where it already tells that the model cannot be exported
     (before any weight is read), EnvironmentFailure when it cannot be read.
     """
     with _explained(source):
         config = AutoConfig.from_pretrained(source.location, **source.load_arguments)
-    support.require_supported(config)
+    support.require_supported(config, at_original_length)
     return config
 
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from kvtool.errors import UnsupportedModelError
-
-# RoPE types whose frequencies depend on the length of the sequence.
-_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+from kvtool import rope
+from kvtool.errors import UnsupportedModelError, UsageError
 
 _ATTENTION_LAYER_TYPES = ("full_attention", "sliding_attention", "attention")
 
@@ -22,8 +20,12 @@ def max_positions(config) -> int | None:
     return int(found) if found else None
 
 
-def require_supported(config) -> None:
-    """Raises UnsupportedModelError, with the reason, for configs that cannot work."""
+def require_supported(config, at_original_length: bool = False) -> None:
+    """Raises UnsupportedModelError, with the reason, for configs that cannot work.
+
+    `at_original_length`: the model is wanted for its original length alone. Raises
+    UsageError where that means nothing.
+    """
 
     def refuse(reason: str):
         raise UnsupportedModelError(f"model type '{config.model_type}' is not supported: {reason}")
@@ -49,32 +51,28 @@ def require_supported(config) -> None:
     for layer, kind in enumerate(getattr(config, "layer_types", None) or ()):
         if kind not in _ATTENTION_LAYER_TYPES:
             refuse(f"layer {layer} is '{kind}', whose state is not a cache of keys and values")
-    for name, rope_type in _rope_types(config):
-        longest = max_positions(config)
-        original = _original_positions(config, name)
-        if rope_type in _LENGTH_DEPENDENT_ROPE and not (
-            longest and original and longest <= original
-        ):
-            refuse(
-                f"its rotary frequencies depend on the length of the sequence (rope type "
-                f"'{rope_type}'), which one trace cannot hold; set the rope parameters of the "
-                "checkpoint's config.json to a fixed type to export a model of the original length"
-            )
-
-
-def _rope_parameter_sets(config) -> dict[str, dict]:
-    parameters = getattr(config, "rope_parameters", None) or {}
-    nested = {key: value for key, value in parameters.items() if isinstance(value, dict)}
-    return nested or {"": parameters}
-
-
-def _rope_types(config) -> list[tuple[str, str]]:
-    return [
-        (name, str(parameters.get("rope_type", "default")))
-        for name, parameters in _rope_parameter_sets(config).items()
-    ]
-
-
-def _original_positions(config, name: str) -> int | None:
-    parameters = _rope_parameter_sets(config)[name]
-    return parameters.get("original_max_position_embeddings")
+    unread = rope.unread_keys(config)
+    if unread:
+        refuse(
+            f"its rope type is 'default', which does not read {', '.join(unread)} of its rope "
+            "parameters; restore the checkpoint's own config.json"
+        )
+    rope_type = rope.length_dependent_type(config)
+    if rope_type and not at_original_length:
+        length = rope.original_length(config)
+        way_out = (
+            f"; --original-length exports it for its first {length} positions, with the "
+            "frequencies and the attention factor that it uses there"
+            if length
+            else ""
+        )
+        refuse(
+            "its rotary frequencies depend on the length of the sequence (rope type "
+            f"'{rope_type}'), which one trace cannot hold{way_out}"
+        )
+    if at_original_length and not (rope_type and rope.original_length(config)):
+        raise UsageError(
+            "--original-length is for models whose rotary frequencies depend on the length of "
+            f"the sequence; those of this '{config.model_type}' do not, or it names no original "
+            "length: leave the option out"
+        )
