@@ -1,19 +1,23 @@
-// The table of faults in docs/gates.md is that of the code, and says which bound of
-// 16bit-cross each fault breaks.
+// The tables of faults and of calibrated figures in docs/gates.md are those of the code; that of
+// faults says which bound of 16bit-cross each breaks.
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "kvtool/analysis/gate.h"
+#include "kvtool/run/calibration.h"
 #include "run/fault_plans.h"
 #include "support/markdown_table.h"
 
 namespace kvtool::run {
 namespace {
 
+const std::filesystem::path kPage = std::filesystem::path(KVTOOL_DOCS) / "gates.md";
 constexpr std::string_view kGate = "16bit-cross";
 
-MarkdownTable fault_table() {
-  return read_table(std::filesystem::path(KVTOOL_DOCS) / "gates.md", kGate, "fault");
-}
+// ---- Faults ------------------------------------------------------------------------
+
+MarkdownTable fault_table() { return read_table(kPage, kGate, "fault"); }
 
 // A model that can have every fault.
 std::vector<FaultPlan> all_faults() {
@@ -57,6 +61,50 @@ TEST(FaultDocs, BoundsAreThoseOfTheGate) {
     EXPECT_FALSE(passes(figure, bound * (1.0 + 1e-9) + 1e-300)) << figure;
     EXPECT_FALSE(passes(figure, parse_number(values.at(i)).value())) << figure;
   }
+}
+
+// ---- Calibration -------------------------------------------------------------------
+
+// What a gate allows of each figure where nothing differed.
+std::map<std::string, analysis::GateRule> least_rules() {
+  CalibrationOutcome outcome;
+  for (const std::string& name : analysis::known_figures()) {
+    outcome.run.figures[name] = name.find("agreement") != std::string::npos ? 1.0 : 0.0;
+  }
+  std::map<std::string, analysis::GateRule> rules;
+  for (const CalibratedRule& rule : calibrate_gate({outcome}, 1.0).rules) {
+    rules.emplace(rule.rule.figure, rule.rule);
+  }
+  return rules;
+}
+
+std::vector<std::string> calibrated_names(const std::string& cell_name) {
+  std::vector<std::string> names;
+  for (const char* kind : {"key", "value"}) {
+    const std::string name = replaced(cell_name, "KIND", kind);
+    if (name == cell_name && !names.empty()) continue;  // neither K nor V
+    if (name.starts_with("forced.")) return {name};
+    for (const char* stretch : {"prefill.", "inject.", "forced."}) names.push_back(stretch + name);
+  }
+  return names;
+}
+
+TEST(CalibrationDocs, LeastAllowancesAreThoseOfTheTable) {
+  std::map<std::string, analysis::GateRule> rules = least_rules();
+  for (const auto& row : read_table(kPage, "Calibration", "figures").rows) {
+    const double ideal = parse_number(row.at(1)).value();
+    const double least = parse_number(row.at(2)).value();
+    for (const std::string& cell_name : code_spans(row.at(0))) {
+      for (const std::string& name : calibrated_names(cell_name)) {
+        const auto rule = rules.extract(name);
+        ASSERT_FALSE(rule.empty()) << name << " is not calibrated";
+        const auto& bound = ideal == 0.0 ? rule.mapped().max : rule.mapped().min;
+        ASSERT_TRUE(bound.has_value()) << name;
+        EXPECT_DOUBLE_EQ(*bound, ideal == 0.0 ? least : 1.0 - least) << name;
+      }
+    }
+  }
+  for (const auto& [name, unused] : rules) ADD_FAILURE() << name << " is not in the table";
 }
 
 }  // namespace
