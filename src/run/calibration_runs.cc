@@ -91,7 +91,7 @@ class Calibrator {
     std::optional<TemporaryFolder> recorded;
     if (request_.run.from.empty()) record(recorded.emplace("calibrate").path());
     prepare_replays(recorded);
-    const Measurement first = replay(CalibrationVariant{});
+    const WorkerMeasurement first = replay(CalibrationVariant{});
     const CalibrationMachine machine = describe(first);
     const auto variants = plan_calibration(machine, request_.runs);
     for (std::size_t i = 1; i < variants.size(); ++i) static_cast<void>(replay(variants[i]));
@@ -142,7 +142,7 @@ class Calibrator {
     replayed_.replay_modes = {format::ReplayMode::kInject, format::ReplayMode::kForced};
   }
 
-  Measurement replay(const CalibrationVariant& variant) {
+  WorkerMeasurement replay(const CalibrationVariant& variant) {
     CalibrationOutcome outcome;
     outcome.run.name = variant.name();
     tell("replay " + std::to_string(outcomes_.size() + 1) + "/" + std::to_string(request_.runs) +
@@ -168,7 +168,7 @@ class Calibrator {
     return *std::move(answer.measurement);
   }
 
-  static void check_one_group(const Measurement& measured) {
+  static void check_one_group(const WorkerMeasurement& measured) {
     if (measured.groups == 1) return;
     throw_usage("calibrate takes recordings of one model and one device, and there are " +
                 std::to_string(measured.groups) + " such groups: name one folder with " +
@@ -188,7 +188,7 @@ class Calibrator {
     return answer;
   }
 
-  [[nodiscard]] CalibrationMachine describe(const Measurement& measured) const {
+  [[nodiscard]] CalibrationMachine describe(const WorkerMeasurement& measured) const {
     CalibrationMachine machine;
     machine.cpu = measured.device.type == "cpu";
     const json provenance = json::parse(measured.device.provenance_json);
@@ -202,7 +202,7 @@ class Calibrator {
     return machine;
   }
 
-  [[nodiscard]] json evidence(const Measurement& first) const {
+  [[nodiscard]] json evidence(const WorkerMeasurement& first) const {
     return {{"created_utc", created_utc_},
             {"kvtool_version", KVTOOL_VERSION},
             {"safety_factor", request_.safety},
@@ -218,7 +218,7 @@ class Calibrator {
             {"runs", runs_of_evidence(outcomes_)}};
   }
 
-  void finish(const Measurement& first, std::vector<std::string> notes) {
+  void finish(const WorkerMeasurement& first, std::vector<std::string> notes) {
     CalibratedGate gate = calibrate_gate(outcomes_, request_.safety);
     write_gate(first, gate);
     CalibrationResult result;
@@ -237,7 +237,7 @@ class Calibrator {
     observer_.finish({});
   }
 
-  void write_gate(const Measurement& first, const CalibratedGate& gate) const {
+  void write_gate(const WorkerMeasurement& first, const CalibratedGate& gate) const {
     const ModelDescription& model = first.model;
     const json document =
         gate_document("calibrated-" + model.slug + "-" + first.device.label,

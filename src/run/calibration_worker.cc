@@ -34,7 +34,7 @@ class Identity final : public Observer {
   ModelDescription model_;
 };
 
-Measurement measure(const Request& request, const Services& services) {
+WorkerMeasurement measure(const Request& request, const Services& services) {
   Identity identity;
   Session session(services, request, identity);
   const ReferenceSource source = find_reference(request.from, request.ref_dir);
@@ -47,12 +47,12 @@ Measurement measure(const Request& request, const Services& services) {
   const TrialRunner runner(*model, references, measuring_gate(), session.device_label(), identity);
   Judgement judged = runner.run({.fault = std::nullopt, .modes = request.replay_modes},
                                 session.progress("calibration"));
-  Measurement measured{.figures = std::move(judged.figures),
-                       .largest_gap_ulps = judged.largest_gap_ulps,
-                       .most_rows = judged.most_rows,
-                       .groups = judged.groups,
-                       .device = identity.device(),
-                       .model = identity.model()};
+  WorkerMeasurement measured{.figures = std::move(judged.figures),
+                             .largest_gap_ulps = judged.largest_gap_ulps,
+                             .most_rows = judged.most_rows,
+                             .groups = judged.groups,
+                             .device = identity.device(),
+                             .model = identity.model()};
   measured.model.path = valid_utf8(measured.model.path);
   return measured;
 }

@@ -179,14 +179,14 @@ struct JsonFields<ModelDescription> {
 };
 
 template <>
-struct JsonFields<Measurement> {
+struct JsonFields<WorkerMeasurement> {
   static constexpr std::array kTable = {
-      json_field<&Measurement::figures>("figures"),
-      json_field<&Measurement::largest_gap_ulps>("largest_gap_ulps"),
-      json_field<&Measurement::most_rows>("most_rows"),
-      json_field<&Measurement::groups>("groups"),
-      json_field<&Measurement::device>("device"),
-      json_field<&Measurement::model>("model"),
+      json_field<&WorkerMeasurement::figures>("figures"),
+      json_field<&WorkerMeasurement::largest_gap_ulps>("largest_gap_ulps"),
+      json_field<&WorkerMeasurement::most_rows>("most_rows"),
+      json_field<&WorkerMeasurement::groups>("groups"),
+      json_field<&WorkerMeasurement::device>("device"),
+      json_field<&WorkerMeasurement::model>("model"),
   };
 };
 

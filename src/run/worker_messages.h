@@ -29,7 +29,7 @@ struct WorkerTask {
 };
 
 // One replay of all recordings.
-struct Measurement {
+struct WorkerMeasurement {
   analysis::Figures figures;  // infinity where one is not finite
   double largest_gap_ulps = 0.0;
   std::uint64_t most_rows = 0;
@@ -46,7 +46,7 @@ struct WorkerError {
 // Neither: what was asked for is recorded.
 struct WorkerAnswer {
   std::optional<WorkerError> error;
-  std::optional<Measurement> measurement;
+  std::optional<WorkerMeasurement> measurement;
 };
 
 // One line each. Error kUsage for a string of the task that is not valid UTF-8.

@@ -209,7 +209,7 @@ class FakeWorkers {
   std::uint64_t groups = 1;
 
  private:
-  [[nodiscard]] Measurement measured(const Request& request) const {
+  [[nodiscard]] WorkerMeasurement measured(const Request& request) const {
     const bool avx2 = request.cpu_isa == "avx2";
     const double noise = avx2 ? 0.003 : 0.0;
     return {.figures = {{"prefill.tokens.hard_flips", 0},

@@ -162,7 +162,7 @@ TEST(WorkerTask, RefusesToWriteWhatJsonCannotHold) {
 }
 
 TEST(WorkerAnswer, MeasurementComesBackAsItWasWritten) {
-  Measurement measured;
+  WorkerMeasurement measured;
   measured.figures = {{"a", 0.1 + 0.2}, {"b", 5e-324}, {"c", 3.0}};
   measured.figures["d"] = std::numeric_limits<double>::infinity();
   measured.largest_gap_ulps = 2.5;
@@ -193,7 +193,7 @@ TEST(WorkerAnswer, MeasurementComesBackAsItWasWritten) {
 
 // Not a number is no figure either: it counts as the worst there is.
 TEST(WorkerAnswer, WhatIsNotFiniteIsInfinite) {
-  Measurement measured;
+  WorkerMeasurement measured;
   measured.figures["a"] = std::numeric_limits<double>::quiet_NaN();
   const WorkerAnswer read = parse_answer(write_answer({.error = {}, .measurement = measured}));
   EXPECT_EQ(read.measurement.value().figures.at("a"), std::numeric_limits<double>::infinity());
