@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from kvtool import foreign_code, support
+from kvtool import checkpoint, foreign_code, fp8, mxfp4, support
 from kvtool.errors import EnvironmentFailure, KvtoolError, UnsupportedModelError, UsageError
 
 PACKAGE_PREFIX = "package:"
@@ -146,9 +149,7 @@ def _prepare_dequantization(config) -> str | None:
         return None
     if not isinstance(quantization, dict):
         quantization = quantization.to_dict()
-    method = str(
-        getattr(quantization.get("quant_method"), "value", quantization.get("quant_method"))
-    )
+    method = _method_of(quantization)
     if method not in _DEQUANTIZABLE:
         raise UnsupportedModelError(
             f"its weights are quantized with '{method}', which does not trace; use a checkpoint "
@@ -158,19 +159,70 @@ def _prepare_dequantization(config) -> str | None:
     return method
 
 
+def _method_of(quantization: dict) -> str:
+    method = quantization.get("quant_method")
+    return str(getattr(method, "value", method))
+
+
 def _load_checkpoint(source: ModelSource, config, dtype: torch.dtype):
     """The model with its eager attention and all of its weights, or an error."""
+    if source.gguf_name:
+        model, loading = _from_pretrained(source, config, dtype)
+        checkpoint.require_all_used(str(source), loading, {}, model)
+        return model
     with _explained(source):
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        files = checkpoint.weight_files(source.location, source.revision)
+        stored = checkpoint.stored_tensors(files)
+    checkpoint.require_no_other_weights(source.location, files)
+    quantization = getattr(config, "quantization_config", None)
+    method = _method_of(quantization) if quantization else None
+    if method == "fp8":
+        state = fp8.read_state(str(source), stored, quantization, dtype)
+        model, loading = _from_state(source, config, dtype, state)
+    elif method == "mxfp4":
+        state = mxfp4.read_state(str(source), stored, dtype)
+        model, loading = _from_state(source, config, dtype, state)
+    else:
+        model, loading = _from_pretrained(source, config, dtype)
+    checkpoint.require_all_used(str(source), loading, stored, model)
+    if not quantization:
+        checkpoint.require_floating_point(str(source), stored, model)
+    return model
+
+
+def _from_pretrained(source: ModelSource, config, dtype: torch.dtype) -> tuple[object, dict]:
+    with _explained(source):
+        return AutoModelForCausalLM.from_pretrained(
             source.location,
             config=config,
             dtype=dtype,
             attn_implementation="eager",
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported by name afterwards
             **source.load_arguments,
         )
-    _require_complete(source, loading)
-    return model
+
+
+def _from_state(source: ModelSource, config, dtype: torch.dtype, state: dict) -> tuple[object, dict]:
+    """As `_from_pretrained`, of tensors that were read already."""
+    del config.quantization_config
+    with _explained(source):
+        model, loading = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+            None,
+            config=config,
+            state_dict=state,
+            dtype=dtype,
+            attn_implementation="eager",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+        try:
+            model.generation_config = GenerationConfig.from_pretrained(
+                source.location, **source.load_arguments
+            )
+        except OSError:  # a checkpoint without one
+            pass
+    return model, loading
 
 
 def _load_gguf(source: ModelSource, config, dtype: torch.dtype):
@@ -199,16 +251,6 @@ def _load_gguf(source: ModelSource, config, dtype: torch.dtype):
     return model.eval().requires_grad_(False)
 
 
-def _require_complete(source: ModelSource, loading: dict) -> None:
-    """transformers fills weights that a checkpoint lacks with random numbers."""
-    missing = sorted(loading.get("missing_keys", ()))
-    if missing:
-        raise EnvironmentFailure(
-            f"{source}: the checkpoint lacks {len(missing)} weights of the model, such as "
-            f"{missing[0]}; is it a checkpoint of this architecture?"
-        )
-
-
 def _require_plain_weights(model) -> None:
     for name, parameter in model.named_parameters():
         if not parameter.is_floating_point() or parameter.element_size() < 2:
@@ -224,13 +266,22 @@ class _explained:
 
     def __init__(self, source: ModelSource):
         self._source = source
+        self._report = _Report()
 
     def __enter__(self) -> None:
-        return None
+        self._report.listen()
 
     def __exit__(self, kind, error, _trace) -> None:
+        self._report.stop()
         if error is None or isinstance(error, KvtoolError) or not isinstance(error, Exception):
             return
+        if self._report.conversions:
+            name = self._report.conversions[0]
+            raise UnsupportedModelError(
+                f"{self._source}: the checkpoint's tensors for {name} do not fit together as the "
+                f"model's class needs them (number or shape), and {len(self._report.conversions) - 1} "
+                "more; does config.json belong to these weights?"
+            ) from None
         reason = str(error).strip() or type(error).__name__
         first = reason.splitlines()[0].rstrip(".")
         where = str(self._source)
@@ -254,3 +305,28 @@ class _explained:
                 "is exported with --model DIR"
             )
         raise EnvironmentFailure(f"{where}: cannot load: {first}{hint}") from None
+
+
+class _Report(logging.Handler):
+    """What transformers writes to its log about weights that it cannot convert; its error
+    only says that there is something in the log."""
+
+    def __init__(self):
+        super().__init__()
+        self.conversions: list[str] = []
+        self._logger = logging.getLogger("transformers.modeling_utils")
+
+    def listen(self) -> None:
+        self._before = self._logger.level, self._logger.propagate
+        self._logger.addHandler(self)
+        self._logger.setLevel(logging.WARNING)
+        self._logger.propagate = False
+
+    def stop(self) -> None:
+        self._logger.removeHandler(self)
+        self._logger.level, self._logger.propagate = self._before
+        self._logger.setLevel(self._logger.level)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage())
+        self.conversions += re.findall(r"^(\S+)\s*\|\s*CONVERSION", plain, re.MULTILINE)
