@@ -17,7 +17,7 @@ constexpr float kUnmeasured = std::numeric_limits<float>::quiet_NaN();
 
 KvProfile::KvProfile(std::vector<std::uint32_t> heads_per_layer, std::uint64_t block_positions)
     : layers_(heads_per_layer.size()), block_positions_(block_positions) {
-  if (block_positions == 0) throw_usage("a block of positions must hold at least 1");
+  if (block_positions == 0) throw_misuse("a block of positions must hold at least 1");
   for (std::size_t i = 0; i < layers_.size(); ++i) layers_[i].heads = heads_per_layer[i];
 }
 
@@ -80,8 +80,8 @@ void KvProfile::add(KvKind kind, std::size_t layer, std::uint32_t head, std::uin
                     const KvError& error) {
   Layer& entry = layers_.at(layer);
   if (head >= entry.heads) {
-    throw_usage("layer " + std::to_string(layer) + " has " + std::to_string(entry.heads) +
-                " KV heads, there is no head " + std::to_string(head));
+    throw_misuse("layer " + std::to_string(layer) + " has " + std::to_string(entry.heads) +
+                 " KV heads, there is no head " + std::to_string(head));
   }
   const std::size_t block = static_cast<std::size_t>(position / block_positions_);
   std::vector<KvError>& cells = entry.cells[index_of(kind)];

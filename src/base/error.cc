@@ -17,5 +17,7 @@ void throw_corrupt(const std::string& message) { throw Error(ErrorCode::kCorrupt
 void throw_environment(const std::string& message) {
   throw Error(ErrorCode::kEnvironment, message);
 }
+void throw_internal(const std::string& message) { throw Error(ErrorCode::kInternal, message); }
+void throw_misuse(const std::string& message) { throw Error(ErrorCode::kMisuse, message); }
 
 }  // namespace kvtool

@@ -163,7 +163,7 @@ class PosixWritableFile final : public WritableFile {
 
  private:
   void require_open() const {
-    if (descriptor_ < 0) throw_usage(path_.string() + ": the file is closed already");
+    if (descriptor_ < 0) throw_misuse(path_.string() + ": the file is closed already");
   }
 
   int descriptor_;

@@ -13,7 +13,7 @@ const PolicyInfo& policy_of(const CacheSpec& spec) {
   for (const PolicyInfo& policy : policies()) {
     if (policy.name == spec.policy()) return policy;
   }
-  throw_usage("no plan for the cache '" + spec.to_string() + "': its policy is not known");
+  throw_misuse("no plan for the cache '" + spec.to_string() + "': its policy is not known");
 }
 
 // K or V of one layer at one position.

@@ -200,7 +200,7 @@ const CacheSpec::Setting& CacheSpec::setting(std::string_view option) const {
   for (const Setting& one : settings_) {
     if (one.name == option) return one;
   }
-  throw_usage("the cache '" + to_string() + "' has no option '" + std::string(option) + "'");
+  throw_misuse("the cache '" + to_string() + "' has no option '" + std::string(option) + "'");
 }
 
 std::uint64_t CacheSpec::number(std::string_view option) const { return setting(option).number; }

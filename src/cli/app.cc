@@ -47,7 +47,7 @@ constexpr const char* kFooter = R"(First steps:
 Exit status: 0 done, 1 a comparison failed, 2 usage or configuration,
 3 recording and model do not belong together, 4 damaged file,
 5 model, device, engine, memory or disk, 6 recovered with losses,
-130 interrupted.
+70 a bug in kvtool, 130 interrupted.
 "kvtool COMMAND --help" has options and examples.)";
 
 std::string version_text() {
@@ -194,7 +194,10 @@ int run_app(int argc, const char* const* argv, Terminal& terminal) {
   try {
     return Program(terminal).run(argc, argv);
   } catch (...) {
-    const Failure failure = describe_failure(std::current_exception(), terminal.services.stop);
+    Failure failure = describe_failure(std::current_exception(), terminal.services.stop);
+    if (failure.exit_status == kBugStatus) {
+      failure.message += "\n" + what_to_report(version_text(), argc, argv);
+    }
     terminal.out.flush();
     spdlog::error("{}", printable(failure.message));
     return failure.exit_status;

@@ -45,13 +45,13 @@ class DiffCommand : public Command {
     add_report_options(app, arguments_.reports);
     add_verbosity_options(app, arguments_.quiet, arguments_.verbose);
     app.footer(R"(Needs neither torch nor the model. Recordings pair by model, batch size and
-input. Tokens, logits and K/V are compared as a replay does it: step by step when
-B is a replay of A (figures of its mode), otherwise up to where the two went
-different ways (figures of the mode free).
+input. Tokens, logits and K/V are compared as a replay does it: step by step
+when B is a replay of A (figures of its mode), otherwise up to where the two
+went different ways (figures of the mode free).
 
 Exit status: 0 the gate passes, 1 it fails or a recording of A has no partner in
-B, 2 usage, 3 the recordings cannot be compared, 4 a file is damaged; 130 after
-Ctrl-C.
+B, 2 usage, 3 the recordings cannot be compared, 4 a file is damaged, 70 a bug
+in kvtool, 130 after Ctrl-C.
 
 Examples:
   Record here, replay and record there, compare anywhere:

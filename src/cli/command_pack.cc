@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "command.h"
+#include "failure.h"
 #include "kvtool/base/error.h"
 #include "kvtool/run/packing.h"
 #include "kvtool/run/paths.h"
@@ -66,7 +67,7 @@ class PackCommand : public Command {
               {unpack_, recordings(), output_, threads_}, terminal.services.stop, observer);
           observer.packing(outcome.result);
           observer.finish({});
-          return outcome.failure ? static_cast<int>(*outcome.failure) : 0;
+          return outcome.failure ? exit_status_of(*outcome.failure) : 0;
         });
   }
 

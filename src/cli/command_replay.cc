@@ -28,7 +28,8 @@ at the writing, scaling or accumulation of K/V; what fails with inject at the
 computation.
 
 Exit status: 0 the gate passed, 1 it failed, 2 usage, 3 the recording belongs to
-another model, 4 a file is damaged, 5 model, device or engine; 130 after Ctrl-C.
+another model, 4 a file is damaged, 5 model, device or engine, 70 a bug in
+kvtool, 130 after Ctrl-C.
 
 Examples:
   Replay ref_cache/NVIDIA_H200/MODEL/*.kvc with the model in models/MODEL.pt:

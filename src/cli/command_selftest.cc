@@ -45,7 +45,8 @@ right + s x (wrong - right).
 
 Exit status: 0 all faults caught, 1 one passed the gate or the replay without a
 fault did not, 2 usage, 3 the recordings belong to another model, 4 a file is
-damaged, 5 model, device or engine; 130 after Ctrl-C.
+damaged, 5 model, device or engine, 70 a bug in kvtool,
+130 after Ctrl-C.
 
 Examples:
     kvtool selftest --model models/MODEL.pt

@@ -1,19 +1,38 @@
 #include "failure.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <new>
+#include <system_error>
 
 #include "interrupt.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
+#include "kvtool/run/paths.h"
 
 namespace kvtool::cli {
 namespace {
 
 constexpr int kEnvironmentStatus = static_cast<int>(ErrorCode::kEnvironment);
 
+Failure bug(const std::string& message) { return {kBugStatus, "a bug in kvtool: " + message}; }
+
+bool is_bug(const Error& error) {
+  return error.code() == ErrorCode::kInternal || error.code() == ErrorCode::kMisuse;
+}
+
 }  // namespace
+
+int exit_status_of(ErrorCode code) {
+  return code == ErrorCode::kMisuse ? kBugStatus : static_cast<int>(code);
+}
+
+std::string what_to_report(const std::string& program, int argc, const char* const* argv) {
+  std::string command = "kvtool";
+  for (int i = 1; i < argc; ++i) command += " " + run::shell_quoted(argv[i]);
+  return "Nothing that it was given should lead here. Please report this message, with\n    " +
+         program + "\n    " + command +
+         "\nthe configuration, if there is one, and what 'kvtool info' says of the recordings.";
+}
 
 std::string with_options(std::string_view message) {
   return spelled(message, [](std::string_view name) {
@@ -31,16 +50,17 @@ Failure describe_failure(const std::exception_ptr& exception, const StopToken& s
   } catch (const Interrupted& error) {
     return {kInterruptedStatus, error.what()};
   } catch (const Error& error) {
-    return {static_cast<int>(error.code()), with_options(error.message())};
+    const std::string message = with_options(error.message());
+    return is_bug(error) ? bug(message) : Failure{exit_status_of(error.code()), message};
   } catch (const std::bad_alloc&) {
     return {kEnvironmentStatus,
             "out of memory: use a smaller --batch-size, fewer --max-new-tokens or a smaller model"};
-  } catch (const std::filesystem::filesystem_error& error) {
+  } catch (const std::system_error& error) {  // std::filesystem's among them
     return {kEnvironmentStatus, error.what()};
   } catch (const std::exception& error) {
-    return {kEnvironmentStatus, std::string("unexpected error: ") + error.what()};
+    return bug(error.what());
   } catch (...) {
-    return {kEnvironmentStatus, "unexpected error"};
+    return bug("an exception that says nothing");
   }
 }
 

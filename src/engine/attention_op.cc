@@ -22,17 +22,12 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
                      std::int64_t layer, double scale, std::int64_t sliding_window, double softcap,
                      const std::optional<at::Tensor>& sinks) {
   CacheScope* scope = active_scope;
-  if (scope == nullptr) throw_environment("kvtool::attention was called outside of a cache scope");
-  try {
-    Stopwatch watch;
-    at::Tensor output =
-        scope->policy_.attend({q, k, v, layer, scale, sliding_window, softcap, sinks});
-    scope->policy_.attend_ns_ += watch.lap();
-    return output;
-  } catch (...) {
-    scope->failure_ = std::current_exception();
-    throw;
-  }
+  if (scope == nullptr) throw_misuse("kvtool::attention was called outside of a cache scope");
+  Stopwatch watch;
+  at::Tensor output =
+      scope->policy_.attend({q, k, v, layer, scale, sliding_window, softcap, sinks});
+  scope->policy_.attend_ns_ += watch.lap();
+  return output;
 }
 
 TORCH_LIBRARY(kvtool, library) {

@@ -5,7 +5,6 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
-#include <exception>
 #include <optional>
 
 namespace kvtool::engine {
@@ -52,16 +51,11 @@ class CacheScope {
   CacheScope(const CacheScope&) = delete;
   CacheScope& operator=(const CacheScope&) = delete;
 
-  // The interpreter wraps what is thrown inside the op into an error of its
-  // own; the original is kept here.
-  [[nodiscard]] std::exception_ptr failure() const { return failure_; }
-
  private:
   friend at::Tensor attention(const at::Tensor&, const at::Tensor&, const at::Tensor&, std::int64_t,
                               double, std::int64_t, double, const std::optional<at::Tensor>&);
   CachePolicy& policy_;
   CacheScope* outer_;
-  std::exception_ptr failure_;
 };
 
 }  // namespace kvtool::engine

@@ -11,18 +11,18 @@ namespace kvtool::engine {
 BatchShape::BatchShape(std::vector<std::span<const std::int32_t>> prompts,
                        std::int64_t padded_length, std::int64_t capacity)
     : prompts_(std::move(prompts)), padded_length_(padded_length), capacity_(capacity) {
-  if (prompts_.empty()) throw_usage("a batch needs at least one prompt");
+  if (prompts_.empty()) throw_misuse("a batch needs at least one prompt");
   for (std::int64_t row = 0; row < rows(); ++row) {
     if (prompt_length(row) == 0) {
-      throw_usage("prompt " + std::to_string(row) + " of the batch has no token");
+      throw_misuse("prompt " + std::to_string(row) + " of the batch has no token");
     }
     if (prompt_length(row) > padded_length_) {
-      throw_usage("prompt " + std::to_string(row) + " of the batch has " +
-                  std::to_string(prompt_length(row)) + " tokens, more than the batch's length of " +
-                  std::to_string(padded_length_));
+      throw_misuse("prompt " + std::to_string(row) + " of the batch has " +
+                   std::to_string(prompt_length(row)) +
+                   " tokens, more than the batch's length of " + std::to_string(padded_length_));
     }
   }
-  if (capacity_ < padded_length_) throw_usage("the cache is shorter than the prompts");
+  if (capacity_ < padded_length_) throw_misuse("the cache is shorter than the prompts");
 }
 
 std::int64_t BatchShape::prompt_length(std::int64_t row) const {

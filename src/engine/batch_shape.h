@@ -13,7 +13,7 @@ namespace kvtool::engine {
 class BatchShape {
  public:
   // prompts: one span of token ids per row, none empty, none longer than
-  // padded_length. Error kUsage otherwise.
+  // padded_length. Error kMisuse otherwise.
   BatchShape(std::vector<std::span<const std::int32_t>> prompts, std::int64_t padded_length,
              std::int64_t capacity);
 

@@ -13,6 +13,7 @@
 #include "engine/stopwatch.h"
 #include "engine/torch_model.h"
 #include "kvtool/base/error.h"
+#include "kvtool/base/setting.h"
 
 namespace kvtool::engine {
 namespace {
@@ -27,7 +28,7 @@ BatchShape make_shape(const TorchModel& model, std::span<const Input> inputs,
   }
   const auto length = static_cast<std::int64_t>(longest);
   const auto new_tokens = static_cast<std::int64_t>(options.max_new_tokens);
-  if (new_tokens < 1) throw_usage("at least one new token must be generated");
+  if (new_tokens < 1) throw_usage(setting("max_new_tokens") + " must be at least 1");
   check_positions(length, new_tokens, model.info.max_positions);
   return BatchShape(std::move(prompts), length, length + new_tokens - 1);
 }

@@ -13,7 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/cuda_driver.h"
-#include "engine/torch_error.h"
+#include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
 
 namespace kvtool::engine {
@@ -25,7 +25,7 @@ at::Device cuda_device(const std::string& request, int index) {
   if (!torch::cuda::is_available()) {
     const std::string torch = "torch " + loaded_torch_version();
     throw_environment(
-        "--device " + request + ": " +
+        setting("device") + " " + request + ": " +
         (describe_cuda_device(0)
              ? "there is a GPU, but " + torch +
                    " cannot use it (a CPU build of torch, or one for another driver): "
@@ -35,7 +35,7 @@ at::Device cuda_device(const std::string& request, int index) {
   }
   const auto count = static_cast<int>(torch::cuda::device_count());
   if (index >= count) {
-    throw_environment("--device " + request + ": there are " + std::to_string(count) +
+    throw_environment(setting("device") + " " + request + ": there are " + std::to_string(count) +
                       " GPUs, cuda:0 to cuda:" + std::to_string(count - 1));
   }
   return {at::kCUDA, static_cast<at::DeviceIndex>(index)};
@@ -152,7 +152,7 @@ at::Device resolve_device(const std::string& request) {
       return cuda_device(request, index);
     }
   }
-  throw_usage("--device " + request + ": expected auto, cpu, cuda or cuda:N");
+  throw_usage(setting("device") + " " + request + ": expected auto, cpu, cuda or cuda:N");
 }
 
 DeviceInfo describe_device(at::Device device) {

@@ -97,7 +97,10 @@ extern "C" __attribute__((visibility("default"))) int kvtool_engine_abi() {
 
 extern "C" __attribute__((visibility("default"))) kvtool::engine::Engine* kvtool_engine_create(
     const kvtool::engine::EngineOptions& options) {
-  return kvtool::engine::translate_torch_errors("the engine cannot start", [&] {
-    return static_cast<kvtool::engine::Engine*>(new kvtool::engine::TorchEngine(options));
-  });
+  return kvtool::engine::translate_torch_errors(
+      "the engine cannot start",
+      [&] {
+        return static_cast<kvtool::engine::Engine*>(new kvtool::engine::TorchEngine(options));
+      },
+      kvtool::ErrorCode::kEnvironment);
 }

@@ -8,14 +8,8 @@ at::Tensor run_forward(ForwardModule& module, CachePolicy& policy, const std::st
                        const at::Tensor& input_ids, const at::Tensor& position_ids,
                        const at::Tensor& logits_to_keep) {
   const CacheScope scope(policy);
-  return translate_torch_errors(what, [&] {
-    try {
-      return module.forward(input_ids, position_ids, logits_to_keep);
-    } catch (...) {
-      if (scope.failure()) std::rethrow_exception(scope.failure());
-      throw;
-    }
-  });
+  return translate_torch_errors(
+      what, [&] { return module.forward(input_ids, position_ids, logits_to_keep); });
 }
 
 }  // namespace kvtool::engine

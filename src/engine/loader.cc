@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "kvtool/base/error.h"
+#include "kvtool/base/setting.h"
 
 namespace kvtool::engine {
 namespace {
@@ -84,7 +85,7 @@ void set_cpu_isa(std::string_view isa) {
     }
     known += ", " + std::string(limit.name);
   }
-  throw_usage("--cpu-isa " + std::string(isa) + ": expected one of " + known);
+  throw_usage(setting("cpu_isa") + " " + std::string(isa) + ": expected one of " + known);
 }
 
 std::unique_ptr<Engine> load_engine(const EngineOptions& options) {

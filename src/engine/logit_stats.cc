@@ -9,6 +9,7 @@
 
 #include "engine/logit_scan.h"
 #include "kvtool/base/error.h"
+#include "kvtool/base/setting.h"
 
 namespace kvtool::engine {
 namespace {
@@ -42,7 +43,8 @@ std::uint64_t row_digest(const at::Tensor& row, const at::Tensor& weights) {
 
 LogitStats::LogitStats(std::int64_t vocab_size, std::int64_t top_k, at::Device device)
     : top_k_(top_k) {
-  if (top_k < 1 || top_k > vocab_size) throw_usage("top-k must be 1 to the vocabulary's size");
+  if (top_k < 1 || top_k > vocab_size)
+    throw_usage(setting("top_k") + " must be 1 to the vocabulary's size");
   inverted_ids_ = at::arange(kKeyIdMask, kKeyIdMask - vocab_size, -1, at::kLong).to(device);
   at::Tensor weights = at::empty({vocab_size}, at::kLong);
   for (std::int64_t id = 0; id < vocab_size; ++id) {

@@ -56,7 +56,7 @@ void check_supported(const ReplayOptions& options) {
         "a parallel replay knows every token beforehand, so it cannot run the mode free: leave " +
         setting("parallel") + " out, or choose " + setting("mode") + " inject or forced");
   }
-  if (options.fault) throw_usage("a parallel replay takes no fault");
+  if (options.fault) throw_misuse("a parallel replay takes no fault");
 }
 
 class ParallelReplay {

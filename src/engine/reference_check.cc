@@ -66,7 +66,7 @@ void check_same_batch(const format::RecordingHeader& first, const format::Record
 
 ReferenceFormat check_references(const ModelInfo& model, const ReplayBatch& batch,
                                  bool allow_different_weights) {
-  if (batch.rows.empty()) throw_usage("a replay needs at least one recording");
+  if (batch.rows.empty()) throw_misuse("a replay needs at least one recording");
   const format::RecordingHeader& first = batch.rows.front().reference->header();
   for (const ReplayRow& row : batch.rows) {
     const format::RecordingHeader& header = row.reference->header();

@@ -15,7 +15,7 @@ struct ReferenceFormat {
 };
 
 // Error kIncompatible when a recording does not belong to `model` or the
-// recordings not to one batch, kUsage when there are none. Layers, heads, dims
+// recordings not to one batch, kMisuse when there are none. Layers, heads, dims
 // and the vocabulary must be the model's; weights, K/V dtypes and the logits'
 // dtype as well unless `allow_different_weights`.
 [[nodiscard]] ReferenceFormat check_references(const ModelInfo& model, const ReplayBatch& batch,

@@ -16,15 +16,7 @@ at::ScalarType to_scalar_type(DType dtype) {
     case DType::kFloat8E4M3: return at::kFloat8_e4m3fn;
     case DType::kFloat8E5M2: return at::kFloat8_e5m2;
   }
-  throw_environment("unknown dtype");
-}
-
-DType to_dtype(at::ScalarType type) {
-  for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kFloat8E4M3,
-                            DType::kFloat8E5M2}) {
-    if (to_scalar_type(dtype) == type) return dtype;
-  }
-  throw_environment(std::string("a recording cannot hold elements of type ") + at::toString(type));
+  throw_misuse("unknown dtype");
 }
 
 RowLayout::RowLayout(const format::Geometry& geometry) : geometry_(geometry) {

@@ -13,8 +13,6 @@
 namespace kvtool::engine {
 
 [[nodiscard]] at::ScalarType to_scalar_type(DType dtype);
-// Error kEnvironment for types that a recording cannot hold.
-[[nodiscard]] DType to_dtype(at::ScalarType type);
 
 // K and V of one layer: [.., num_kv_heads, positions, dim] each.
 struct LayerKv {

@@ -4,6 +4,7 @@
 #include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/passes/inliner.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
+#include <torch/csrc/jit/runtime/interpreter.h>
 #include <torch/csrc/jit/runtime/profiling_graph_executor_impl.h>
 #include <torch/csrc/jit/serialization/import.h>
 
@@ -162,8 +163,10 @@ class ScriptModule : public ForwardModule {
 };
 
 // The profiling executor makes the second call slow and specialises on shapes
-// that change with every prompt; the plain one costs nothing per step.
+// that change with every prompt; the plain one costs nothing per step. What is thrown
+// inside leaves as it was thrown: wrapped, memory that ran out could not be told from a bug.
 void choose_executor() {
+  FLAGS_torch_jit_enable_rethrow_caught_exception = true;
   torch::jit::getProfilingMode() = false;
   torch::jit::getExecutorMode() = false;
   torch::jit::setGraphExecutorOptimize(false);
@@ -181,8 +184,9 @@ LoadedScript load_script(const std::string& path, at::Device device) {
   choose_executor();
   torch::jit::ExtraFilesMap extra{{"kvtool.json", ""}, {"token_bytes.bin", ""}};
   torch::jit::Module module;
-  translate_torch_errors(path + ": cannot be loaded as TorchScript",
-                         [&] { module = torch::jit::load(path, at::kCPU, extra); });
+  translate_torch_errors(
+      path + ": cannot be loaded as TorchScript",
+      [&] { module = torch::jit::load(path, at::kCPU, extra); }, ErrorCode::kEnvironment);
   if (extra["kvtool.json"].empty()) {
     throw_incompatible(path +
                        ": a TorchScript file, but not one of kvtool's (it holds no "

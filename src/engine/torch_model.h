@@ -27,7 +27,7 @@ GenerateResult generate(TorchModel& model, std::span<const Input> inputs,
 ReplayResult replay(TorchModel& model, const ReplayBatch& batch, const ReplayOptions& options,
                     std::span<format::RowSink* const> sinks, const Progress& progress);
 
-// replay() with options.parallel. Error kUsage in the mode free and with a fault.
+// replay() with options.parallel. Error kUsage in the mode free, kMisuse with a fault.
 ReplayResult replay_in_parallel(TorchModel& model, const ReplayBatch& batch,
                                 const ReplayOptions& options,
                                 std::span<format::RowSink* const> sinks, const Progress& progress);

@@ -130,13 +130,13 @@ bool Recording::has_deltas() const {
 
 StepStats Recording::read_step(std::uint64_t step, std::span<std::byte> delta) const {
   if (!has_deltas()) {
-    impl_->usage("holds no K/V of single steps: it is a " +
-                 std::string(save_mode_name(header().save_mode)) + " recording" +
-                 (complete() ? "" : " and truncated"));
+    impl_->misuse("holds no K/V of single steps: it is a " +
+                  std::string(save_mode_name(header().save_mode)) + " recording" +
+                  (complete() ? "" : " and truncated"));
   }
   if (delta.size() != geometry().delta_bytes()) {
-    impl_->usage("K/V of a step have " + std::to_string(geometry().delta_bytes()) +
-                 " bytes, the buffer has " + std::to_string(delta.size()));
+    impl_->misuse("K/V of a step have " + std::to_string(geometry().delta_bytes()) +
+                  " bytes, the buffer has " + std::to_string(delta.size()));
   }
   if (header().save_mode == SaveMode::kDelta) return impl_->read_step(step, delta);
   StepStats stats = impl_->read_stats(step);
@@ -151,19 +151,19 @@ void Recording::read_delta(std::uint64_t step, std::span<std::byte> target) cons
 void Recording::read_layer(std::uint32_t layer, std::uint64_t positions, std::span<std::byte> key,
                            std::span<std::byte> value) const {
   if (layer >= geometry().num_layers()) {
-    impl_->usage("no layer " + std::to_string(layer) + ", it has " +
-                 std::to_string(geometry().num_layers()));
+    impl_->misuse("no layer " + std::to_string(layer) + ", it has " +
+                  std::to_string(geometry().num_layers()));
   }
   if (positions > num_cached_positions()) {
-    impl_->usage("holds K/V of " + std::to_string(num_cached_positions()) + " positions, " +
-                 std::to_string(positions) + " are asked for");
+    impl_->misuse("holds K/V of " + std::to_string(num_cached_positions()) + " positions, " +
+                  std::to_string(positions) + " are asked for");
   }
   const LayerGeometry& shape = geometry().layer(layer);
   if (key.size() != shape.key_bytes() * positions ||
       value.size() != shape.value_bytes() * positions) {
-    impl_->usage("layer " + std::to_string(layer) + ": K of " + std::to_string(key.size()) +
-                 " and V of " + std::to_string(value.size()) + " bytes do not hold " +
-                 std::to_string(positions) + " positions");
+    impl_->misuse("layer " + std::to_string(layer) + ": K of " + std::to_string(key.size()) +
+                  " and V of " + std::to_string(value.size()) + " bytes do not hold " +
+                  std::to_string(positions) + " positions");
   }
   if (positions == 0) return;
   const std::uint64_t heads = shape.num_kv_heads;

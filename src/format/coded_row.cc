@@ -40,8 +40,8 @@ void decode_codes(CodeType type, std::span<const std::byte> source, std::span<fl
 void decode_row(const RowCode& code, std::span<const std::byte> row, std::span<float> target) {
   const auto dim = static_cast<std::uint32_t>(target.size());
   if (row.size() != coded_row_bytes(code, dim)) {
-    throw_usage("a row of " + std::to_string(row.size()) + " bytes does not hold " +
-                std::to_string(dim) + " codes and their scales");
+    throw_misuse("a row of " + std::to_string(row.size()) + " bytes does not hold " +
+                 std::to_string(dim) + " codes and their scales");
   }
   const std::uint64_t bytes = code_bytes(code.type, dim);
   decode_codes(code.type, row.subspan(0, bytes), target);

@@ -90,14 +90,14 @@ std::uint64_t Recording::Impl::step_offset(std::uint64_t step) const {
   return index.trailer.first_step + step * step_stride_bytes(header);
 }
 
-void Recording::Impl::usage(const std::string& what) const {
-  throw_usage(source.path().string() + ": " + what);
+void Recording::Impl::misuse(const std::string& what) const {
+  throw_misuse(source.path().string() + ": " + what);
 }
 
 void Recording::Impl::require_step(std::uint64_t step) const {
   if (step < num_steps()) return;
-  usage("no step " + std::to_string(step) + ", it has " + std::to_string(num_steps()) + " steps" +
-        (index.complete ? "" : " (truncated)"));
+  misuse("no step " + std::to_string(step) + ", it has " + std::to_string(num_steps()) + " steps" +
+         (index.complete ? "" : " (truncated)"));
 }
 
 StepStats Recording::Impl::checked_stats(const RecordHeader& record,
@@ -169,7 +169,7 @@ std::vector<std::int32_t> Recording::read_tokens() const {
 }
 
 StepStats Recording::read_prefill_stats() const {
-  if (!has_prefill()) impl_->usage("no prefill: " + truncation());
+  if (!has_prefill()) impl_->misuse("no prefill: " + truncation());
   return impl_->prefill_stats;
 }
 

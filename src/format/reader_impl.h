@@ -32,7 +32,7 @@ struct Recording::Impl {
   [[nodiscard]] std::uint64_t num_cached_positions() const;
   [[nodiscard]] std::uint64_t step_offset(std::uint64_t step) const;
   void require_step(std::uint64_t step) const;
-  [[noreturn]] void usage(const std::string& what) const;
+  [[noreturn]] void misuse(const std::string& what) const;
 
   // The statistics of one step; the rest of its payload is not read.
   [[nodiscard]] StepStats read_stats(std::uint64_t step) const;

@@ -48,7 +48,7 @@ std::string valid_utf8(const std::string& bytes) {
 nlohmann::json parse_meta(const std::string& text, const std::filesystem::path& path) {
   nlohmann::json meta = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!meta.is_object()) {
-    throw_usage(path.string() + ": the metadata of a recording must be a JSON object");
+    throw_misuse(path.string() + ": the metadata of a recording must be a JSON object");
   }
   return meta;
 }
@@ -78,8 +78,8 @@ class RecordingSink final : public RowSink {
   void on_step(std::uint64_t step, const StepStats& stats,
                std::span<const std::byte> delta) override {
     if (step + 1 != tokens_) {
-      throw_usage(writer_.path().string() + ": step " + std::to_string(step) +
-                  " was handed over where step " + std::to_string(tokens_ - 1) + " was due");
+      throw_misuse(writer_.path().string() + ": step " + std::to_string(step) +
+                   " was handed over where step " + std::to_string(tokens_ - 1) + " was due");
     }
     writer_.write_step(stats, delta);
     append_token(stats.token);
@@ -178,7 +178,7 @@ std::string_view stop_reason_name(StopReason reason) {
 void feed_row(const RowSource& source, RowSink& sink, const RowEnd& end) {
   const RowSink::Needs needs = sink.needs();
   if (needs.final_kv)
-    throw_usage("a recorded row cannot be handed to a sink that needs its end state");
+    throw_misuse("a recorded row cannot be handed to a sink that needs its end state");
   const RecordingHeader& header = source.header();
   if (needs.prefill_kv && source.has_prefill_kv()) {
     std::vector<std::byte> key;

@@ -75,14 +75,17 @@ struct RecordingWriter::Impl {
     } catch (const Error& error) {
       first_error = error;
       throw;
+    } catch (const std::bad_alloc&) {
+      first_error = Error(ErrorCode::kEnvironment, path.string() + ": out of memory");
+      throw *first_error;
     } catch (const std::exception& error) {
-      first_error = Error(ErrorCode::kEnvironment, path.string() + ": " + error.what());
+      first_error = Error(ErrorCode::kInternal, path.string() + ": " + error.what());
       throw *first_error;
     }
   }
 
-  [[noreturn]] void usage(const std::string& what) const {
-    throw_usage(path.string() + ": " + what);
+  [[noreturn]] void misuse(const std::string& what) const {
+    throw_misuse(path.string() + ": " + what);
   }
 
   [[nodiscard]] std::filesystem::path folder() const {
@@ -161,18 +164,18 @@ struct RecordingWriter::Impl {
 void RecordingWriter::Impl::start(const nlohmann::json& meta,
                                   std::span<const std::int32_t> prompt) {
   const std::string problem = header_problem(header);
-  if (!problem.empty()) usage(problem);
+  if (!problem.empty()) throw_usage(path.string() + ": " + problem);
   if (prompt.size() != header.prompt_length) {
-    usage("prompt of " + std::to_string(prompt.size()) + " tokens, the header says " +
-          std::to_string(header.prompt_length));
+    misuse("prompt of " + std::to_string(prompt.size()) + " tokens, the header says " +
+           std::to_string(header.prompt_length));
   }
   for (const std::int32_t token : prompt) {
     if (token < 0 || static_cast<std::uint32_t>(token) >= header.vocab_size) {
-      usage("prompt token " + std::to_string(token) + " is outside the vocabulary of " +
-            std::to_string(header.vocab_size));
+      misuse("prompt token " + std::to_string(token) + " is outside the vocabulary of " +
+             std::to_string(header.vocab_size));
     }
   }
-  if (!meta.is_object()) usage("META is not a JSON object");
+  if (!meta.is_object()) misuse("META is not a JSON object");
   const std::string meta_text = dump_json_object(meta);
   step_record.resize(step_stride_bytes(header));
 
@@ -191,14 +194,14 @@ void RecordingWriter::Impl::append_state(RecordType type, std::uint32_t layer,
                                          std::uint64_t positions, std::span<const std::byte> key,
                                          std::span<const std::byte> value) {
   if (layer != next_layer || layer >= header.geometry.num_layers()) {
-    usage("layer " + std::to_string(layer) + " out of order, " + std::to_string(next_layer) +
-          " of " + std::to_string(header.geometry.num_layers()) + " layers are written");
+    misuse("layer " + std::to_string(layer) + " out of order, " + std::to_string(next_layer) +
+           " of " + std::to_string(header.geometry.num_layers()) + " layers are written");
   }
   const std::optional<StateLayout> layout = state_layout(header.geometry.layer(layer), positions);
   if (!layout || key.size() != layout->key_bytes || value.size() != layout->value_bytes) {
-    usage("layer " + std::to_string(layer) + ": K of " + std::to_string(key.size()) + " and V of " +
-          std::to_string(value.size()) + " bytes do not hold " + std::to_string(positions) +
-          " positions");
+    misuse("layer " + std::to_string(layer) + ": K of " + std::to_string(key.size()) +
+           " and V of " + std::to_string(value.size()) + " bytes do not hold " +
+           std::to_string(positions) + " positions");
   }
   const std::array<std::byte, kRecordAlignment> zeros{};
   const auto gap = std::span(zeros).subspan(0, layout->value_offset - layout->key_bytes);
@@ -218,7 +221,7 @@ void RecordingWriter::Impl::append_state(RecordType type, std::uint32_t layer,
 void RecordingWriter::Impl::write_prefill_layer(std::uint32_t layer, std::span<const std::byte> key,
                                                 std::span<const std::byte> value) {
   if (phase != Phase::kPrefill || header.save_mode == SaveMode::kFinalOnly) {
-    usage("prompt K/V after the prefill or in a final_only recording");
+    misuse("prompt K/V after the prefill or in a final_only recording");
   }
   const std::uint64_t start_offset = offset;
   append_state(RecordType::kPrefill, layer, header.prompt_length, key, value);
@@ -226,13 +229,13 @@ void RecordingWriter::Impl::write_prefill_layer(std::uint32_t layer, std::span<c
 }
 
 void RecordingWriter::Impl::write_prefill_end(const StepStats& stats) {
-  if (phase != Phase::kPrefill) usage("the prefill has ended already");
+  if (phase != Phase::kPrefill) misuse("the prefill has ended already");
   if (header.save_mode != SaveMode::kFinalOnly && next_layer != header.geometry.num_layers()) {
-    usage("the prefill ends after " + std::to_string(next_layer) + " of " +
-          std::to_string(header.geometry.num_layers()) + " layers");
+    misuse("the prefill ends after " + std::to_string(next_layer) + " of " +
+           std::to_string(header.geometry.num_layers()) + " layers");
   }
   const std::string problem = stats_problem(header, stats, true);
-  if (!problem.empty()) usage("prefill: " + problem);
+  if (!problem.empty()) misuse("prefill: " + problem);
   std::vector<std::byte> block(stats_block_bytes(header));
   encode_stats(header, stats, block);
   index.prefill_end = offset;
@@ -242,14 +245,16 @@ void RecordingWriter::Impl::write_prefill_end(const StepStats& stats) {
 }
 
 void RecordingWriter::Impl::write_step(const StepStats& stats, std::span<const std::byte> delta) {
-  if (phase != Phase::kSteps) usage("a step before the end of the prefill or after the last one");
+  if (phase != Phase::kSteps) misuse("a step before the end of the prefill or after the last one");
   const std::string problem = stats_problem(header, stats, false);
-  if (!problem.empty()) usage("step " + std::to_string(index.num_steps) + ": " + problem);
+  if (!problem.empty()) misuse("step " + std::to_string(index.num_steps) + ": " + problem);
   if (delta.size() != step_delta_bytes(header)) {
-    usage("step " + std::to_string(index.num_steps) + ": K/V of " + std::to_string(delta.size()) +
-          " bytes, expected " + std::to_string(step_delta_bytes(header)));
+    misuse("step " + std::to_string(index.num_steps) + ": K/V of " + std::to_string(delta.size()) +
+           " bytes, expected " + std::to_string(step_delta_bytes(header)));
   }
-  if (index.num_steps == kMaxSteps) usage("more than " + std::to_string(kMaxSteps) + " steps");
+  if (index.num_steps == kMaxSteps) {
+    throw_usage(path.string() + ": more than " + std::to_string(kMaxSteps) + " steps");
+  }
   const std::uint64_t stats_bytes = stats_block_bytes(header);
   const std::span<std::byte> record(step_record);
   const std::span<std::byte> payload =
@@ -275,7 +280,7 @@ void RecordingWriter::Impl::write_final_layer(std::uint32_t layer, std::span<con
                                               std::span<const std::byte> value) {
   if (header.save_mode != SaveMode::kFinalOnly ||
       (phase != Phase::kSteps && phase != Phase::kFinal)) {
-    usage("a final state before the end of the prefill or outside a final_only recording");
+    misuse("a final state before the end of the prefill or outside a final_only recording");
   }
   const std::uint64_t start_offset = offset;
   append_state(RecordType::kFinal, layer, header.prompt_length + index.num_steps, key, value);
@@ -293,13 +298,13 @@ void RecordingWriter::Impl::append_trailer() {
 
 void RecordingWriter::Impl::finish(const nlohmann::json& summary) {
   if (phase != Phase::kSteps && phase != Phase::kFinal) {
-    usage("finished before the end of the prefill or twice");
+    misuse("finished before the end of the prefill or twice");
   }
   if (header.save_mode == SaveMode::kFinalOnly && next_layer != header.geometry.num_layers()) {
-    usage("finished with " + std::to_string(next_layer) + " of " +
-          std::to_string(header.geometry.num_layers()) + " final layers");
+    misuse("finished with " + std::to_string(next_layer) + " of " +
+           std::to_string(header.geometry.num_layers()) + " final layers");
   }
-  if (!summary.is_object()) usage("SUMMARY is not a JSON object");
+  if (!summary.is_object()) misuse("SUMMARY is not a JSON object");
   const std::string text = dump_json_object(summary);
   append_record(RecordType::kChecksums, checksums.finish());
   index.summary = offset;

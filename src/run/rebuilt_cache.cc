@@ -47,7 +47,7 @@ void RebuiltCache::place(Block& block, std::span<const std::byte> state,
 }
 
 void RebuiltCache::append(std::span<const std::byte> delta) {
-  if (positions_ == capacity_) throw_usage("the rebuilt cache is full");
+  if (positions_ == capacity_) throw_misuse("the rebuilt cache is full");
   for (Block& block : blocks_) {
     for (std::uint64_t head = 0; head < block.heads; ++head) {
       std::memcpy(block.bytes.data() + (head * capacity_ + positions_) * block.row_bytes,

@@ -105,7 +105,7 @@ TEST(KvProfile, RefusesToPoolOtherShapes) {
 
 TEST(KvProfile, RefusesHeadsThatTheLayerLacks) {
   KvProfile profile({1}, 2);
-  EXPECT_EQ(error_of([&] { profile.add(kKey, 0, 1, 0, squared(1.0)); }).code(), ErrorCode::kUsage);
+  EXPECT_EQ(error_of([&] { profile.add(kKey, 0, 1, 0, squared(1.0)); }).code(), ErrorCode::kMisuse);
 }
 
 TEST(KvProfile, HeadsComeFromTheGeometry) {

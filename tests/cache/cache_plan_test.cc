@@ -57,7 +57,7 @@ TEST(PlanCache, RefusesAPolicyThatIsNotInTheTable) {
   const CacheSpec spec = CacheSpec::parse("elsewhere", kOthers);
   const Error error =
       error_of([&] { std::ignore = plan_cache(geometry(1, kLlama), {1, 1}, spec); });
-  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_EQ(error.code(), ErrorCode::kMisuse);
 }
 
 }  // namespace

@@ -57,7 +57,7 @@ TEST(CacheSpec, SaysEveryValueInTheOrderOfTheTable) {
 TEST(CacheSpec, FillsInFallbacksAndLeavesOutWhatHasNone) {
   const CacheSpec spec = parse("paged");
   EXPECT_EQ(spec.to_string(), "paged:page=16,resident=100%,spill=host");
-  EXPECT_EQ(error_of([&] { std::ignore = spec.number("device"); }).code(), ErrorCode::kUsage);
+  EXPECT_EQ(error_of([&] { std::ignore = spec.number("device"); }).code(), ErrorCode::kMisuse);
 }
 
 TEST(CacheSpec, IsEqualWhereTheCachesAre) {

@@ -199,7 +199,7 @@ TEST(ParallelReplayOnce, FreeModeAndFaultsAreRefused) {
   EXPECT_EQ(error_of_run(parallel(ReplayMode::kFree)).code(), ErrorCode::kUsage);
   ReplayOptions options = parallel(ReplayMode::kInject);
   options.fault = Fault{};
-  EXPECT_EQ(error_of_run(options).code(), ErrorCode::kUsage);
+  EXPECT_EQ(error_of_run(options).code(), ErrorCode::kMisuse);
 }
 
 }  // namespace

@@ -227,7 +227,7 @@ TEST(Replay, RefusesAFaultThatTheModelCannotHave) {
   const Error error = error_of([&] {
     run(model, recorded, {ReplayMode::kForced, false, Fault{FaultKind::kScaledValues, 9, 0, 1.0}});
   });
-  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_EQ(error.code(), ErrorCode::kMisuse);
 }
 
 TEST(Generate, NamesALayerThatTheModelSkips) {

@@ -192,7 +192,7 @@ TEST(CodedRow, AnotherLengthIsACallersMistake) {
   const RowCode code{CodeType::kInt8, DType::kFloat32, false, 3};
   EXPECT_EQ(coded_row_bytes(code, 3), 8u);
   std::vector<float> values(3);
-  EXPECT_EQ(error_of([&] { decode_row(code, Bytes(7), values); }).code(), ErrorCode::kUsage);
+  EXPECT_EQ(error_of([&] { decode_row(code, Bytes(7), values); }).code(), ErrorCode::kMisuse);
 }
 
 TEST(LogitSample, IdsAreThoseOfTheFormatPage) {

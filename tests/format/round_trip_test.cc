@@ -107,7 +107,7 @@ TEST(KvcRecording, PrefillOnlySaysWhyItHasNoDelta) {
     recording.read_delta(0, delta);
     FAIL();
   } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kUsage);
+    EXPECT_EQ(error.code(), ErrorCode::kMisuse);
     EXPECT_STREQ(error.what(),
                  "x.kvc: holds no K/V of single steps: it is a prefill_only recording");
   }

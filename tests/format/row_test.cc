@@ -268,7 +268,7 @@ TEST_F(Row, RecordingSinkRejectsAStepOutOfOrder) {
     sink->on_step(1, stats_for(1, 2), {});
     FAIL() << "no error";
   } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kUsage);
+    EXPECT_EQ(error.code(), ErrorCode::kMisuse);
     EXPECT_THAT(error.what(), HasSubstr("step 1 was handed over where step 0 was due"));
   }
 }

@@ -46,9 +46,10 @@ class KvcWriter : public testing::Test {
                              sample_value(header_.geometry, layer, positions));
   }
 
-  void expect_usage(const std::function<void()>& call, const std::string& part) {
+  void expect_refused(const std::function<void()>& call, const std::string& part,
+                      ErrorCode code = ErrorCode::kMisuse) {
     const Error error = error_of(call);
-    EXPECT_EQ(error.code(), ErrorCode::kUsage);
+    EXPECT_EQ(error.code(), code);
     EXPECT_THAT(error.what(), AllOf(StartsWith("x.kvc: "), HasSubstr(part)));
   }
 
@@ -135,74 +136,78 @@ TEST_F(KvcWriter, ClearsTheGapsOfADelta) {
 }
 
 TEST_F(KvcWriter, RefusesAHeaderThatCannotBe) {
-  const auto refuses = [&](auto change, const std::string& part) {
+  const auto refuses = [&](auto change, const std::string& part,
+                           ErrorCode code = ErrorCode::kUsage) {
     RecordingHeader header = sample_header(SaveMode::kDelta);
     change(header);
-    expect_usage(
+    expect_refused(
         [&] {
           RecordingWriter("x.kvc", header, sample_meta(),
                           sample_prompt(sample_header(SaveMode::kDelta)), {.file_system = &files_});
         },
-        part);
+        part, code);
   };
   refuses([](RecordingHeader& h) { h.vocab_size = 0; }, "impossible vocabulary size 0");
   refuses([](RecordingHeader& h) { h.top_k = 51; }, "top-k of 51");
   refuses([](RecordingHeader& h) { h.prompt_length = 0; }, "empty prompt");
-  refuses([](RecordingHeader& h) { h.prompt_length = 4; }, "prompt of 3 tokens, the header says 4");
+  refuses([](RecordingHeader& h) { h.prompt_length = 4; }, "prompt of 3 tokens, the header says 4",
+          ErrorCode::kMisuse);
   refuses([](RecordingHeader& h) { h.geometry = Geometry(); }, "no layers");
-  refuses([](RecordingHeader& h) { h.vocab_size = 5; }, "prompt token 7 is outside");
+  refuses([](RecordingHeader& h) { h.vocab_size = 5; }, "prompt token 7 is outside",
+          ErrorCode::kMisuse);
   EXPECT_TRUE(files_.log().empty());
 }
 
 TEST_F(KvcWriter, RefusesMetaThatAReaderWouldRefuse) {
   const RecordingHeader header = sample_header(SaveMode::kDelta);
-  const auto refuses = [&](const nlohmann::json& meta, const std::string& part) {
+  const auto refuses = [&](const nlohmann::json& meta, ErrorCode code, const std::string& part) {
     const Error error = error_of([&] {
       RecordingWriter("x.kvc", header, meta, sample_prompt(header), {.file_system = &files_});
     });
-    EXPECT_EQ(error.code(), ErrorCode::kUsage);
+    EXPECT_EQ(error.code(), code);
     EXPECT_THAT(error.what(), HasSubstr(part));
   };
-  refuses(nlohmann::json::array(), "META is not a JSON object");
+  refuses(nlohmann::json::array(), ErrorCode::kMisuse, "META is not a JSON object");
   nlohmann::json deep = 1;
   for (int i = 0; i < 17; ++i) deep = {{"a", deep}};
-  refuses(deep, "nested deeper than 16");
-  refuses({{"a", std::string(17 << 20, 'x')}}, "at most 16777216 fit");
+  refuses(deep, ErrorCode::kUsage, "nested deeper than 16");
+  refuses({{"a", std::string(17 << 20, 'x')}}, ErrorCode::kUsage, "at most 16777216 fit");
 }
 
 TEST_F(KvcWriter, RefusesCallsOutOfOrder) {
-  expect_usage([&] { prefill_layer(*start(SaveMode::kDelta), 1); }, "layer 1 out of order");
-  expect_usage([&] { prefill_layer(*start_steps(SaveMode::kDelta), 0); }, "after the prefill");
-  expect_usage([&] { prefill_layer(*start(SaveMode::kFinalOnly), 0); }, "final_only");
-  expect_usage(
+  expect_refused([&] { prefill_layer(*start(SaveMode::kDelta), 1); }, "layer 1 out of order");
+  expect_refused([&] { prefill_layer(*start_steps(SaveMode::kDelta), 0); }, "after the prefill");
+  expect_refused([&] { prefill_layer(*start(SaveMode::kFinalOnly), 0); }, "final_only");
+  expect_refused(
       [&] {
         const auto writer = start(SaveMode::kDelta);
         prefill_layer(*writer, 0);
         writer->write_prefill_end(sample_prefill_stats(header_));
       },
       "the prefill ends after 1 of 2 layers");
-  expect_usage(
+  expect_refused(
       [&] { start_steps(SaveMode::kDelta)->write_prefill_end(sample_prefill_stats(header_)); },
       "ended already");
-  expect_usage([&] { start(SaveMode::kPrefillOnly)->write_step({}, {}); }, "before the end");
-  expect_usage([&] { start(SaveMode::kDelta)->finish({{"a", 1}}); }, "finished before");
-  expect_usage([&] { final_layer(*start_steps(SaveMode::kDelta), 0, 3); }, "outside a final_only");
-  expect_usage([&] { final_layer(*start(SaveMode::kFinalOnly), 0, 3); }, "before the end");
-  expect_usage(
+  expect_refused([&] { start(SaveMode::kPrefillOnly)->write_step({}, {}); }, "before the end");
+  expect_refused([&] { start(SaveMode::kDelta)->finish({{"a", 1}}); }, "finished before");
+  expect_refused([&] { final_layer(*start_steps(SaveMode::kDelta), 0, 3); },
+                 "outside a final_only");
+  expect_refused([&] { final_layer(*start(SaveMode::kFinalOnly), 0, 3); }, "before the end");
+  expect_refused(
       [&] {
         const auto writer = start_steps(SaveMode::kFinalOnly);
         final_layer(*writer, 0, 3);
         writer->write_step(sample_stats(header_, 0), {});
       },
       "after the last one");
-  expect_usage(
+  expect_refused(
       [&] {
         const auto writer = start_steps(SaveMode::kFinalOnly);
         final_layer(*writer, 0, 3);
         writer->finish({{"a", 1}});
       },
       "finished with 1 of 2 final layers");
-  expect_usage(
+  expect_refused(
       [&] {
         const auto writer = start_steps(SaveMode::kPrefillOnly);
         writer->finish({{"a", 1}});
@@ -213,11 +218,12 @@ TEST_F(KvcWriter, RefusesCallsOutOfOrder) {
 
 TEST_F(KvcWriter, RefusesWrongSizesAndTokens) {
   const Bytes wrong(7);
-  expect_usage([&] { start(SaveMode::kDelta)->write_prefill_layer(0, wrong, wrong); },
-               "do not hold 3 positions");
-  expect_usage([&] { start_steps(SaveMode::kDelta)->write_step(sample_stats(header_, 0), wrong); },
-               "K/V of 7 bytes, expected 64");
-  expect_usage(
+  expect_refused([&] { start(SaveMode::kDelta)->write_prefill_layer(0, wrong, wrong); },
+                 "do not hold 3 positions");
+  expect_refused(
+      [&] { start_steps(SaveMode::kDelta)->write_step(sample_stats(header_, 0), wrong); },
+      "K/V of 7 bytes, expected 64");
+  expect_refused(
       [&] { start_steps(SaveMode::kPrefillOnly)->write_step(sample_stats(header_, 0), wrong); },
       "K/V of 7 bytes, expected 0");
   const auto step_with = [&](auto change) {
@@ -228,13 +234,13 @@ TEST_F(KvcWriter, RefusesWrongSizesAndTokens) {
       writer->write_step(stats, {});
     };
   };
-  expect_usage(step_with([](StepStats& s) { s.token = 50; }), "step 0: token 50 is outside");
-  expect_usage(step_with([](StepStats& s) { s.input_token = -1; }), "input token -1 is outside");
-  expect_usage(step_with([](StepStats& s) { s.top_ids[0] = 99; }), "top-k token 99 is outside");
-  expect_usage(step_with([](StepStats& s) { s.top_ids.pop_back(); }), "top-k has 1 ids");
-  expect_usage(step_with([](StepStats& s) { s.top_logits.push_back(1); }), "and 3 logits");
-  expect_usage([&] { start_steps(SaveMode::kPrefillOnly)->finish(1); },
-               "SUMMARY is not a JSON object");
+  expect_refused(step_with([](StepStats& s) { s.token = 50; }), "step 0: token 50 is outside");
+  expect_refused(step_with([](StepStats& s) { s.input_token = -1; }), "input token -1 is outside");
+  expect_refused(step_with([](StepStats& s) { s.top_ids[0] = 99; }), "top-k token 99 is outside");
+  expect_refused(step_with([](StepStats& s) { s.top_ids.pop_back(); }), "top-k has 1 ids");
+  expect_refused(step_with([](StepStats& s) { s.top_logits.push_back(1); }), "and 3 logits");
+  expect_refused([&] { start_steps(SaveMode::kPrefillOnly)->finish(1); },
+                 "SUMMARY is not a JSON object");
 }
 
 TEST_F(KvcWriter, FirstErrorStaysAndNothingIsAppendedAfterIt) {

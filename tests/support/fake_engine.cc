@@ -265,8 +265,8 @@ class FakeModel : public engine::Model {
     state_.replayed_batches.push_back(batch);
     state_.replay_options.push_back(options);
     if (options.fault && options.fault->layer >= geometry().num_layers()) {
-      throw_usage("a fault in layer " + std::to_string(options.fault->layer) +
-                  ": the model has 2 layers, counted from 0");
+      throw_misuse("a fault in layer " + std::to_string(options.fault->layer) +
+                   ": the model has 2 layers, counted from 0");
     }
     engine::ReplayResult result;
     result.timing = {0.5, 2.0, 0};

@@ -10,13 +10,19 @@
 
 namespace kvtool {
 
-// Values are the process exit status of the command-line tool. Exit status 1
-// is not an error: it says that a comparison failed; nor is 6: recovered with losses.
+// Values are the process exit status of the command-line tool, but for kMisuse: who calls
+// kvtool's functions there is kvtool, so it ends as kInternal does. Exit status 1 is not an
+// error: it says that a comparison failed; nor is 6: recovered with losses.
+//
+// The first four are for the user to mend. The last two are bugs: nothing that a user may
+// say, and no file, leads to them.
 enum class ErrorCode : int {
   kUsage = 2,         // wrong option, configuration or prompt
   kIncompatible = 3,  // recordings or model cannot be compared
   kCorrupt = 4,       // file damaged, unreadable or not a recording
   kEnvironment = 5,   // model, device, engine, memory or disk
+  kInternal = 70,     // what kvtool takes for certain does not hold
+  kMisuse = 71,       // a function was called with what its contract rules out
 };
 
 class Error : public std::runtime_error {
@@ -38,5 +44,7 @@ class Error : public std::runtime_error {
 [[noreturn]] void throw_incompatible(const std::string& message);
 [[noreturn]] void throw_corrupt(const std::string& message);
 [[noreturn]] void throw_environment(const std::string& message);
+[[noreturn]] void throw_internal(const std::string& message);
+[[noreturn]] void throw_misuse(const std::string& message);
 
 }  // namespace kvtool

@@ -23,7 +23,7 @@ struct CachePlan {
 };
 
 // Equals what the engine allocates (CacheUse::physical_bytes). Error kUsage where the sizes do
-// not fit into 64 bits, or the spec's policy is not in policies().
+// not fit into 64 bits, kMisuse where the spec's policy is not in policies().
 [[nodiscard]] CachePlan plan_cache(const format::Geometry& geometry, const BatchExtent& batch,
                                    const CacheSpec& spec);
 

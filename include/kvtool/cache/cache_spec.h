@@ -30,7 +30,7 @@ class CacheSpec {
                                        std::span<const PolicyInfo> known = policies());
 
   [[nodiscard]] const std::string& policy() const { return policy_; }
-  // Of an option of kind kCount, kBytes or kShare (in percent). Error kUsage where the policy
+  // Of an option of kind kCount, kBytes or kShare (in percent). Error kMisuse where the policy
   // has no such option or it has no value.
   [[nodiscard]] std::uint64_t number(std::string_view option) const;
   // Of an option of kind kWord.

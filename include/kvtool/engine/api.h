@@ -3,7 +3,8 @@
 //
 // Threading: an Engine, its models and their calls belong to one thread. Sinks
 // are called from a background thread while a call runs and are quiet once it
-// has returned or thrown. Errors are kvtool::Error.
+// has returned or thrown. Errors are kvtool::Error: kMisuse for a call that breaks its
+// contract, kInternal for what torch or kvtool finds wrong in itself.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,7 @@
 namespace kvtool::engine {
 
 // Raised with every incompatible change of this header; checked by the loader.
-inline constexpr int kEngineAbi = 4;
+inline constexpr int kEngineAbi = 5;
 
 struct EngineOptions {
   std::string device = "auto";  // "auto" (CUDA when there is one), "cpu", "cuda", "cuda:N"

@@ -9,7 +9,7 @@
 namespace kvtool::format {
 
 // One head's row, coded_row_bytes(code, target.size()) long: code * scale + offset, computed in
-// float64 and rounded once to float32, so that every reader gets the same bits. Error kUsage
+// float64 and rounded once to float32, so that every reader gets the same bits. Error kMisuse
 // when `row` has another length.
 void decode_row(const RowCode& code, std::span<const std::byte> row, std::span<float> target);
 

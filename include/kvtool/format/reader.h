@@ -73,7 +73,7 @@ class Recording {
 
   // K and V of positions [0, positions) of one layer, in any save mode:
   // key [num_kv_heads, positions, key_dim], value likewise, contiguous.
-  // positions <= num_cached_positions(), else Error kUsage.
+  // positions <= num_cached_positions(), else Error kMisuse.
   void read_layer(std::uint32_t layer, std::uint64_t positions, std::span<std::byte> key,
                   std::span<std::byte> value) const;
 

@@ -83,7 +83,7 @@ class RowSource {
 
 // Hands the whole of `source` to `sink`, K/V where both sides have a use for it:
 // what a run would do that produced this row again. `end` closes the row.
-// Error kUsage when the sink needs a final state.
+// Error kMisuse when the sink needs a final state.
 void feed_row(const RowSource& source, RowSink& sink, const RowEnd& end);
 
 // A sink that writes a recording. `token_text` turns a token id into its bytes

@@ -9,7 +9,8 @@
 // when write_step() returns. See docs/durability.md for what outlives what.
 //
 // Not thread-safe; one thread at a time may call. Errors: kEnvironment for
-// I/O (disk full, permission), kUsage for calls out of order or wrong sizes.
+// I/O (disk full, permission), kMisuse for calls out of order or wrong sizes, kUsage for
+// what no recording can hold: a header out of its limits, too much JSON, too many steps.
 // After an error the writer accepts nothing more.
 #pragma once
 

@@ -40,11 +40,11 @@ bool is_of_one_step(FaultKind kind) {
 void check_layer(const Fault& fault, const format::Geometry& geometry) {
   const std::string where = "a fault in layer " + std::to_string(fault.layer) + ": ";
   if (fault.layer >= geometry.num_layers()) {
-    throw_usage(where + "the model has " + std::to_string(geometry.num_layers()) +
-                " layers, counted from 0");
+    throw_misuse(where + "the model has " + std::to_string(geometry.num_layers()) +
+                 " layers, counted from 0");
   }
   if (fault.kind == FaultKind::kSwappedHeads && geometry.layer(fault.layer).num_kv_heads < 2) {
-    throw_usage(where + "it has one KV head, swapping needs two");
+    throw_misuse(where + "it has one KV head, swapping needs two");
   }
 }
 
@@ -57,10 +57,10 @@ std::uint64_t steps_of(const Fault& fault, const ReplayBatch& batch) {
 }
 
 void check_step(const Fault& fault, std::uint64_t steps) {
-  if (steps == 0) throw_usage("a fault needs a step to act in, the recordings hold none");
+  if (steps == 0) throw_misuse("a fault needs a step to act in, the recordings hold none");
   if (is_of_one_step(fault.kind) && fault.step >= steps) {
-    throw_usage("a fault at step " + std::to_string(fault.step) + ": the recordings hold " +
-                std::to_string(steps) + " steps, counted from 0");
+    throw_misuse("a fault at step " + std::to_string(fault.step) + ": the recordings hold " +
+                 std::to_string(steps) + " steps, counted from 0");
   }
 }
 
@@ -72,9 +72,9 @@ void check_next_position(const ModelInfo& model, const ReplayBatch& batch, std::
   }
   const std::uint64_t needed = longest + steps + 1;
   if (needed <= model.max_positions) return;
-  throw_usage("rotated keys are those of the next position: " + std::to_string(needed) +
-              " positions are needed, the model takes " + std::to_string(model.max_positions) +
-              "; use shorter recordings");
+  throw_misuse("rotated keys are those of the next position: " + std::to_string(needed) +
+               " positions are needed, the model takes " + std::to_string(model.max_positions) +
+               "; use shorter recordings");
 }
 
 }  // namespace
@@ -82,8 +82,8 @@ void check_next_position(const ModelInfo& model, const ReplayBatch& batch, std::
 void check_fault(const Fault& fault, const ModelInfo& model, const ReplayBatch& batch) {
   check_layer(fault, model.geometry);
   if (!(fault.strength > 0.0 && fault.strength <= 1.0)) {
-    throw_usage("a fault of strength " + std::to_string(fault.strength) +
-                ": it must be above 0 and at most 1");
+    throw_misuse("a fault of strength " + std::to_string(fault.strength) +
+                 ": it must be above 0 and at most 1");
   }
   const std::uint64_t steps = steps_of(fault, batch);
   check_step(fault, steps);
@@ -135,7 +135,7 @@ LayerKv FaultyCache::stored_row(const AttentionCall& call) const {
     case FaultKind::kUnscaledInt8Keys: return {blend(call.k, unscaled_int8(call.k)), call.v};
     case FaultKind::kNonfinite: return {call.k, with_one_nan(call.v)};
   }
-  throw_environment("unknown fault");
+  throw_misuse("unknown fault");
 }
 
 LayerKv FaultyCache::row_before(const AttentionCall& call) const {

@@ -54,7 +54,7 @@ class FaultyCache : public CachePolicy {
 
 // Whether `fault` can be put into a replay of `batch`: its layer and step exist,
 // its strength is in (0, 1], two KV heads where two are swapped, a further
-// position where keys are rotated. Error kUsage.
+// position where keys are rotated. Error kMisuse: run plans faults that can be.
 void check_fault(const Fault& fault, const ModelInfo& model, const ReplayBatch& batch);
 
 }  // namespace kvtool::engine

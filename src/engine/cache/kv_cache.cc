@@ -31,7 +31,7 @@ cache::CacheUse use_of(const RowLayout& layout, const BatchShape& shape, std::in
 
 void check_slots(const BatchShape& shape, SlotRange slots) {
   if (slots.end() <= shape.capacity()) return;
-  throw_environment("the cache of " + std::to_string(shape.capacity()) + " positions is full");
+  throw_misuse("the cache of " + std::to_string(shape.capacity()) + " positions is full");
 }
 
 }  // namespace kvtool::engine

@@ -43,7 +43,7 @@ struct LayerRows {
 class KvCache : public CachePolicy {
  public:
   // One forward pass over `slots` begins. A pass may call attend() of a layer more than
-  // once; the last call's rows stay (FaultyCache needs that). Error kEnvironment where
+  // once; the last call's rows stay (FaultyCache needs that). Error kMisuse where
   // the cache has no such slots.
   virtual void begin(SlotRange slots) = 0;
   // It ends. Error kIncompatible when a layer was not called.
@@ -90,7 +90,7 @@ class KvCache : public CachePolicy {
                                      std::int64_t end, std::uint64_t physical_bytes,
                                      at::Device device);
 
-// Error kEnvironment unless a cache of `shape` has the slots.
+// Error kMisuse unless a cache of `shape` has the slots.
 void check_slots(const BatchShape& shape, SlotRange slots);
 
 // Allocates a cache for a batch. `layout` and `shape` outlive it.

@@ -50,7 +50,7 @@ CacheMaker cache_maker(const cache::CacheSpec& spec) {
         [make = policy.make, spec](const RowLayout& layout, const BatchShape& shape,
                                    at::Device device) { return make(spec, layout, shape, device); };
   }
-  throw_usage("the engine has no cache '" + spec.to_string() + "'");
+  throw_misuse("the engine has no cache '" + spec.to_string() + "'");
 }
 
 }  // namespace kvtool::engine

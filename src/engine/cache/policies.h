@@ -6,7 +6,7 @@
 
 namespace kvtool::engine {
 
-// Error kUsage for a policy that is not in cache::policies().
+// Error kMisuse for a policy that is not in cache::policies().
 [[nodiscard]] CacheMaker cache_maker(const cache::CacheSpec& spec);
 
 }  // namespace kvtool::engine

@@ -1,8 +1,7 @@
 #include "html/page.h"
 
-#include <stdexcept>
-
 #include "html/assets.h"
+#include "kvtool/base/error.h"
 
 namespace kvtool::report::html {
 
@@ -20,7 +19,7 @@ std::string fill(std::string_view page,
     const std::string_view name = page.substr(0, end);
     const auto part = parts.find(name);
     if (part == parts.end()) {
-      throw std::logic_error("report.html: no part for mark " + std::string(name));
+      throw_internal("report.html: no part for mark " + std::string(name));
     }
     result += part->second;
     page.remove_prefix(end + kEnd.size());

@@ -273,7 +273,7 @@ TEST_P(EveryPolicy, RefusesASkippedLayerAndAFullBuffer) {
   const Error skipped = error_of([&] { kept->end(); });
   EXPECT_EQ(skipped.code(), ErrorCode::kIncompatible);
   EXPECT_THAT(skipped.what(), testing::HasSubstr("layer 1"));
-  EXPECT_EQ(error_of([&] { kept->begin({8, 1}); }).code(), ErrorCode::kEnvironment);
+  EXPECT_EQ(error_of([&] { kept->begin({8, 1}); }).code(), ErrorCode::kMisuse);
 }
 
 TEST_P(EveryPolicy, TakesWhatThePlanSays) {
@@ -310,7 +310,7 @@ INSTANTIATE_TEST_SUITE_P(Policies, EveryPolicy, testing::ValuesIn(cache::kPolici
 TEST(CacheMaker, RefusesAPolicyThatTheEngineLacks) {
   constexpr std::array kOthers = {cache::PolicyInfo{"elsewhere", "of a test", {}}};
   const cache::CacheSpec spec = cache::CacheSpec::parse("elsewhere", kOthers);
-  EXPECT_EQ(error_of([&] { std::ignore = cache_maker(spec); }).code(), ErrorCode::kUsage);
+  EXPECT_EQ(error_of([&] { std::ignore = cache_maker(spec); }).code(), ErrorCode::kMisuse);
 }
 
 TEST(Int8, RefusesRowsOfEightBits) {

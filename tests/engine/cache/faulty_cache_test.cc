@@ -160,7 +160,7 @@ class CheckFault : public testing::Test {
 
   std::string message_of(const Fault& fault) {
     const Error error = error_of([&] { check_fault(fault, model_, batch_); });
-    EXPECT_EQ(error.code(), ErrorCode::kUsage);
+    EXPECT_EQ(error.code(), ErrorCode::kMisuse);
     return error.what();
   }
 
