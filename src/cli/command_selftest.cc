@@ -1,7 +1,10 @@
 #include <CLI/CLI.hpp>
 
+#include "choices.h"
 #include "command.h"
 #include "kvtool/base/error.h"
+#include "kvtool/format/replay_mode.h"
+#include "kvtool/run/faults.h"
 #include "kvtool/run/selftest.h"
 #include "options.h"
 #include "reporting.h"
@@ -11,6 +14,29 @@ namespace kvtool::cli {
 namespace {
 
 constexpr std::uint64_t kDefaultNewTokens = 32;
+
+constexpr const char* kFooterBeforeFaults =
+    R"(A gate that passes says little until it is known that it can fail. First the
+replay without a fault must pass. Then each fault is put into the middle layer's
+K/V of every decode step (or of one) of a live replay, and must be caught:
+)";
+
+constexpr const char* kFooterAfterFaults =
+    R"(Faults with a strength are then made smaller until the gate lets them pass: the
+smallest one still caught is the resolution of the gate. A strength of s stores
+right + s x (wrong - right).
+
+Exit status: 0 all faults caught, 1 one passed the gate or the replay without a
+fault did not, 2 usage, 3 the recordings belong to another model, 4 a file is
+damaged, 5 model, device or engine, 70 a bug in kvtool,
+130 after Ctrl-C.
+
+Examples:
+    kvtool selftest --model models/MODEL.pt
+    kvtool selftest --model models/MODEL.pt --gate my_gate.json --quick \
+        --junit selftest.xml
+  Against the noise of another device:
+    kvtool selftest --model models/MODEL.pt --from NVIDIA_H200)";
 
 class SelftestCommand : public Command {
  public:
@@ -30,30 +56,7 @@ class SelftestCommand : public Command {
     declare_reference(app);
     declare_test(app);
     add_report_options(app, options_.reports);
-    app.footer(R"(A gate that passes says little until it is known that it can fail. First the
-replay without a fault must pass. Then each fault is put into the middle layer's
-K/V of every decode step (or of one) of a live replay, and must be caught:
-  scaled-values       V x 1.01
-  rotated-keys        keys rotated to the next position
-  swapped-heads       KV heads 0 and 1 swapped
-  stale-row           one row not written
-  unscaled-int8-keys  K quantized to 8 bits, its scale lost
-  nonfinite           one NaN
-Faults with a strength are then made smaller until the gate lets them pass: the
-smallest one still caught is the resolution of the gate. A strength of s stores
-right + s x (wrong - right).
-
-Exit status: 0 all faults caught, 1 one passed the gate or the replay without a
-fault did not, 2 usage, 3 the recordings belong to another model, 4 a file is
-damaged, 5 model, device or engine, 70 a bug in kvtool,
-130 after Ctrl-C.
-
-Examples:
-    kvtool selftest --model models/MODEL.pt
-    kvtool selftest --model models/MODEL.pt --gate my_gate.json --quick \
-        --junit selftest.xml
-  Against the noise of another device:
-    kvtool selftest --model models/MODEL.pt --from NVIDIA_H200)");
+    app.footer(std::string(kFooterBeforeFaults) + lines_of(run::kFaults) + kFooterAfterFaults);
   }
 
   int execute(Terminal& terminal) override {
@@ -95,7 +98,7 @@ Examples:
                    "How the steps are fed (default: inject and what the gate names)")
         ->option_text("MODE[,MODE...]")
         ->delimiter(',')
-        ->check(CLI::IsMember({"inject", "forced", "free"}))
+        ->check(CLI::IsMember(names_of(format::kReplayModes)))
         ->group(group);
     app.add_flag("--quick", quick_, "Do not look for the smallest strength that is caught")
         ->group(group);

@@ -7,6 +7,7 @@
 #include <map>
 #include <utility>
 
+#include "choices.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/file.h"
 #include "kvtool/base/nearest.h"
@@ -60,7 +61,7 @@ std::uint64_t as_count(const Value& value) {
 format::SaveMode as_save_mode(const Value& value) {
   const auto mode = value.node.is_string() ? format::parse_save_mode(value.node.get<std::string>())
                                            : std::nullopt;
-  if (!mode) value.fail("\"delta\", \"prefill_only\" or \"final_only\"");
+  if (!mode) value.fail(one_of(format::kSaveModes));
   return *mode;
 }
 
@@ -105,7 +106,7 @@ format::ReplayMode as_replay_mode(const Value& value) {
   const auto mode = value.node.is_string()
                         ? format::parse_replay_mode(value.node.get<std::string>())
                         : std::nullopt;
-  if (!mode) value.fail("\"inject\", \"forced\" or \"free\"");
+  if (!mode) value.fail(one_of(format::kReplayModes));
   return *mode;
 }
 

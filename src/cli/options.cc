@@ -3,8 +3,12 @@
 #include <CLI/CLI.hpp>
 #include <limits>
 
+#include "choices.h"
 #include "kvtool/analysis/gate.h"
+#include "kvtool/engine/cpu_isa.h"
 #include "kvtool/format/geometry.h"
+#include "kvtool/format/replay_mode.h"
+#include "kvtool/format/save_mode.h"
 
 namespace kvtool::cli {
 namespace {
@@ -20,6 +24,12 @@ std::string check_device(const std::string& name) {
   const bool indexed = name.rfind("cuda:", 0) == 0 && name.size() > 5 && name.size() < 9 &&
                        name.find_first_not_of("0123456789", 5) == std::string::npos;
   return indexed ? std::string() : "'" + name + "' is not auto, cpu, cuda or cuda:N";
+}
+
+std::vector<std::string> cpu_isas() {
+  std::vector<std::string> names = names_of(engine::kCpuIsas);
+  names.emplace(names.begin(), engine::kAnyCpuIsa);
+  return names;
 }
 
 }  // namespace
@@ -77,10 +87,10 @@ void add_common_options(CLI::App& app, RunOptions& options) {
       ->option_text("LABEL")
       ->group(device);
   app.add_option("--cpu-isa", options.cpu_isa,
-                 "Limit the CPU's instruction set, which changes rounding for real: auto, sse41, "
-                 "avx2, avx512, avx512_bf16")
+                 "Limit the CPU's instruction set, which changes rounding for real: " +
+                     CLI::detail::join(cpu_isas(), ", "))
       ->option_text("ISA")
-      ->check(CLI::IsMember({"auto", "sse41", "avx2", "avx512", "avx512_bf16"}))
+      ->check(CLI::IsMember(cpu_isas()))
       ->group(device);
   app.add_option("--threads", options.threads, "CPU threads (default: torch's choice)")
       ->option_text("N")
@@ -127,10 +137,10 @@ void add_verbosity_options(CLI::App& app, bool& quiet_flag, bool& verbose_flag) 
 void add_save_options(CLI::App& app, RunOptions& options) {
   const char* recording = "Recording";
   app.add_option("--save-mode", options.save_mode,
-                 "delta: K/V of the prompt and of every step (default); prefill_only: K/V of the "
-                 "prompt; final_only: one K/V state at the end")
+                 "What is kept: " + names_and_summaries(format::kSaveModes) +
+                     ". Default: " + std::string(format::kSaveModes.front().name))
       ->option_text("MODE")
-      ->check(CLI::IsMember({"delta", "prefill_only", "final_only"}))
+      ->check(CLI::IsMember(names_of(format::kSaveModes)))
       ->group(recording);
   app.add_option("--out", options.out,
                  "Folder for DEVICE/MODEL/batchN_inputM.kvc; {timestamp} may stand in it (default "
@@ -197,13 +207,13 @@ void add_replay_options(CLI::App& app, RunOptions& options) {
       ->option_text("MIB")
       ->check(kCount)
       ->group(reference);
-  app.add_option("--mode", options.modes,
-                 "How the steps are fed, one or several: inject (the recorded K/V and token at "
-                 "every step), forced (own K/V, recorded tokens), free (own K/V and "
-                 "tokens). Default: inject, and those that the gate's rules name")
+  app.add_option(
+         "--mode", options.modes,
+         "How the steps are fed, one or several: " + names_and_summaries(format::kReplayModes) +
+             ". Default: inject, and those that the gate's rules name")
       ->option_text("MODE[,MODE...]")
       ->delimiter(',')
-      ->check(CLI::IsMember({"inject", "forced", "free"}))
+      ->check(CLI::IsMember(names_of(format::kReplayModes)))
       ->group(reference);
   add_gate_options(app, options.gate, options.allow_different_weights);
 }

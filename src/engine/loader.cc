@@ -2,31 +2,17 @@
 
 #include <dlfcn.h>
 
-#include <array>
 #include <cstdlib>
 #include <filesystem>
 
 #include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
+#include "kvtool/engine/cpu_isa.h"
 
 namespace kvtool::engine {
 namespace {
 
 constexpr const char* kLibraryName = "libkvtool_engine.so";
-
-// One instruction-set limit in the words of the three libraries that obey one.
-struct IsaLimit {
-  std::string_view name;
-  const char* onednn;
-  const char* aten;
-  const char* mkl;
-};
-constexpr std::array kIsaLimits{
-    IsaLimit{"sse41", "SSE41", "default", "SSE4_2"},
-    IsaLimit{"avx2", "AVX2", "avx2", "AVX2"},
-    IsaLimit{"avx512", "AVX512_CORE", "avx512", "AVX512"},
-    IsaLimit{"avx512_bf16", "AVX512_CORE_BF16", "avx512", "AVX512"},
-};
 
 std::string loader_message() {
   const char* message = dlerror();
@@ -74,9 +60,9 @@ Function find_entry(void* library, const char* name, const std::filesystem::path
 }  // namespace
 
 void set_cpu_isa(std::string_view isa) {
-  if (isa.empty() || isa == "auto") return;
-  std::string known = "auto";
-  for (const IsaLimit& limit : kIsaLimits) {
+  if (isa.empty() || isa == kAnyCpuIsa) return;
+  std::string known(kAnyCpuIsa);
+  for (const CpuIsa& limit : kCpuIsas) {
     if (limit.name == isa) {
       setenv("ONEDNN_MAX_CPU_ISA", limit.onednn, 1);
       setenv("ATEN_CPU_CAPABILITY", limit.aten, 1);

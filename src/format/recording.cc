@@ -59,20 +59,4 @@ std::optional<Sha256> parse_sha256(std::string_view text) {
   return digest;
 }
 
-std::string_view save_mode_name(SaveMode mode) {
-  switch (mode) {
-    case SaveMode::kDelta: return "delta";
-    case SaveMode::kPrefillOnly: return "prefill_only";
-    case SaveMode::kFinalOnly: return "final_only";
-  }
-  return "unknown";
-}
-
-std::optional<SaveMode> parse_save_mode(std::string_view name) {
-  for (const SaveMode mode : {SaveMode::kDelta, SaveMode::kPrefillOnly, SaveMode::kFinalOnly}) {
-    if (save_mode_name(mode) == name) return mode;
-  }
-  return std::nullopt;
-}
-
 }  // namespace kvtool::format

@@ -6,24 +6,17 @@
 #include <cstdio>
 #include <cstdlib>
 #include <optional>
+#include <ranges>
 #include <sstream>
 
 #include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
+#include "kvtool/engine/cpu_isa.h"
 
 namespace kvtool::run {
 namespace {
 
 using nlohmann::json;
-
-struct InstructionSet {
-  std::string_view name;  // of --cpu-isa
-  std::string_view flag;  // of /proc/cpuinfo
-};
-// Strongest first.
-constexpr std::array kInstructionSets = {
-    InstructionSet{"avx512_bf16", "avx512_bf16"}, InstructionSet{"avx512", "avx512f"},
-    InstructionSet{"avx2", "avx2"}, InstructionSet{"sse41", "sse4_1"}};
 
 bool has_flag(std::string_view cpuinfo, std::string_view flag) {
   std::istringstream lines{std::string(cpuinfo)};
@@ -181,13 +174,13 @@ std::vector<std::string> weaker_instruction_sets(std::string_view cpuinfo,
   std::vector<std::string> weaker;
   // The strongest that the CPU has, or that --cpu-isa allows, is what runs anyway.
   bool below = false;
-  for (const InstructionSet& set : kInstructionSets) {
-    if (!has_flag(cpuinfo, set.flag)) continue;
-    if (below) weaker.emplace_back(set.name);
-    below = below || cpu_isa == "auto" || cpu_isa == set.name;
+  for (const engine::CpuIsa& isa : std::views::reverse(engine::kCpuIsas)) {
+    if (!has_flag(cpuinfo, isa.cpu_flag)) continue;
+    if (below) weaker.emplace_back(isa.name);
+    below = below || cpu_isa == engine::kAnyCpuIsa || cpu_isa == isa.name;
   }
   // Without vector instructions a model takes minutes; one limit of the others says enough.
-  if (weaker.size() > 1 && weaker.back() == "sse41") weaker.pop_back();
+  if (weaker.size() > 1 && weaker.back() == engine::kCpuIsas.front().name) weaker.pop_back();
   return weaker;
 }
 

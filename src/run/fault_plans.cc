@@ -2,37 +2,14 @@
 
 #include <fmt/format.h>
 
-#include <array>
 #include <cmath>
+
+#include "kvtool/run/faults.h"
 
 namespace kvtool::run {
 namespace {
 
 using engine::FaultKind;
-
-// One line for each fault. `description` is formatted with the factor 1 + s,
-// the layer and the step.
-struct FaultType {
-  FaultKind kind;
-  const char* name;
-  const char* description;
-  const char* unit;
-};
-constexpr std::array kFaultTypes = {
-    FaultType{FaultKind::kScaledValues, "scaled-values", "V x {factor:.4g} in layer {layer}",
-              "V x (1 + s)"},
-    FaultType{FaultKind::kRotatedKeys, "rotated-keys",
-              "keys rotated one position on in layer {layer}", "K + s x (rotated K - K)"},
-    FaultType{FaultKind::kSwappedHeads, "swapped-heads",
-              "KV heads 0 and 1 swapped in layer {layer}", "own + s x (other head - own)"},
-    FaultType{FaultKind::kStaleRow, "stale-row",
-              "K and V of the position before in layer {layer}, step {step} only",
-              "row + s x (row before - row)"},
-    FaultType{FaultKind::kUnscaledInt8Keys, "unscaled-int8-keys",
-              "K as 8-bit integers without their scale in layer {layer}", "K + s x (integers - K)"},
-    FaultType{FaultKind::kNonfinite, "nonfinite", "one NaN in V of layer {layer}, step {step} only",
-              ""},
-};
 
 // V x 1.01; for 8-bit types, which have no 1.01, the next value above 1.
 constexpr double kScaledValues = 0.01;
@@ -52,16 +29,16 @@ double strength_of(FaultKind kind, const format::LayerGeometry& layer) {
   return is_fp8 ? std::ldexp(1.0, -mantissa_bits(layer.value_dtype)) : kScaledValues;
 }
 
-std::string described(const FaultType& type, const engine::Fault& fault) {
+std::string described(const FaultInfo& type, const engine::Fault& fault) {
   return fmt::format(fmt::runtime(type.description), fmt::arg("factor", 1.0 + fault.strength),
                      fmt::arg("layer", fault.layer), fmt::arg("step", fault.step));
 }
 
-const FaultType& type_of(FaultKind kind) {
-  for (const FaultType& type : kFaultTypes) {
+const FaultInfo& type_of(FaultKind kind) {
+  for (const FaultInfo& type : kFaults) {
     if (type.kind == kind) return type;
   }
-  return kFaultTypes.front();
+  return kFaults.front();
 }
 
 void place_swapped_heads(const engine::ModelInfo& model, FaultPlan& plan) {
@@ -88,7 +65,7 @@ void place_rotated_keys(const engine::ModelInfo& model, const FaultSite& site, F
 std::vector<FaultPlan> plan_faults(const engine::ModelInfo& model, const FaultSite& site) {
   const auto middle = static_cast<std::uint32_t>(model.geometry.num_layers() / 2);
   std::vector<FaultPlan> plans;
-  for (const FaultType& type : kFaultTypes) {
+  for (const FaultInfo& type : kFaults) {
     FaultPlan& plan = plans.emplace_back();
     plan.name = type.name;
     plan.unit = type.unit;

@@ -11,7 +11,7 @@
 namespace kvtool::run {
 
 struct FaultPlan {
-  std::string name;         // "scaled-values"
+  std::string name;         // of FaultInfo
   std::string description;  // "V x 1.01 in layer 15"
   std::string skipped;      // not empty: why this model cannot have it
   std::string unit;         // what a strength means; empty: the fault has none

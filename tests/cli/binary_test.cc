@@ -2,9 +2,14 @@
 #include <gmock/gmock.h>
 
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "cli_fixture.h"
 #include "kvtool/base/subprocess.h"
+#include "kvtool/engine/cpu_isa.h"
+#include "kvtool/format/replay_mode.h"
+#include "kvtool/format/save_mode.h"
+#include "kvtool/run/faults.h"
 
 namespace kvtool::cli {
 namespace {
@@ -56,6 +61,8 @@ TEST_F(Binary, HelpFitsEightyColumns) {
                                              {"dump", "--help"},
                                              {"verify", "--help"},
                                              {"recover", "--help"},
+                                             {"selftest", "--help"},
+                                             {"diff", "--help"},
                                              {"bench", "--help"}}) {
     std::istringstream lines(kvtool(arguments).output);
     for (std::string line; std::getline(lines, line);) {
@@ -65,6 +72,41 @@ TEST_F(Binary, HelpFitsEightyColumns) {
       EXPECT_LE(columns, 80) << line;
     }
   }
+}
+
+// Words of a text, one space between them: help wraps where a line is full.
+std::string words_of(const std::string& text) {
+  std::istringstream stream(text);
+  std::string words;
+  for (std::string word; stream >> word;) words += word + " ";
+  return words;
+}
+
+TEST_F(Binary, HelpNamesEveryRowOfTheTablesOfChoices) {
+  const std::string save = words_of(kvtool({"save", "--help"}).output);
+  for (const format::SaveModeInfo& mode : format::kSaveModes) {
+    EXPECT_THAT(save, HasSubstr(std::string(mode.name) + " (" + std::string(mode.summary) + ")"));
+  }
+  const std::string replay = words_of(kvtool({"replay", "--help"}).output);
+  for (const format::ReplayModeInfo& mode : format::kReplayModes) {
+    EXPECT_THAT(replay, HasSubstr(std::string(mode.name) + " (" + std::string(mode.summary) + ")"));
+  }
+  EXPECT_THAT(replay, HasSubstr("auto, sse41, avx2, avx512, avx512_bf16 "));
+  const std::string selftest = words_of(kvtool({"selftest", "--help"}).output);
+  for (const run::FaultInfo& fault : run::kFaults) {
+    EXPECT_THAT(selftest, HasSubstr(std::string(fault.name) + " " + std::string(fault.summary)));
+  }
+}
+
+TEST_F(Binary, OnlyRowsOfTheTablesAreChoices) {
+  for (const engine::CpuIsa& isa : engine::kCpuIsas) {
+    const ProcessResult result =
+        kvtool({"generate", "--cpu-isa", std::string(isa.name), "--device", "tpu"});
+    EXPECT_THAT(result.error_output, HasSubstr("'tpu' is not auto")) << isa.name;
+  }
+  EXPECT_THAT(kvtool({"generate", "--cpu-isa", "avx3"}).error_output, HasSubstr("avx512_bf16"));
+  EXPECT_THAT(kvtool({"save", "--save-mode", "all"}).error_output, HasSubstr("prefill_only"));
+  EXPECT_THAT(kvtool({"selftest", "--mode", "teacher"}).error_output, HasSubstr("forced"));
 }
 
 TEST_F(Binary, WithoutACommandItShowsTheHelpAsAnError) {

@@ -94,7 +94,8 @@ TEST_F(DiffCommandTest, TheSameRecordingsAreBitwiseEqual) {
 
 TEST_F(DiffCommandTest, AReplaysOwnRecordingGivesTheFiguresOfTheReplay) {
   save(3, "--batch-size 2 --out a");
-  for (const std::string mode : {"inject", "forced", "free"}) {
+  for (const format::ReplayModeInfo& info : format::kReplayModes) {
+    const std::string mode(info.name);
     perturb_replays();
     const json replayed =
         json_of("replay --from a/CPU --save --out b_" + mode + " --mode " + mode, 0);
@@ -306,7 +307,8 @@ TEST_F(DiffCommandTest, ARecordingWithoutATokenIsDamaged) {
 }
 
 TEST_F(DiffCommandTest, SaveModesMayDiffer) {
-  for (const std::string mode : {"delta", "prefill_only", "final_only"}) {
+  for (const format::SaveModeInfo& info : format::kSaveModes) {
+    const std::string mode(info.name);
     save(1, "--save-mode " + mode + " --out " + mode);
   }
   const auto steps_measured = [&](const std::string& words) {

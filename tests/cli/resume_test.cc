@@ -70,7 +70,8 @@ class Resume : public CommandTest {
 };
 
 TEST_F(Resume, AnInterruptedRunBecomesTheUninterruptedOne) {
-  for (const std::string mode : {"delta", "prefill_only", "final_only"}) {
+  for (const format::SaveModeInfo& info : format::kSaveModes) {
+    const std::string mode(info.name);
     const std::string options = "--batch-size 2 --save-mode " + mode;
     ASSERT_EQ(save(options, "whole_" + mode).status, 0);
     for (std::uint64_t batch = 0; batch < 3; ++batch) {
@@ -107,7 +108,8 @@ TEST_F(Resume, WithNothingThereItRecordsEverythingAndWithEverythingNothing) {
 
 TEST_F(Resume, ABatchRunsInItsShapeAndItsFinishedRowsStay) {
   ASSERT_EQ(save("--batch-size 3", "whole").status, 0);
-  for (const std::string mode : {"delta", "prefill_only", "final_only"}) {
+  for (const format::SaveModeInfo& info : format::kSaveModes) {
+    const std::string mode(info.name);
     fs::remove_all("rec");
     ASSERT_EQ(save("--batch-size 3 --save-mode " + mode).status, 0);
     const auto whole = contents(kFolder);

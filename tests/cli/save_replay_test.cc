@@ -143,7 +143,8 @@ TEST_F(SaveReplay, AParallelReplayIsRecordedAsOne) {
 }
 
 TEST_F(SaveReplay, EverySaveModeReplays) {
-  for (const std::string mode : {"delta", "prefill_only", "final_only"}) {
+  for (const format::SaveModeInfo& info : format::kSaveModes) {
+    const std::string mode(info.name);
     save(2, "--batch-size 2 --save-mode " + mode + " --out " + mode);
     const json result = replay_json("--from " + mode + "/CPU");
     EXPECT_EQ(bitwise_equal_inputs(result), 2) << mode;

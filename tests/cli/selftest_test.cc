@@ -7,6 +7,7 @@
 
 #include "cli/interrupt.h"
 #include "cli_fixture.h"
+#include "kvtool/run/faults.h"
 
 namespace kvtool::cli {
 namespace {
@@ -17,7 +18,6 @@ using testing::HasSubstr;
 using testing::Not;
 
 constexpr const char* kSelftest = "selftest --model models/tiny.pt --max-new-tokens 8 ";
-constexpr std::size_t kFaults = 6;
 
 class SelftestCommandTest : public CommandTest {
  protected:
@@ -52,8 +52,10 @@ TEST_F(SelftestCommandTest, CatchesEveryFaultInItsLayer) {
   EXPECT_EQ(result["control"]["passed"], true);
   EXPECT_EQ(result["inputs"], 2);
   EXPECT_EQ(result["steps"], 14);
-  ASSERT_EQ(result["faults"].size(), kFaults);
-  for (const json& each : result["faults"]) {
+  ASSERT_EQ(result["faults"].size(), run::kFaults.size());
+  for (std::size_t i = 0; i < run::kFaults.size(); ++i) {
+    const json& each = result["faults"][i];
+    EXPECT_EQ(each["name"], run::kFaults[i].name);
     EXPECT_EQ(each["caught"], true) << each;
     EXPECT_EQ(each["located"], true) << each;
     EXPECT_FALSE(each["failed_rules"].empty()) << each;
@@ -66,7 +68,7 @@ TEST_F(SelftestCommandTest, CatchesEveryFaultInItsLayer) {
 
 TEST_F(SelftestCommandTest, RunsTheControlThenEachFaultOnce) {
   selftest("--quick");
-  ASSERT_EQ(engine_.replay_options.size(), 1 + kFaults);
+  ASSERT_EQ(engine_.replay_options.size(), 1 + run::kFaults.size());
   EXPECT_FALSE(engine_.replay_options.front().fault.has_value());
   for (std::size_t i = 1; i < engine_.replay_options.size(); ++i) {
     const auto& options = engine_.replay_options[i];
@@ -117,9 +119,9 @@ TEST_F(SelftestCommandTest, ANoisyDeviceFailsTheControl) {
   const json result = selftest("", 1);
   EXPECT_EQ(result["control"]["passed"], false);
   EXPECT_FALSE(result["control"]["failed_rules"].empty());
-  EXPECT_EQ(result["faults"].size(), kFaults);
+  EXPECT_EQ(result["faults"].size(), run::kFaults.size());
   // A search would find that every strength is caught.
-  EXPECT_EQ(engine_.replay_options.size(), 1 + kFaults);
+  EXPECT_EQ(engine_.replay_options.size(), 1 + run::kFaults.size());
 }
 
 TEST_F(SelftestCommandTest, TheWorstFigureComesFirst) {

@@ -2,7 +2,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <array>
 #include <cstring>
 #include <memory>
 
@@ -14,8 +13,6 @@ namespace kvtool::engine {
 namespace {
 
 using format::ReplayMode;
-
-constexpr std::array kModes{ReplayMode::kInject, ReplayMode::kForced, ReplayMode::kFree};
 
 void cut(MemoryRow& row, std::size_t steps) {
   row.steps.resize(steps);
@@ -47,7 +44,8 @@ at::Tensor entry(const std::vector<std::byte>& delta, std::int64_t layer, bool v
 TEST(Replay, EveryModeRepeatsTheGenerationToTheBit) {
   TorchModel model = toy_model();
   const Rows recorded = record(model, 8);
-  for (const ReplayMode mode : kModes) {
+  for (const format::ReplayModeInfo& info : format::kReplayModes) {
+    const ReplayMode mode = info.mode;
     const Replayed replayed = run(model, recorded, {mode});
     for (std::size_t row = 0; row < 2; ++row) {
       expect_equal({replayed.rows[row]->first}, {recorded[row]->first});
@@ -65,7 +63,8 @@ TEST(Replay, OnlyInjectRunsOnTheReferencesKv) {
   const std::vector<std::vector<std::byte>> own_prompt = recorded[0]->prompt_values;
   const std::vector<format::StepStats> own_steps = recorded[0]->steps;
   recorded[0]->prompt_values[0].assign(own_prompt[0].size(), std::byte{0x40});
-  for (const ReplayMode mode : kModes) {
+  for (const format::ReplayModeInfo& info : format::kReplayModes) {
+    const ReplayMode mode = info.mode;
     const Replayed replayed = run(model, recorded, {mode});
     EXPECT_EQ(replayed.rows[0]->prompt_values, own_prompt);
     const bool injected = mode == ReplayMode::kInject;
@@ -90,7 +89,8 @@ TEST(Replay, OnlyFreeModeFeedsItsOwnTokens) {
   TorchModel recorder = toy_model();
   TorchModel model = toy_model(DType::kFloat32, 2);
   const Rows recorded = record(recorder, 8);
-  for (const ReplayMode mode : kModes) {
+  for (const format::ReplayModeInfo& info : format::kReplayModes) {
+    const ReplayMode mode = info.mode;
     const Replayed replayed = run(model, recorded, {mode, true});
     for (std::size_t row = 0; row < 2; ++row) {
       const MemoryRow& live = *replayed.rows[row];
@@ -126,7 +126,8 @@ TEST(Replay, ARowThatEndedIsSilentAndKeepsFeedingItsLastToken) {
   const Rows recorded = record(model, 8);
   const std::int32_t last = recorded[0]->steps[2].token;
   cut(*recorded[0], 3);
-  for (const ReplayMode mode : kModes) {
+  for (const format::ReplayModeInfo& info : format::kReplayModes) {
+    const ReplayMode mode = info.mode;
     module_of(model).fed.clear();
     const Replayed replayed = run(model, recorded, {mode});
     EXPECT_EQ(replayed.rows[0]->steps.size(), 3U);
@@ -153,7 +154,8 @@ TEST(Replay, ReferencesWithoutAnyChoiceAreReplayed) {
   const Rows recorded = record(model, 4);
   recorded[0]->first.token = -1;
   recorded[0]->steps.back().token = -1;
-  for (const ReplayMode mode : kModes) {
+  for (const format::ReplayModeInfo& info : format::kReplayModes) {
+    const ReplayMode mode = info.mode;
     module_of(model).fed.clear();
     module_of(model).nan_at_pass = 0;
     EXPECT_NO_THROW(run(model, recorded, {mode}));

@@ -333,13 +333,6 @@ TEST_F(Row, FeedingRefusesASinkThatNeedsTheFinalState) {
   EXPECT_THROW(feed_row(*make_row_source(recording), *sink, {}), Error);
 }
 
-TEST(ReplayModeNames, RoundTrip) {
-  for (const ReplayMode mode : {ReplayMode::kInject, ReplayMode::kForced, ReplayMode::kFree}) {
-    EXPECT_EQ(parse_replay_mode(replay_mode_name(mode)), mode);
-  }
-  EXPECT_FALSE(parse_replay_mode("teacher").has_value());
-}
-
 TEST_F(Row, TeeHandsEachSinkWhatItNeeds) {
   NotingSink kv({.prefill_kv = true, .step_kv = true, .final_kv = false});
   NotingSink final_state({.prefill_kv = false, .step_kv = false, .final_kv = true});

@@ -10,9 +10,8 @@
 
 namespace kvtool::engine {
 
-// "auto", "sse41", "avx2", "avx512", "avx512_bf16" ("auto" changes nothing). Limits the instruction
-// set that torch's CPU kernels use: a really different rounding on the same machine. Must be called
-// before load_engine(); Error kUsage for other names.
+// A name of engine/cpu_isa.h; "auto" and an empty one change nothing. Must be called before
+// load_engine(); Error kUsage for other names.
 void set_cpu_isa(std::string_view isa);
 
 // Loads libkvtool_engine.so from the path in KVTOOL_ENGINE_LIBRARY, else from

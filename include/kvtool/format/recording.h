@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kvtool/format/geometry.h"
+#include "kvtool/format/save_mode.h"
 
 namespace kvtool::format {
 
@@ -21,15 +22,6 @@ using Sha256 = std::array<std::uint8_t, 32>;
 [[nodiscard]] std::string to_hex(const Sha256& digest);
 // Empty unless `hex` is exactly 64 hex digits.
 [[nodiscard]] std::optional<Sha256> parse_sha256(std::string_view hex);
-
-enum class SaveMode : std::uint8_t {
-  kDelta = 1,        // prompt K/V, then the rows of every step
-  kPrefillOnly = 2,  // prompt K/V; steps carry tokens and statistics only
-  kFinalOnly = 3,    // steps carry tokens and statistics; one K/V state at the end
-};
-// "delta", "prefill_only", "final_only".
-[[nodiscard]] std::string_view save_mode_name(SaveMode mode);
-[[nodiscard]] std::optional<SaveMode> parse_save_mode(std::string_view name);
 
 // Fixed for the whole file, written first.
 struct RecordingHeader {

@@ -1,8 +1,6 @@
 // Generation and replay under every cache policy of the table.
 #include <gtest/gtest.h>
 
-#include <array>
-
 #include "engine/cache/policy_param.h"
 #include "engine/toy_run.h"
 #include "engine/toy_state.h"
@@ -36,7 +34,8 @@ TEST_P(EveryPolicyRun, RepeatsItsOwnGenerationToTheBitInEveryMode) {
   for (const DType dtype : kDTypes) {
     TorchModel model = toy_model(dtype);
     const Rows recorded = record(model, 12, spec_of(GetParam()));
-    for (const ReplayMode mode : {ReplayMode::kInject, ReplayMode::kForced, ReplayMode::kFree}) {
+    for (const format::ReplayModeInfo& info : format::kReplayModes) {
+      const ReplayMode mode = info.mode;
       const Replayed replayed = run(model, recorded, options_of(mode, GetParam()));
       for (std::size_t row = 0; row < 2; ++row) {
         const MemoryRow& live = *replayed.rows[row];
