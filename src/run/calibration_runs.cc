@@ -41,8 +41,9 @@ std::string message_of(const ProcessResult& done) {
 [[noreturn]] void throw_end(const std::string& what, const ProcessResult& done) {
   if (done.exit_status == kInterruptedWorker) throw Interrupted();
   const int status = done.exit_status;
-  const bool known = status >= static_cast<int>(ErrorCode::kUsage) &&
-                     status <= static_cast<int>(ErrorCode::kEnvironment);
+  const bool known = (status >= static_cast<int>(ErrorCode::kUsage) &&
+                      status <= static_cast<int>(ErrorCode::kEnvironment)) ||
+                     status == static_cast<int>(ErrorCode::kInternal);
   throw Error(known ? static_cast<ErrorCode>(status) : ErrorCode::kEnvironment,
               what + " failed" + (known ? "" : " with exit status " + std::to_string(status)) +
                   ": " + message_of(done));

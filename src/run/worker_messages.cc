@@ -49,7 +49,8 @@ constexpr std::array kShapes = {std::pair{ReplayShape::kRecorded, "recorded"},
                                 std::pair{ReplayShape::kParallel, "parallel"}};
 constexpr std::array kCodes = {
     std::pair{ErrorCode::kUsage, "usage"}, std::pair{ErrorCode::kIncompatible, "incompatible"},
-    std::pair{ErrorCode::kCorrupt, "corrupt"}, std::pair{ErrorCode::kEnvironment, "environment"}};
+    std::pair{ErrorCode::kCorrupt, "corrupt"}, std::pair{ErrorCode::kEnvironment, "environment"},
+    std::pair{ErrorCode::kInternal, "internal"}, std::pair{ErrorCode::kMisuse, "misuse"}};
 
 }  // namespace
 

@@ -389,6 +389,14 @@ TEST_F(CalibrationRuns, WorkerThatDiesIsAnErrorOfTheEnvironment) {
   EXPECT_STREQ(error.what(), "the replay \"as recorded\" failed with exit status 137: Killed");
 }
 
+TEST_F(CalibrationRuns, BugInAWorkerStaysABug) {
+  workers_.fail_action = WorkerAction::kMeasure;
+  workers_.failure = {70, "", "kvtool: error: a bug in kvtool: vector::at\n"};
+  const Error error = refusal();
+  EXPECT_EQ(error.code(), ErrorCode::kInternal);
+  EXPECT_STREQ(error.what(), "the replay \"as recorded\" failed: a bug in kvtool: vector::at");
+}
+
 TEST_F(CalibrationRuns, WorkerThatWasInterruptedInterrupts) {
   workers_.fail_action = WorkerAction::kMeasure;
   workers_.failure = {130, "", "kvtool: error: interrupted\n"};

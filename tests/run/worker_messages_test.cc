@@ -201,7 +201,8 @@ TEST(WorkerAnswer, WhatIsNotFiniteIsInfinite) {
 
 TEST(WorkerAnswer, ErrorKeepsItsCodeAndItsMarkedSettings) {
   for (const ErrorCode code : {ErrorCode::kUsage, ErrorCode::kIncompatible, ErrorCode::kCorrupt,
-                               ErrorCode::kEnvironment}) {
+                               ErrorCode::kEnvironment, ErrorCode::kInternal,
+                               ErrorCode::kMisuse}) {
     const WorkerAnswer read = parse_answer(
         write_answer({.error = WorkerError{code, "choose another " + setting("out") + "\n    so"},
                       .measurement = {}}));

@@ -9,7 +9,7 @@ namespace kvtool::report::html {
 
 // Replaces every <!--kvtool:NAME--> of `page` by `parts[NAME]`. One pass: what is
 // put in is never searched for marks. A mark without a part is a defect of the
-// template (std::logic_error).
+// template (Error kInternal).
 [[nodiscard]] std::string fill(std::string_view page,
                                const std::map<std::string, std::string, std::less<>>& parts);
 
