@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kvtool/analysis/ulp_histogram.h"
 #include "kvtool/base/dtype.h"
 #include "kvtool/format/geometry.h"
 
@@ -18,25 +19,6 @@ enum class KvKind : std::uint8_t { kKey, kValue };
 inline constexpr std::array<KvKind, 2> kKvKinds = {KvKind::kKey, KvKind::kValue};
 // "key", "value".
 [[nodiscard]] std::string_view kv_kind_name(KvKind kind);
-
-// Counts of distances between representable values: exact below 16, in four
-// buckets of equal width per octave above.
-class UlpHistogram {
- public:
-  void add(std::uint32_t distance, std::uint64_t count = 1);
-  void add(std::span<const std::uint32_t> distances);
-  void add(const UlpHistogram& other);
-  [[nodiscard]] std::uint64_t total() const;
-  // Largest distance of the bucket that holds the q-quantile (nearest rank); 0 when empty.
-  [[nodiscard]] double quantile(double q) const;
-  // Forgets the counts, keeps the memory.
-  void clear();
-
- private:
-  // Up to the highest bucket in use: a profile has thousands of histograms.
-  std::vector<std::uint64_t> counts_;
-  std::uint64_t zeros_ = 0;  // without those of counts_[0]
-};
 
 // Error of any set of elements; sums add up over disjoint sets.
 struct KvError {
