@@ -1,5 +1,6 @@
 #include "read_everything.h"
 
+#include <cstdlib>
 #include <functional>
 #include <optional>
 #include <vector>
@@ -37,7 +38,9 @@ void read_everything(const Recording& recording) {
   // One read that fails must not hide the others.
   const std::vector<std::function<void()>> reads = {
       [&] { static_cast<void>(recording.read_tokens()); },
-      [&] { static_cast<void>(recording.read_prefill_stats()); },
+      [&] {
+        if (recording.has_prefill()) static_cast<void>(recording.read_prefill_stats());
+      },
       [&] { read_layers(recording, cached); },
       [&] { read_steps(recording); },
       [&] { read_layers(recording, cached / 2); },
@@ -47,6 +50,8 @@ void read_everything(const Recording& recording) {
     try {
       read();
     } catch (const Error& error) {
+      // No file leads to a bug or to a call against its contract.
+      if (error.code() == ErrorCode::kInternal || error.code() == ErrorCode::kMisuse) std::abort();
       if (!first) first = error;
     }
   }
