@@ -21,12 +21,7 @@ using testing::HasSubstr;
 class BenchCommandTest : public CommandTest {
  protected:
   fs::path recorded(const std::string& save_mode) {
-    write_prompts(1);
-    const CommandResult result =
-        run("save --model models/tiny.pt --prompts prompts.jsonl --max-new-tokens 6 --ignore-eos "
-            "--out " +
-            save_mode + " --save-mode " + save_mode);
-    EXPECT_EQ(result.status, 0) << result.err;
+    save(1, "--out " + save_mode + " --save-mode " + save_mode);
     return save_mode + "/CPU/tiny/batch1_input0.kvc";
   }
   json bench(const std::string& words) {

@@ -79,4 +79,12 @@ void CommandTest::write_prompts(std::size_t count) {
   write("prompts.jsonl", lines);
 }
 
+void CommandTest::save(std::size_t inputs, const std::string& options, int new_tokens) {
+  write_prompts(inputs);
+  const CommandResult result =
+      run("save --model models/tiny.pt --prompts prompts.jsonl --ignore-eos --max-new-tokens " +
+          std::to_string(new_tokens) + " " + options);
+  ASSERT_EQ(result.status, 0) << result.err;
+}
+
 }  // namespace kvtool::cli

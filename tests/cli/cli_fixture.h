@@ -32,6 +32,8 @@ class CommandTest : public FolderTest {
   CommandResult run(const std::string& words, const std::vector<std::string>& more = {});
   // Inputs of different lengths as token ids, in prompts.jsonl.
   static void write_prompts(std::size_t count);
+  // Recordings of that many inputs, each of `new_tokens`.
+  void save(std::size_t inputs, const std::string& options, int new_tokens = 6);
 
   // The fake engine, an encoder with a token for each byte, a fixed clock.
   run::Services services();

@@ -23,13 +23,6 @@ constexpr std::uint64_t kSteps = 5;
 
 class DiffCommandTest : public CommandTest {
  protected:
-  void save(std::size_t inputs, const std::string& options) {
-    write_prompts(inputs);
-    const CommandResult result =
-        run("save --model models/tiny.pt --prompts prompts.jsonl --max-new-tokens 6 --ignore-eos " +
-            options);
-    ASSERT_EQ(result.status, 0) << result.err;
-  }
   json json_of(const std::string& words, int status) {
     const CommandResult result = run(words + " --json -");
     EXPECT_EQ(result.status, status) << result.err;

@@ -18,12 +18,8 @@ class PackCommandTest : public CommandTest {
  protected:
   void SetUp() override {
     CommandTest::SetUp();
-    write_prompts(2);
     // Enough steps to pay: a packed file has tables that a tiny one does not earn back.
-    ASSERT_EQ(run("save --model models/tiny.pt --prompts prompts.jsonl --max-new-tokens 200 "
-                  "--batch-size 2 --ignore-eos --out rec")
-                  .status,
-              0);
+    save(2, "--batch-size 2 --out rec", 200);
     first_ = read(kFirst);
     second_ = read(kSecond);
   }

@@ -1,13 +1,14 @@
-// save -> files -> replay with a fake engine: everything but torch is real.
+// save -> files -> replay: what is written, how it is replayed, how it is judged.
 #include <gmock/gmock.h>
 
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "cli/interrupt.h"
-#include "cli_fixture.h"
 #include "kvtool/format/reader.h"
+#include "save_replay_fixture.h"
 
 namespace kvtool::cli {
 namespace {
@@ -17,29 +18,13 @@ using nlohmann::json;
 using testing::HasSubstr;
 using testing::Not;
 
-constexpr const char* kSave =
-    "save --model models/tiny.pt --prompts prompts.jsonl --max-new-tokens 6 --ignore-eos ";
-
-class SaveReplay : public CommandTest {
- protected:
-  void save(std::size_t inputs, const std::string& options) {
-    write_prompts(inputs);
-    const CommandResult result = run(kSave + options);
-    ASSERT_EQ(result.status, 0) << result.err;
+std::uint64_t bitwise_equal_inputs(const json& report) {
+  std::uint64_t count = 0;
+  for (const json& result : report["results"]) {
+    count += result["replay"]["modes"][0]["bitwise_equal"].get<bool>() ? 1 : 0;
   }
-  json replay_json(const std::string& options, int status = 0) {
-    const CommandResult result = run("replay --json - " + options);
-    EXPECT_EQ(result.status, status) << result.err;
-    return json::parse(result.out);
-  }
-  static std::uint64_t bitwise_equal_inputs(const json& report) {
-    std::uint64_t count = 0;
-    for (const json& result : report["results"]) {
-      count += result["replay"]["modes"][0]["bitwise_equal"].get<bool>() ? 1 : 0;
-    }
-    return count;
-  }
-};
+  return count;
+}
 
 TEST_F(SaveReplay, NamesFilesByTimeDeviceModelBatchAndInput) {
   save(3, "--batch-size 2");
@@ -152,27 +137,6 @@ TEST_F(SaveReplay, EverySaveModeReplays) {
         << mode;
   }
   EXPECT_THAT(run("replay --from prefill_only/CPU").out, HasSubstr("on this device's own K/V"));
-}
-
-TEST_F(SaveReplay, AStandInTakesThePlaceOfAMissingRow) {
-  save(3, "--batch-size 3 --out ref_cache");
-  fs::remove("ref_cache/CPU/tiny/batch3_input1.kvc");
-  const CommandResult result = run("replay --from CPU");
-  EXPECT_EQ(result.status, 0);
-  EXPECT_THAT(result.err, HasSubstr("lacks batch3_input1.kvc"));
-  EXPECT_THAT(result.out, HasSubstr("Inputs: 2, fully matching: 2"));
-  ASSERT_EQ(engine_.replayed_batches.size(), 1U);
-  EXPECT_EQ(engine_.replayed_batches[0].rows.size(), 3U);
-}
-
-TEST_F(SaveReplay, ASingleFileRunsAmongItsBatchMates) {
-  save(3, "--batch-size 3 --out ref_cache");
-  const CommandResult result = run("replay --from ref_cache/CPU/tiny/batch3_input1.kvc");
-  EXPECT_EQ(result.status, 0) << result.err;
-  EXPECT_EQ(result.err, "");
-  EXPECT_THAT(result.out, HasSubstr("Input 1 (row 1 of a batch of 3)"));
-  EXPECT_THAT(result.out, HasSubstr("Inputs: 1, fully matching: 1"));
-  EXPECT_EQ(engine_.replayed_batches[0].rows.size(), 3U);
 }
 
 TEST_F(SaveReplay, AMismatchIsShownInPlaceAndAHardFlipFails) {
@@ -340,79 +304,6 @@ TEST_F(SaveReplay, ExistingRecordingsAreReplacedOnlyByForce) {
   EXPECT_EQ(run(std::string(kSave) + "--out ref_cache --force").status, 0);
 }
 
-TEST_F(SaveReplay, ATruncatedRecordingReplaysItsWholeSteps) {
-  save(1, "--out ref_cache");
-  const fs::path path = "ref_cache/CPU/tiny/batch1_input0.kvc";
-  const std::string whole = read(path);
-  std::uint64_t steps = 5;
-  for (std::size_t size = whole.size() - 1; steps == 5; size -= 16) {
-    write(path, whole.substr(0, size));
-    steps = format::Recording::open(path).num_steps();
-  }
-  const CommandResult result = run("replay --from CPU");
-  EXPECT_EQ(result.status, 0) << result.err;
-  EXPECT_THAT(result.err, HasSubstr("is truncated"));
-  EXPECT_THAT(result.out, HasSubstr("Steps: 4, Match: 4/4 (100.0%)"));
-}
-
-TEST_F(SaveReplay, ARecordingWithoutATokenIsAnErrorThatNamesIt) {
-  save(1, "--out ref_cache");
-  const fs::path path = "ref_cache/CPU/tiny/batch1_input0.kvc";
-  const std::string whole = read(path);
-  std::size_t size = whole.size();
-  do {
-    size -= 64;
-    write(path, whole.substr(0, size));
-  } while (format::Recording::open(path).has_prefill());
-  const CommandResult result = run("replay --from CPU");
-  EXPECT_EQ(result.status, 4);
-  EXPECT_THAT(result.err, HasSubstr("batch1_input0.kvc"));
-}
-
-TEST_F(SaveReplay, AMissingInputIsNamed) {
-  save(4, "--batch-size 2 --out ref_cache");
-  fs::remove("ref_cache/CPU/tiny/batch2_input3.kvc");
-  const CommandResult result = run("replay --from CPU --request-number 4");
-  EXPECT_EQ(result.status, 2);
-  EXPECT_THAT(result.err,
-              HasSubstr("KV cache not found for input 3: looked for "
-                        "ref_cache/CPU/tiny/batch2_input3.kvc; this folder has batch2_input0.kvc"));
-}
-
-TEST_F(SaveReplay, FewerInputsOnRequest) {
-  save(4, "--batch-size 2 --out ref_cache");
-  const json result = replay_json("--from CPU --request-number 1");
-  EXPECT_EQ(result["summary"]["inputs"], 1);
-  EXPECT_EQ(engine_.replayed_batches.at(0).rows.size(), 2U);
-}
-
-TEST_F(SaveReplay, SeveralBatchSizesNeedAChoice) {
-  save(2, "--batch-size 1,2 --out ref_cache");
-  const CommandResult result = run("replay --from CPU");
-  EXPECT_EQ(result.status, 2);
-  EXPECT_THAT(result.err, HasSubstr("batch sizes 1, 2"));
-  EXPECT_EQ(replay_json("--from CPU --from-batch-size 2")["results"][0]["batch_size"], 2);
-  EXPECT_EQ(replay_json("--from CPU --batch-size 1,2")["summary"]["inputs"], 4);
-}
-
-TEST_F(SaveReplay, OtherPromptsOnTheCommandLineAreAnError) {
-  save(2, "--out ref_cache");
-  write("other.jsonl", "{\"token_ids\": [3, 4]}\n{\"token_ids\": [60]}\n");
-  const CommandResult result = run("replay --from CPU --prompts other.jsonl");
-  EXPECT_EQ(result.status, 2);
-  EXPECT_THAT(result.err, HasSubstr("input 1"));
-  EXPECT_EQ(run("replay --from CPU --prompts prompts.jsonl").status, 0);
-}
-
-TEST_F(SaveReplay, AnUnknownLabelListsTheKnownAndProposesAnOutput) {
-  save(1, "--out ref_cache");
-  save(1, "--device-label GPU1");
-  const CommandResult result = run("replay --from GPU1");
-  EXPECT_EQ(result.status, 2);
-  EXPECT_THAT(result.err, HasSubstr("ref_cache holds CPU"));
-  EXPECT_THAT(result.err, HasSubstr("kvtool replay --from outputs/20260102_030405/kv_caches/GPU1"));
-}
-
 // The device that comes first has a wide bound; it must not excuse the other's flip.
 TEST_F(SaveReplay, EachRecordingHasTheNearTieBoundOfItsDevice) {
   save(1, "--out ref_cache --device-label LAX");
@@ -433,14 +324,6 @@ TEST_F(SaveReplay, EachRecordingHasTheNearTieBoundOfItsDevice) {
   EXPECT_EQ(passed, (std::map<std::string, bool>{{"LAX", true}, {"STRICT", false}}));
 }
 
-TEST_F(SaveReplay, AMissingModelNamesTheExportCommand) {
-  save(1, "--out ref_cache");
-  fs::remove("models/tiny.pt");
-  const CommandResult result = run("replay --from CPU");
-  EXPECT_EQ(result.status, 5);
-  EXPECT_THAT(result.err, HasSubstr("python3 tools/export_model.py --model Fake/tiny --dtype"));
-}
-
 TEST_F(SaveReplay, InterruptionKeepsFinishedRecordings) {
   write_prompts(3);
   engine_.on_step = [](std::uint64_t batch, std::uint64_t step) {
@@ -452,20 +335,6 @@ TEST_F(SaveReplay, InterruptionKeepsFinishedRecordings) {
                                     "end in .partial"));
   EXPECT_TRUE(fs::exists("rec/CPU/tiny/batch1_input0.kvc"));
   EXPECT_TRUE(fs::exists("rec/CPU/tiny/batch1_input1.kvc.partial"));
-}
-
-TEST_F(SaveReplay, AnUnfinishedRecordingReplaysByName) {
-  write_prompts(1);
-  engine_.on_step = [](std::uint64_t, std::uint64_t step) {
-    if (step == 3) interrupt_source().request_stop();
-  };
-  ASSERT_EQ(run(std::string(kSave) + "--out rec").status, 130);
-  interrupt_source().reset();
-  engine_.on_step = nullptr;
-  EXPECT_EQ(run("replay --from rec/CPU").status, 2);
-  const CommandResult result = run("replay --from rec/CPU/tiny/batch1_input0.kvc.partial");
-  EXPECT_EQ(result.status, 0) << result.err;
-  EXPECT_THAT(result.out, HasSubstr("Steps: 4, Match: 4/4"));
 }
 
 TEST_F(SaveReplay, RunDoesWhatTheConfigurationSays) {
@@ -488,64 +357,11 @@ TEST_F(SaveReplay, RunDoesWhatTheConfigurationSays) {
   EXPECT_THAT(both.out, HasSubstr("Saved 2 recordings"));
 }
 
-TEST_F(SaveReplay, TextGoesThroughTheEncoder) {
-  const CommandResult result =
-      run("generate --model models/tiny.pt --max-new-tokens 3 --request-number 3",
-          {"--prompt", "Hello there", "--prompt", "Bye"});
-  EXPECT_EQ(result.status, 0) << result.err;
-  EXPECT_THAT(result.out, HasSubstr("Prompt: 11 tokens\n    Hello there\n"));
-  EXPECT_THAT(result.out, HasSubstr("\nInput 2\n"));
-  EXPECT_EQ(encoder_requests_.size(), 1U);
-}
-
-TEST_F(SaveReplay, TokenIdsNeedNoEncoder) {
-  write_prompts(1);
-  EXPECT_EQ(run("generate --model models/tiny.pt --prompts prompts.jsonl").status, 0);
-  EXPECT_TRUE(encoder_requests_.empty());
-}
-
-TEST_F(SaveReplay, ATokenOutsideTheVocabularyIsNamed) {
-  write("prompts.jsonl", "{\"token_ids\": [1, 999]}\n");
-  const CommandResult result = run("generate --model models/tiny.pt --prompts prompts.jsonl");
-  EXPECT_EQ(result.status, 2);
-  EXPECT_THAT(result.err, HasSubstr("input 0 (prompts.jsonl line 1): token id 999"));
-}
-
-TEST_F(SaveReplay, TooManyPositionsNameTheMostPossible) {
-  engine_.max_positions = 10;
-  write("prompts.jsonl", "{\"token_ids\": [1, 2, 3]}\n");
-  const CommandResult result =
-      run("generate --model models/tiny.pt --prompts prompts.jsonl --max-new-tokens 9");
-  EXPECT_EQ(result.status, 2);
-  EXPECT_THAT(result.err, HasSubstr("--max-new-tokens 8 at most"));
-  EXPECT_EQ(
-      run("generate --model models/tiny.pt --prompts prompts.jsonl --max-new-tokens 8").status, 0);
-}
-
-TEST_F(SaveReplay, SeveralModelsRunOneAfterTheOther) {
-  write("models/other.pt", "");
-  save(1, "--model models/other.pt --out ref_cache");
-  EXPECT_TRUE(fs::exists("ref_cache/CPU/tiny/batch1_input0.kvc"));
-  EXPECT_TRUE(fs::exists("ref_cache/CPU/other/batch1_input0.kvc"));
-  const CommandResult ambiguous = run("replay --from CPU");
-  EXPECT_EQ(ambiguous.status, 2);
-  EXPECT_THAT(ambiguous.err, HasSubstr("several models (other, tiny)"));
-  EXPECT_EQ(
-      replay_json("--from CPU --model models/other.pt --model models/tiny.pt")["summary"]["inputs"],
-      2);
-}
-
 TEST_F(SaveReplay, TheJsonFileIsCheckedBeforeTheRun) {
   write_prompts(1);
   const CommandResult result = run(std::string(kSave) + "--out rec --json no/such/folder/x.json");
   EXPECT_EQ(result.status, 2);
   EXPECT_FALSE(fs::exists("rec"));
-}
-
-TEST_F(SaveReplay, AFailureIsInTheJsonToo) {
-  write_prompts(1);
-  EXPECT_EQ(run("generate --model models/none.pt --prompts prompts.jsonl --json r.json").status, 2);
-  EXPECT_EQ(json::parse(read("r.json"))["error"]["exit_status"], 2);
 }
 
 }  // namespace

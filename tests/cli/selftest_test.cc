@@ -144,11 +144,7 @@ TEST_F(SelftestCommandTest, ANaNIsReportedWhereItIs) {
 }
 
 TEST_F(SelftestCommandTest, TestsAgainstGivenRecordings) {
-  write_prompts(3);
-  ASSERT_EQ(run("save --model models/tiny.pt --prompts prompts.jsonl --max-new-tokens 6 "
-                "--ignore-eos --batch-size 3 --out ref_cache")
-                .status,
-            0);
+  save(3, "--batch-size 3 --out ref_cache");
   engine_.generated_batches.clear();
   const json result = selftest("--quick --from CPU");
   EXPECT_TRUE(engine_.generated_batches.empty());

@@ -19,11 +19,7 @@ class VerifyCommandTest : public CommandTest {
  protected:
   void SetUp() override {
     CommandTest::SetUp();
-    write_prompts(2);
-    ASSERT_EQ(run("save --model models/tiny.pt --prompts prompts.jsonl --max-new-tokens 5 "
-                  "--ignore-eos --out rec")
-                  .status,
-              0);
+    save(2, "--out rec", 5);
     whole_ = read(kFirst);
   }
 
