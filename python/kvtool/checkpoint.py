@@ -221,7 +221,9 @@ def _shards(index: Path) -> list[str]:
 def _spelled(dtype: torch.dtype) -> str:
     name = str(dtype).removeprefix("torch.")
     names = {"bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
-    return names.get(name, name.replace("uint", "U").replace("int", "I").replace("float", "F").upper())
+    return names.get(
+        name, name.replace("uint", "U").replace("int", "I").replace("float", "F").upper()
+    )
 
 
 def _count(names: list, word: str) -> str:

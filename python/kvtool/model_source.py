@@ -13,7 +13,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from kvtool import checkpoint, foreign_code, fp8, mxfp4, support
+from kvtool import checkpoint, foreign_code, fp8, gguf_config, gguf_file, mxfp4, support
 from kvtool.errors import EnvironmentFailure, KvtoolError, UnsupportedModelError, UsageError
 
 PACKAGE_PREFIX = "package:"
@@ -45,10 +45,12 @@ class ModelSource:
             arguments["revision"] = self.revision
         return arguments
 
+    @property
+    def gguf_path(self) -> Path:
+        return Path(self.location) / self.gguf_name
+
     def __str__(self) -> str:
-        if self.gguf_name:
-            return str(Path(self.location) / self.gguf_name)
-        return self.location
+        return str(self.gguf_path) if self.gguf_name else self.location
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ def read_config(source: ModelSource, at_original_length: bool = False):
     """
     with _explained(source):
         config = AutoConfig.from_pretrained(source.location, **source.load_arguments)
+    if source.gguf_name:
+        config = gguf_config.applied(config, gguf_file.read(source.gguf_path))
     support.require_supported(config, at_original_length)
     return config
 
@@ -203,7 +207,9 @@ def _from_pretrained(source: ModelSource, config, dtype: torch.dtype) -> tuple[o
         )
 
 
-def _from_state(source: ModelSource, config, dtype: torch.dtype, state: dict) -> tuple[object, dict]:
+def _from_state(
+    source: ModelSource, config, dtype: torch.dtype, state: dict
+) -> tuple[object, dict]:
     """As `_from_pretrained`, of tensors that were read already."""
     del config.quantization_config
     with _explained(source):
@@ -235,18 +241,18 @@ def _load_gguf(source: ModelSource, config, dtype: torch.dtype):
             "reading GGUF files needs the Python packages 'accelerate' and 'gguf'; install "
             "python/requirements.txt"
         ) from None
-    loaded = _load_checkpoint(source, config, dtype)
-    config = loaded.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
+    file = gguf_file.read(source.gguf_path)
     # Parameters only: buffers such as rotary frequencies are computed by the
     # constructor and are not part of a state dict.
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
+    gguf_config.require_all_tensors_used(file, model)
+    loaded = _load_checkpoint(source, config, dtype)
     state = loaded.state_dict()
     model.load_state_dict(state, strict=True, assign=True)
     model.tie_weights()
     model.generation_config = loaded.generation_config
+    gguf_config.apply_to_generation(model.generation_config, file)
     _require_plain_weights(model)
     return model.eval().requires_grad_(False)
 
@@ -279,14 +285,16 @@ class _explained:
             name = self._report.conversions[0]
             raise UnsupportedModelError(
                 f"{self._source}: the checkpoint's tensors for {name} do not fit together as the "
-                f"model's class needs them (number or shape), and {len(self._report.conversions) - 1} "
-                "more; does config.json belong to these weights?"
+                f"model's class needs them (number or shape), nor do those for "
+                f"{len(self._report.conversions) - 1} more; does config.json belong to these weights?"
             ) from None
         reason = str(error).strip() or type(error).__name__
         first = reason.splitlines()[0].rstrip(".")
         where = str(self._source)
         if foreign_code.is_needed(error):
             raise UnsupportedModelError(foreign_code.refusal(where, "model")) from None
+        if "validation error" in first:
+            raise UnsupportedModelError(f"{where}: {' '.join(reason.split())}") from None
         if "is not supported yet" in reason or "Unrecognized configuration class" in reason:
             raise UnsupportedModelError(f"{where}: {first}") from None
         if "does not recognize this architecture" in reason or "model_type" in first:

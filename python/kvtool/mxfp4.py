@@ -19,7 +19,9 @@ _VALUES = torch.tensor([*_E2M1, *(-value for value in _E2M1)])
 _BLOCKS, _SCALES = "_blocks", "_scales"
 
 
-def read_state(where: str, stored: dict[str, Stored], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def read_state(
+    where: str, stored: dict[str, Stored], dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
     """The checkpoint's tensors with all weights in `dtype`. Raises UnsupportedModelError for
     blocks without scales or of another shape."""
     state = {}
@@ -45,7 +47,7 @@ def read_state(where: str, stored: dict[str, Stored], dtype: torch.dtype) -> dic
 
 
 def dequantize(blocks: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """[..., rows, columns] in `dtype` of blocks u8[..., rows, n, 16] and scales u8[..., rows, n]."""
+    """[..., rows, columns] in `dtype`, of blocks [..., rows, n, 16] and scales [..., rows, n]."""
     codes = torch.stack([blocks & 15, blocks >> 4], dim=-1).flatten(-2).long()
     factors = (scales.float() - 127).exp2().unsqueeze(-1)
     return (_VALUES[codes] * factors).to(dtype).flatten(-2)

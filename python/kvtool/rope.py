@@ -80,7 +80,9 @@ def fixed_at_original_length(model):
                 continue
             changed.append((module, rope_type, _restore_frequencies(name, module, rope_type)))
             # transformers changes frequencies by this name alone.
-            fixed = {kind: "fixed" for kind in rope_type} if isinstance(rope_type, dict) else "fixed"
+            fixed = (
+                {kind: "fixed" for kind in rope_type} if isinstance(rope_type, dict) else "fixed"
+            )
             module.rope_type = fixed
         yield
     finally:

@@ -6,7 +6,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from kvtool import foreign_code
+from kvtool import foreign_code, gguf_file, gguf_tokenizer
 from kvtool.errors import EnvironmentFailure, UnsupportedModelError
 from kvtool.exported_file import TOKENIZER_FOLDER, TOKENIZER_LIST_NAME
 from kvtool.model_source import ModelSource
@@ -32,24 +32,25 @@ _SAMPLES = (
     "\u2581<0x41> ## </w> \x00\x7f",
 )
 
-# How the digits and words of a GGUF file's vocabulary were split in training, by its
-# `tokenizer.ggml.pre`. transformers ignores the field and splits like GPT-2.
-_GGUF_DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone")
-_GGUF_AS_TRANSFORMERS_DOES = ("default", "gpt-2", "gpt2", "olmo", "llama-bpe", "llama3", "qwen2")
-
 
 def load_tokenizer(source: ModelSource, warn) -> object | None:
     """The transformers tokenizer of `source`, or None when its directory has none, or one
     that does not load: the model can be exported all the same.
 
     `warn(text)` is called for what the user should know. Raises UnsupportedModelError for a
-    tokenizer that needs Python code of its own, EnvironmentFailure for one on the hub that
+    tokenizer that needs Python code of its own or that a GGUF file describes in a way that
+    cannot be followed, EnvironmentFailure for one on the hub that
     cannot be fetched.
     """
     from transformers import AutoTokenizer
 
     directory = Path(source.location)
-    if not source.gguf_name and directory.is_dir():
+    if source.gguf_name:
+        tokenizer = gguf_tokenizer.load(gguf_file.read(directory / source.gguf_name))
+        if tokenizer is None:
+            warn(f"{source} holds no tokenizer: {_TOKEN_IDS_ONLY}")
+        return tokenizer
+    if directory.is_dir():
         if not any(any(directory.glob(pattern)) for pattern in _TOKENIZER_FILES):
             warn(f"{directory} holds no tokenizer: {_TOKEN_IDS_ONLY}")
             return None
@@ -65,8 +66,6 @@ def load_tokenizer(source: ModelSource, warn) -> object | None:
             ) from None
         warn(f"{source}: {_why_not_loaded(directory, error)}: {_TOKEN_IDS_ONLY}")
         return None
-    if source.gguf_name:
-        _repair_gguf_tokenizer(tokenizer, directory / source.gguf_name, warn)
     return tokenizer
 
 
@@ -168,52 +167,6 @@ def _agrees(encoder: TextEncoder, tokenizer) -> bool:
             if encoder.encode(text, add_special_tokens) != list(expected):
                 return False
     return True
-
-
-def _repair_gguf_tokenizer(tokenizer, path: Path, warn) -> None:
-    """Sets what transformers loses when it converts the tokenizer of a GGUF file.
-
-    It names the begin token as end token too (ggml.py, GGUFLlamaConverter), and it
-    does not read how the vocabulary's text was split into words.
-    """
-    from gguf import GGUFReader
-
-    fields = GGUFReader(path).fields
-
-    def value(name):
-        field = fields.get("tokenizer." + name)
-        return None if field is None else field.contents()
-
-    tokens = value("ggml.tokens") or []
-    for attribute, key in (
-        ("bos_token", "ggml.bos_token_id"),
-        ("eos_token", "ggml.eos_token_id"),
-        ("pad_token", "ggml.padding_token_id"),
-        ("unk_token", "ggml.unknown_token_id"),
-    ):
-        token_id = value(key)
-        if token_id is not None and token_id < len(tokens):
-            setattr(tokenizer, attribute, tokens[token_id])
-    if not getattr(tokenizer, "chat_template", None):
-        tokenizer.chat_template = value("chat_template")
-
-    if value("ggml.model") != "gpt2":
-        return
-    splitting = value("ggml.pre") or "default"
-    if splitting in _GGUF_DIGITS_APART:
-        from tokenizers import pre_tokenizers
-
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-            ]
-        )
-    elif splitting not in _GGUF_AS_TRANSFORMERS_DOES:
-        warn(
-            f"{path}: text is split like GPT-2 does, not like '{splitting}': token ids of text "
-            "prompts may differ from the original tokenizer's"
-        )
 
 
 def _json_bytes(value) -> bytes:

@@ -160,7 +160,9 @@ def test_tensors_of_all_shards_are_examined(folder, run):
     names = sorted(weights)
     parts = {first: names[:5], second: names[5:]}
     index = {name: file for file, part in parts.items() for name in part}
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    (directory / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": index})
+    )
     for file, part in parts.items():
         save_file({name: weights[name] for name in part}, directory / file, {"format": "pt"})
     assert run(directory)[0] == 0
