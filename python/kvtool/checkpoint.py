@@ -35,6 +35,9 @@ HARMLESS = (
     (r"(^|\.)(attn|attention|crossattention|self_attn)\.(bias|masked_bias)$", _MASK),
 )
 
+# Scales of activations and of the KV cache beside codes: kvtool computes both in --dtype.
+_OF_ACTIVATIONS = re.compile(r"\.(input|output|k|v|q)_(scale|zero_point|global_scale)$")
+
 # What a class of transformers says that it leaves out. Only these are believed:
 HARMLESS_IF_LEFT_OUT_BY_CLASS = (
     # Heads that guess several tokens ahead; the next token does not pass through them.
@@ -118,11 +121,13 @@ def require_no_other_weights(location: str, files: list[Path]) -> None:
             )
 
 
-def require_all_used(where: str, loading: dict, stored: dict[str, Stored], model) -> None:
+def require_all_used(
+    where: str, loading: dict, stored: dict[str, Stored], model, with_codes: bool = False
+) -> None:
     """Raises UnsupportedModelError for tensors that the model has no place for or that
     have another shape, EnvironmentFailure for weights that the checkpoint lacks.
 
-    `loading` is transformers' loading info.
+    `loading` is transformers' loading info; `with_codes` says that weights were quantized.
     """
     mismatched = sorted(loading.get("mismatched_keys", ()))
     if mismatched:
@@ -138,7 +143,9 @@ def require_all_used(where: str, loading: dict, stored: dict[str, Stored], model
             f"{missing[0]}; is it a checkpoint of this architecture?"
         )
     unread = sorted(
-        name for name in loading.get("unexpected_keys", ()) if not _is_harmless(name, stored)
+        name
+        for name in loading.get("unexpected_keys", ())
+        if not _is_harmless(name, stored) and not (with_codes and _OF_ACTIVATIONS.search(name))
     )
     unread += _left_out_by_class(stored, model)
     if unread:

@@ -117,7 +117,14 @@ def _export(options: argparse.Namespace) -> None:
     import torch
     import transformers
 
-    from kvtool import agreement, model_source, rope, tokenizer_source, tracing
+    from kvtool import (
+        agreement,
+        generation_settings,
+        model_source,
+        rope,
+        tokenizer_source,
+        tracing,
+    )
     from kvtool.metadata import describe, model_slug
     from kvtool.support import max_positions
     from kvtool.weights import weights_digest
@@ -143,6 +150,9 @@ def _export(options: argparse.Namespace) -> None:
         tokenizer = tokenizer_source.load_tokenizer(source, _warn)
     loaded = model_source.load(source, config, getattr(torch, options.dtype))
     model = loaded.model
+    unapplied = generation_settings.not_applied(getattr(model, "generation_config", None))
+    if unapplied:
+        _warn(generation_settings.warning(unapplied))
     longest = max_positions(model.config)
     if options.original_length:
         longest = rope.original_length(model.config)

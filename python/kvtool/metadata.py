@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from kvtool import CONTRACT_VERSION, __version__
+from kvtool.generation_settings import not_applied
 from kvtool.layer_probe import LayerSpec
 from kvtool.tokenizer_source import chat_template_of
 
@@ -48,6 +49,7 @@ def describe(
         "eos_token_ids": _eos_token_ids(model, generation, tokenizer, vocab_size),
         "pad_token_id": _first_id("pad_token_id", tokenizer, generation, model.config),
         "bos_token_id": _first_id("bos_token_id", tokenizer, generation, model.config),
+        "generation_not_applied": not_applied(generation),
         "layers": [_layer(spec) for spec in layers],
         "weights_sha256": weights_sha256,
         "quantized_from": quantized_from,

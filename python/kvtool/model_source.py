@@ -188,7 +188,7 @@ def _load_checkpoint(source: ModelSource, config, dtype: torch.dtype):
         model, loading = _from_state(source, config, dtype, state)
     else:
         model, loading = _from_pretrained(source, config, dtype)
-    checkpoint.require_all_used(str(source), loading, stored, model)
+    checkpoint.require_all_used(str(source), loading, stored, model, bool(quantization))
     if not quantization:
         checkpoint.require_floating_point(str(source), stored, model)
     return model
