@@ -129,13 +129,7 @@ def require_all_used(
 
     `loading` is transformers' loading info; `with_codes` says that weights were quantized.
     """
-    mismatched = sorted(loading.get("mismatched_keys", ()))
-    if mismatched:
-        name, found, wanted = mismatched[0]
-        raise UnsupportedModelError(
-            f"{where}: {_count(mismatched, 'weight')} of the checkpoint have another shape than "
-            f"config.json says, such as {name}: {tuple(found)}, but {tuple(wanted)} by the config"
-        )
+    _refuse_shapes(where, loading.get("mismatched_keys", ()))
     missing = sorted(loading.get("missing_keys", ()))
     if missing:
         raise EnvironmentFailure(
@@ -153,6 +147,30 @@ def require_all_used(
             f"{where}: {_count(unread, 'tensor')} of the checkpoint would not be used, such as "
             f"{', '.join(unread[:3])}: {type(model).__name__} as config.json describes it has no "
             "place for them, so it would compute something else than the checkpoint's model"
+        )
+
+
+def require_shapes(where: str, state: dict[str, torch.Tensor], model) -> None:
+    """Raises UnsupportedModelError where a tensor of `state` has another shape than the
+    model's. (transformers does not look at the shapes of what was quantized.)"""
+    wanted = model.state_dict()
+    _refuse_shapes(
+        where,
+        [
+            (name, tensor.shape, wanted[name].shape)
+            for name, tensor in state.items()
+            if name in wanted and tensor.shape != wanted[name].shape
+        ],
+    )
+
+
+def _refuse_shapes(where: str, mismatched) -> None:
+    mismatched = sorted(mismatched)
+    if mismatched:
+        name, found, wanted = mismatched[0]
+        raise UnsupportedModelError(
+            f"{where}: the shapes of {_count(mismatched, 'weight')} in the checkpoint are not those "
+            f"of the config, such as {name}: {tuple(found)}, but {tuple(wanted)} by the config"
         )
 
 

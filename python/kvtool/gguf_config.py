@@ -112,7 +112,9 @@ _GATING = {"qwen2moe": 1, "qwen3moe": 1, "minimax-m2": 2}
 
 _REQUIRED = ("context_length", "block_count", "embedding_length", "attention.head_count")
 
-# Heads in layers of one kind after another, from the first on; llama.cpp has them as constants.
+_EPSILONS = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon")
+
+# Every so many layers one sees everything, the others a window; llama.cpp's constants.
 _WINDOW_PATTERN = {"gemma2": 2, "gemma3": 6}
 
 _WITHOUT_WINDOWS = ("qwen2", "qwen2moe", "qwen3", "qwen3moe")
@@ -134,6 +136,8 @@ def applied(config, file: GgufFile):
     for suffix in _REQUIRED:
         if file.get(suffix) is None:
             file.refuse(f"has no key {file.key(suffix)}")
+    if not any(file.get(suffix) is not None for suffix in _EPSILONS):
+        file.refuse(f"has neither {file.key(_EPSILONS[0])} nor {file.key(_EPSILONS[1])}")
     _set_defaults(config, file)
     unread = []
     for key in file.values:

@@ -249,6 +249,7 @@ def _load_gguf(source: ModelSource, config, dtype: torch.dtype):
     gguf_config.require_all_tensors_used(file, model)
     loaded = _load_checkpoint(source, config, dtype)
     state = loaded.state_dict()
+    checkpoint.require_shapes(str(source), state, model)
     model.load_state_dict(state, strict=True, assign=True)
     model.tie_weights()
     model.generation_config = loaded.generation_config
@@ -285,7 +286,7 @@ class _explained:
             name = self._report.conversions[0]
             raise UnsupportedModelError(
                 f"{self._source}: the checkpoint's tensors for {name} do not fit together as the "
-                f"model's class needs them (number or shape), nor do those for "
+                f"model's class needs them (number or shape), nor those for "
                 f"{len(self._report.conversions) - 1} more; does config.json belong to these weights?"
             ) from None
         reason = str(error).strip() or type(error).__name__
@@ -293,7 +294,7 @@ class _explained:
         where = str(self._source)
         if foreign_code.is_needed(error):
             raise UnsupportedModelError(foreign_code.refusal(where, "model")) from None
-        if "validation error" in first:
+        if "validation error" in first.lower():
             raise UnsupportedModelError(f"{where}: {' '.join(reason.split())}") from None
         if "is not supported yet" in reason or "Unrecognized configuration class" in reason:
             raise UnsupportedModelError(f"{where}: {first}") from None

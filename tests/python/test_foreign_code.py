@@ -78,6 +78,15 @@ def test_transformers_own_class_is_used_where_there_is_one(part, tiny_directory,
     assert settings["encoder"] == "tokenizers"
 
 
+def test_a_generate_function_of_the_folder_never_runs(tiny_directory, tmp_path, capsys):
+    directory, mark = copy_of(tiny_directory("llama"), tmp_path), tmp_path / "ran"
+    (directory / "custom_generate").mkdir()
+    (directory / "custom_generate" / "generate.py").write_text(MARK.format(mark=str(mark)))
+    arguments = ["--model", str(directory), "--dtype", "float32"]
+    assert export.main([*arguments, "--output", str(tmp_path / "x.pt")]) == 0
+    assert not mark.exists()
+
+
 def test_no_tokenizer_is_the_way_out(tiny_directory, tmp_path, capsys):
     directory, mark = copy_of(tiny_directory("llama"), tmp_path), tmp_path / "ran"
     with_tokenizer_code(directory, mark)

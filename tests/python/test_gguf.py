@@ -373,7 +373,10 @@ def test_unknown_key_is_refused_by_name(key, tmp_path):
         observed(write(tmp_path / "m.gguf", "qwen2", keys))
 
 
-@pytest.mark.parametrize("key", ["embedding_length", "block_count", "attention.head_count"])
+@pytest.mark.parametrize(
+    "key",
+    ["embedding_length", "block_count", "attention.head_count", "attention.layer_norm_rms_epsilon"],
+)
 def test_key_that_is_needed(key, tmp_path):
     keys = keys_of("qwen2") | tokenizer_keys()
     keys.pop("qwen2." + key)
@@ -381,6 +384,20 @@ def test_key_that_is_needed(key, tmp_path):
         gguf_config.applied(
             hf.Qwen2Config(), gguf_file.read(write(tmp_path / "m.gguf", "qwen2", keys))
         )
+
+
+def test_key_that_does_not_fit_the_tensors(tmp_path):
+    keys = keys_of("qwen2", attention__head_count=5) | tokenizer_keys()
+    path = write(tmp_path / "m.gguf", "qwen2", keys, tensors_of(original("qwen2"), "qwen2"))
+    with pytest.raises(UnsupportedModelError, match="are not those of the config"):
+        load(path)
+
+
+@pytest.mark.parametrize("heads", [[2, 1], [2, 2]])
+def test_key_with_a_value_for_each_layer(heads, tmp_path):
+    keys = keys_of("qwen2", attention__head_count_kv=heads) | tokenizer_keys()
+    with pytest.raises(UnsupportedModelError, match="num_key_value_heads"):
+        observed(write(tmp_path / "m.gguf", "qwen2", keys))
 
 
 def test_part_of_a_split_file_is_refused(tmp_path):
