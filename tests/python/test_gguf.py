@@ -446,3 +446,49 @@ def test_codes_follow_the_formula(kind):
     got = gguf.dequantize(codes, quantization)
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
     assert np.abs(got - values).max() < 0.3
+
+
+def six_bits(codes, index):
+    """Scale and minimum number `index` of the 12 bytes that Q4_K and Q5_K share."""
+    if index < 4:
+        return codes[index] & 63, codes[index + 4] & 63
+    low, high = codes[index + 4], (codes[index - 4] >> 6, codes[index] >> 6)
+    return low & 15 | high[0] << 4, low >> 4 | high[1] << 4
+
+
+def of_super_block(kind, block):
+    """The 256 values of a block, after ggml's description of the formats."""
+    half = lambda place: float(np.frombuffer(block[place : place + 2], np.float16)[0])  # noqa: E731
+    values = []
+    if kind == "Q6_K":
+        low, high, scales = block[:128], block[128:192], np.frombuffer(block[192:208], np.int8)
+        for index in range(256):
+            part, place = divmod(index, 128)
+            quarter, column = divmod(place, 32)
+            byte = low[64 * part + 32 * (quarter % 2) + column]
+            code = byte >> 4 if quarter >= 2 else byte & 15
+            code |= (high[32 * part + column] >> (2 * quarter) & 3) << 4
+            values.append(half(208) * int(scales[index // 16]) * (code - 32))
+        return values
+    fifth, codes = (block[16:48], block[48:]) if kind == "Q5_K" else (None, block[16:])
+    for index in range(256):
+        group, column = divmod(index, 32)
+        byte = codes[32 * (group // 2) + column]
+        code = byte >> 4 if group % 2 else byte & 15
+        if fifth is not None:
+            code |= (fifth[column] >> group & 1) << 4
+        scale, minimum = six_bits(block[4:16], group)
+        values.append(half(0) * scale * code - half(2) * minimum)
+    return values
+
+
+@pytest.mark.parametrize("kind", ["Q4_K", "Q5_K", "Q6_K"])
+def test_codes_of_super_blocks_follow_the_formula(kind):
+    quantization = gguf.GGMLQuantizationType[kind]
+    size = gguf.GGML_QUANT_SIZES[quantization][1]
+    blocks = np.random.default_rng(4).integers(0, 256, (4, size), dtype=np.uint8)
+    scale = np.frombuffer(np.float16(0.01).tobytes(), np.uint8)
+    for place in (208,) if kind == "Q6_K" else (0, 2):
+        blocks[:, place : place + 2] = scale
+    wanted = [of_super_block(kind, bytes(row)) for row in blocks]
+    np.testing.assert_allclose(gguf.dequantize(blocks, quantization), wanted, rtol=1e-5)
