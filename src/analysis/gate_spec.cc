@@ -181,6 +181,8 @@ GateSpec GateSpec::parse(const json& document, const std::string& subject) {
            {"dtype", [&](const Value& v) { result.dtype = as_name(v); }},
            {"reference_device", [&](const Value& v) { result.reference_device = as_name(v); }},
            {"device", [&](const Value& v) { result.device = as_name(v); }},
+           {"reference_cache", [&](const Value& v) { result.reference_cache = as_name(v); }},
+           {"cache", [&](const Value& v) { result.cache = as_name(v); }},
            {"near_tie_ulps", [&](const Value& v) { result.near_tie_ulps = as_near_tie_ulps(v); }},
            {"rules", [&](const Value& v) { result.rules = parse_rules(v); }}});
     if (result.rules.empty() && !result.near_tie_ulps) {
@@ -237,7 +239,9 @@ Gate GateSpec::resolve(const GateContext& context) const {
     const bool model = chosen(each.model, context.model) || chosen(each.model, context.model_slug);
     if (!model || !chosen(each.dtype, context.dtype) ||
         !chosen(each.reference_device, context.reference_device) ||
-        !chosen(each.device, context.device)) {
+        !chosen(each.device, context.device) ||
+        !chosen(each.reference_cache, context.reference_cache) ||
+        !chosen(each.cache, context.cache)) {
       continue;
     }
     gate.near_tie_ulps = each.near_tie_ulps.value_or(gate.near_tie_ulps);

@@ -65,6 +65,15 @@ format::SaveMode as_save_mode(const Value& value) {
   return *mode;
 }
 
+cache::CacheSpec as_cache_spec(const Value& value) {
+  const std::string text = as_name(value);
+  try {
+    return cache::CacheSpec::parse(text);
+  } catch (const Error& error) {
+    throw_usage(value.file + ": " + value.key + ": " + error.message());
+  }
+}
+
 bool as_enable(const Value& value) {
   std::string text = value.node.is_string() ? value.node.get<std::string>() : std::string();
   std::transform(text.begin(), text.end(), text.begin(),
@@ -149,7 +158,8 @@ void apply(const Value& object, const Setters& setters) {
 void apply_kv_cache(const Value& object, KvCacheConfig& target) {
   apply(
       object,
-      {{"save", [&](const Value& v) { target.save = as_bool(v); }},
+      {{"policy", [&](const Value& v) { target.policy = as_cache_spec(v); }},
+       {"save", [&](const Value& v) { target.save = as_bool(v); }},
        {"save_mode", [&](const Value& v) { target.save_mode = as_save_mode(v); }},
        {"load", [&](const Value& v) { target.load = as_bool(v); }},
        {"load_from_device", [&](const Value& v) { target.load_from_device = as_name(v); }},

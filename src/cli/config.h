@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kvtool/analysis/gate.h"
+#include "kvtool/cache/cache_spec.h"
 #include "kvtool/format/recording.h"
 #include "kvtool/format/replay_mode.h"
 #include "kvtool/run/prompts.h"
@@ -19,6 +20,7 @@ namespace kvtool::cli {
 inline constexpr const char* kDefaultConfigFile = "hyperparameter.json";
 
 struct KvCacheConfig {
+  std::optional<cache::CacheSpec> policy;
   std::optional<bool> save;
   std::optional<format::SaveMode> save_mode;
   std::optional<bool> load;

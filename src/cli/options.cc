@@ -5,6 +5,8 @@
 
 #include "choices.h"
 #include "kvtool/analysis/gate.h"
+#include "kvtool/base/error.h"
+#include "kvtool/cache/cache_spec.h"
 #include "kvtool/engine/cpu_isa.h"
 #include "kvtool/format/geometry.h"
 #include "kvtool/format/replay_mode.h"
@@ -30,6 +32,28 @@ std::vector<std::string> cpu_isas() {
   std::vector<std::string> names = names_of(engine::kCpuIsas);
   names.emplace(names.begin(), engine::kAnyCpuIsa);
   return names;
+}
+
+// Empty when it is one; CLI11 names the option.
+std::string check_cache_spec(const std::string& text) {
+  try {
+    static_cast<void>(cache::CacheSpec::parse(text));
+    return {};
+  } catch (const Error& error) {
+    return error.message();
+  }
+}
+
+std::string list_of_policies() {
+  std::string list;
+  for (const cache::PolicyInfo& policy : cache::policies()) {
+    list +=
+        (list.empty() ? "" : "; ") + std::string(policy.name) + ": " + std::string(policy.summary);
+    for (const cache::OptionInfo& option : policy.options) {
+      list += ", " + std::string(option.name) + "=" + std::string(option.summary);
+    }
+  }
+  return list;
 }
 
 }  // namespace
@@ -95,6 +119,13 @@ void add_common_options(CLI::App& app, RunOptions& options) {
   app.add_option("--threads", options.threads, "CPU threads (default: torch's choice)")
       ->option_text("N")
       ->check(CLI::Range(0, 4096))
+      ->group(device);
+
+  app.add_option("--kv-cache", options.kv_cache,
+                 "How this device keeps K/V (docs/caches.md). " + list_of_policies() +
+                     ". Default: contiguous; in a replay, as the recordings say")
+      ->option_text("SPEC")
+      ->check(CLI::Validator(check_cache_spec, ""))
       ->group(device);
 
   add_json_option(app, options.reports);

@@ -34,6 +34,7 @@ struct RunOptions {
   std::optional<std::string> device_label;
   std::string cpu_isa = "auto";
   int threads = 0;
+  std::optional<std::string> kv_cache;  // a spec that parses
   ReportTargets reports;
   bool quiet = false;
   bool verbose = false;

@@ -28,6 +28,7 @@ void take_config(const Config& config, run::Request& request) {
   request.max_new_tokens = config.max_new_tokens.value_or(request.max_new_tokens);
   if (config.force_cpu.value_or(false)) request.device = "cpu";
   const KvCacheConfig& cache = config.kv_cache;
+  request.kv_cache = cache.policy;
   request.save_mode = cache.save_mode;
   request.base_dir = cache.base_dir.value_or(request.base_dir);
   request.resume = cache.resume.value_or(false);
@@ -76,6 +77,7 @@ void take_options(const RunOptions& options, run::Request& request) {
   if (options.device_label) request.device_label = run::device_label(*options.device_label);
   request.cpu_isa = options.cpu_isa;
   request.threads = options.threads;
+  if (options.kv_cache) request.kv_cache = cache::CacheSpec::parse(*options.kv_cache);
   if (options.save_mode) request.save_mode = format::parse_save_mode(*options.save_mode);
   request.base_dir = options.out.value_or(request.base_dir);
   request.top_k = options.top_k;

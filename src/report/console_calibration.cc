@@ -9,7 +9,7 @@ void show_calibration(ConsolePage& page, const run::CalibrationResult& result) {
   page.line("");
   page.wrapped_line(
       page.painted(Paint::kBold, fmt::format("Calibration of {}", one_line(result.model_id))), 2);
-  page.wrapped_line("Reference: " + one_line(result.reference), 11);
+  page.wrapped_line("Reference: " + one_line(result.reference + cache_suffix(result.cache)), 11);
   page.line("Runs:");
   for (const run::CalibrationRun& run : result.runs) {
     page.wrapped_line(fmt::format("    {:>7.1f} s  {}", run.seconds, one_line(run.name)), 15);

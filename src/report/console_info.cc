@@ -48,6 +48,7 @@ class RecordingPart {
     row("KV cache:",
         fmt::format("{}, {} layers, {} KV heads, key dim {}, value dim {}", info_.kv_dtype,
                     info_.num_layers, info_.kv_heads, info_.key_dim, info_.value_dim));
+    row("Cache policy:", info_.kv_cache);
     row("Save mode:", info_.save_mode);
     row("Batch:", batch_text(info_));
     row("Prompt:", counted(info_.prompt_length, "token"));

@@ -58,9 +58,10 @@ void show_selftest(ConsolePage& page, const run::SelftestResult& result) {
       page.painted(Paint::kBold, fmt::format("Selftest of {} with gate {}",
                                              one_line(result.model_slug), one_line(result.gate))),
       2);
-  page.wrapped_line(fmt::format("Reference: {}, {}, {}", one_line(result.reference),
-                                counted(result.inputs, "input"), counted(result.steps, "step")),
-                    11);
+  page.wrapped_line(
+      fmt::format("Reference: {}, {}, {}", one_line(result.reference + cache_suffix(result.cache)),
+                  counted(result.inputs, "input"), counted(result.steps, "step")),
+      11);
   page.line("Control (no fault): {}", result.control_passed ? page.painted(Paint::kGood, "passes")
                                                             : page.painted(Paint::kBad, "fails"));
   for (const analysis::RuleResult& rule : result.control_failures) {

@@ -78,6 +78,9 @@ void show_summary(ConsolePage& page, const run::Summary& summary, const FlipText
     page.line("Result: {}", summary.failed() ? page.painted(Paint::kBad, "FAIL")
                                              : page.painted(Paint::kGood, "PASS"));
   }
+  for (const run::UsedCache& used : summary.caches) {
+    if (const std::string text = cache_line(used); !text.empty()) page.line("{}", one_line(text));
+  }
   if (summary.saved_recordings > 0) {
     page.line("Saved {} ({}) under", counted(summary.saved_recordings, "recording"),
               megabytes(summary.saved_bytes));

@@ -85,6 +85,8 @@ Json replay_object(const run::Replay& replay, const run::InputResult& input) {
   return {{"recording", json_text(replay.recording)},
           {"live", json_known(replay.live)},
           {"recorded_device", json_known(replay.recorded_device)},
+          {"reference_cache", json_known(replay.reference_cache)},
+          {"cache", json_known(replay.cache)},
           {"save_mode", json_known(replay.save_mode)},
           {"truncation", json_known(replay.truncation)},
           {"reference_has_prefill_kv", replay.reference_has_prefill_kv},

@@ -44,6 +44,7 @@ Json json_selftest(const run::SelftestResult& result) {
       {"model", json_text(result.model_slug)},
       {"gate", json_text(result.gate)},
       {"reference", json_text(result.reference)},
+      {"cache", json_text(result.cache)},
       {"inputs", result.inputs},
       {"steps", result.steps},
       {"seconds", json_number(result.seconds)},
@@ -62,6 +63,7 @@ Json json_calibration(const run::CalibrationResult& result) {
   for (const std::string& note : result.notes) notes.push_back(json_text(note));
   return {{"model", {{"slug", json_text(result.model_slug)}, {"id", json_known(result.model_id)}}},
           {"reference", json_text(result.reference)},
+          {"cache", json_text(result.cache)},
           {"target", json_text(result.target)},
           {"safety_factor", json_number(result.safety_factor)},
           {"runs", std::move(runs)},

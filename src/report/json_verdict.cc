@@ -109,6 +109,8 @@ Json json_verdict(const run::Verdict& verdict, const FlipTexts& texts) {
             {"dtype", json_known(verdict.dtype)}}},
           {"reference_device", json_known(verdict.reference_device)},
           {"device", json_known(verdict.device)},
+          {"reference_cache", json_known(verdict.reference_cache)},
+          {"cache", json_known(verdict.cache)},
           {"different_weights", verdict.different_weights},
           {"parallel", verdict.parallel},
           {"passed", verdict.gate.passed},
@@ -129,6 +131,24 @@ Json json_verdict(const run::Verdict& verdict, const FlipTexts& texts) {
           {"modes", std::move(modes)}};
 }
 
+namespace {
+
+Json json_cache(const run::UsedCache& used) {
+  Json places = Json::array();
+  for (const cache::PlaceBytes& place : used.use.places) {
+    places.push_back({{"place", json_text(place.place)}, {"bytes", place.bytes}});
+  }
+  return {{"spec", json_text(used.spec)},
+          {"logical_bytes", used.use.logical_bytes},
+          {"physical_bytes", used.use.physical_bytes},
+          {"peak_bytes", used.use.peak_bytes},
+          {"places", std::move(places)},
+          {"moved_bytes", used.use.moved_bytes},
+          {"applied_rows", used.use.applied_rows}};
+}
+
+}  // namespace
+
 Json json_summary(const run::Summary& summary) {
   Json missing = Json::array();
   for (const std::string& path : summary.missing) missing.push_back(json_text(path));
@@ -142,6 +162,7 @@ Json json_summary(const run::Summary& summary) {
                  {"compared_bytes", summary.compared_bytes},
                  {"missing", missing},
                  {"failed", summary.verdicts.empty() ? Json(nullptr) : Json(summary.failed())}};
+  for (const run::UsedCache& used : summary.caches) object["caches"].push_back(json_cache(used));
   if (summary.saved_recordings > 0) {
     object["saved"] = {{"recordings", summary.saved_recordings},
                        {"bytes", summary.saved_bytes},

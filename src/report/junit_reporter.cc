@@ -191,6 +191,10 @@ void add_properties(const run::Verdict& verdict, TestSuite& suite) {
   suite.properties.emplace_back("finding", verdict.finding_text);
   suite.properties.emplace_back("reference_device", verdict.reference_device);
   suite.properties.emplace_back("device", verdict.device);
+  if (!cache_line(verdict).empty()) {
+    suite.properties.emplace_back("reference_cache", verdict.reference_cache);
+    suite.properties.emplace_back("cache", verdict.cache);
+  }
   if (verdict.different_weights) {
     suite.properties.emplace_back("different_weights", std::string(kDifferentWeights));
   }

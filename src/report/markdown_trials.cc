@@ -23,7 +23,7 @@ void add_markdown_selftest(MarkdownPage& page, const run::SelftestResult& result
   std::string text = fmt::format(
       "## Selftest of {}: {}\n\nGate {}, reference: {}. The replay without a fault {}.\n\n",
       markdown_text(result.model_slug), result.passed() ? "PASS" : "FAIL",
-      markdown_text(result.gate), markdown_text(result.reference),
+      markdown_text(result.gate), markdown_text(result.reference + cache_suffix(result.cache)),
       result.control_passed ? "passes" : "**fails**");
   for (const analysis::RuleResult& rule : result.control_failures) {
     text += "- " + markdown_text(describe(rule)) + "\n";
@@ -42,10 +42,10 @@ void add_markdown_selftest(MarkdownPage& page, const run::SelftestResult& result
 }
 
 void add_markdown_calibration(MarkdownPage& page, const run::CalibrationResult& result) {
-  page.add(
-      fmt::format("## Calibration of {}\n\nReference: {}. Gate file: {}. Safety factor {:.3g}.\n\n",
-                  markdown_text(result.model_id), markdown_text(result.reference),
-                  markdown_code(result.target), result.safety_factor));
+  page.add(fmt::format(
+      "## Calibration of {}\n\nReference: {}. Gate file: {}. Safety factor {:.3g}.\n\n",
+      markdown_text(result.model_id), markdown_text(result.reference + cache_suffix(result.cache)),
+      markdown_code(result.target), result.safety_factor));
   MarkdownTable rules({"figure", ">noise", "allowed", "worst in"});
   for (const run::CalibratedRule& rule : result.rules) {
     rules.row({markdown_code(rule.rule.figure), fmt::format("{:.4g}", rule.noise),

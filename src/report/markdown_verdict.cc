@@ -155,6 +155,9 @@ std::string mode_lines(const run::ModeReplay& mode, const run::InputResult& inpu
 void add_markdown_verdict(MarkdownPage& page, const run::Verdict& verdict, const FlipTexts& texts) {
   page.add("## " + markdown_text(verdict_title(verdict)) + "\n\n");
   if (verdict.different_weights) page.add("**" + std::string(kDifferentWeights) + "**\n\n");
+  if (const std::string caches = cache_line(verdict); !caches.empty()) {
+    page.add(markdown_text(caches) + "\n\n");
+  }
   if (verdict.parallel) page.add(std::string(kParallelReplay) + "\n\n");
   if (!verdict.finding_text.empty()) page.add(escape_markdown(verdict.finding_text) + "\n\n");
   page.add(gate_block(verdict));

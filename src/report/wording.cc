@@ -9,9 +9,12 @@
 
 #include "kvtool/analysis/statistics.h"
 #include "kvtool/base/text.h"
+#include "kvtool/format/meta.h"
 
 namespace kvtool::report {
 namespace {
+
+constexpr const char* kContiguous = format::kUnnamedCache;
 
 bool keeps_bounds(double value, const analysis::GateRule& rule) {
   return (!rule.min || value >= *rule.min) && (!rule.max || value <= *rule.max);
@@ -198,6 +201,23 @@ std::string verdict_title(const run::Verdict& verdict) {
   return fmt::format("{} ({}): {} against {}",
                      verdict.model_id.empty() ? verdict.model_slug : verdict.model_id,
                      verdict.dtype, verdict.device, verdict.reference_device);
+}
+
+std::string cache_line(const run::Verdict& verdict) {
+  if (verdict.cache == verdict.reference_cache) {
+    return verdict.cache == kContiguous ? std::string() : "K/V cache: " + verdict.cache;
+  }
+  return "K/V cache: " + verdict.cache + " against " + verdict.reference_cache;
+}
+
+std::string cache_line(const run::UsedCache& used) {
+  if (used.spec == kContiguous) return {};
+  return fmt::format("K/V cache: {}, at most {} allocated for {} of K/V", used.spec,
+                     megabytes(used.use.peak_bytes), megabytes(used.use.logical_bytes));
+}
+
+std::string cache_suffix(const std::string& spec) {
+  return spec == kContiguous ? std::string() : ", K/V cache " + spec;
 }
 
 std::string divergence_text(const analysis::ModeSummary& mode) {

@@ -74,6 +74,11 @@ struct StepCounts {
 
 // "Org/Tiny (bfloat16): CPU against NVIDIA_H200".
 [[nodiscard]] std::string verdict_title(const run::Verdict& verdict);
+// Empty where both sides kept K/V in the contiguous cache, which needs no words.
+[[nodiscard]] std::string cache_line(const run::Verdict& verdict);
+[[nodiscard]] std::string cache_line(const run::UsedCache& used);
+// ", K/V cache int8", empty likewise.
+[[nodiscard]] std::string cache_suffix(const std::string& spec);
 // "inject: 5 of 8 inputs; agreed tokens: min 3, median 92".
 [[nodiscard]] std::string divergence_text(const analysis::ModeSummary& mode);
 inline constexpr std::string_view kDifferentWeights =

@@ -5,6 +5,7 @@
 
 #include "kvtool/base/error.h"
 #include "kvtool/format/reader.h"
+#include "replay_cache.h"
 
 namespace kvtool::run {
 namespace {
@@ -98,7 +99,9 @@ class BatchReplay {
  public:
   BatchReplay(engine::Model& model, std::span<const ReferenceEntry> entries,
               const PlannedBatch& batch, const BatchReplayOptions& options, Observer& observer)
-      : model_(model), options_(options) {
+      : model_(model),
+        options_(options),
+        kv_cache_(replay_cache(options.kv_cache, entries[batch.rows.front().entry])) {
     warn_missing(batch, observer);
     check_capacity(model.info(), entries, batch);
     live_.padded_length = batch.padded_length;
@@ -133,15 +136,19 @@ class BatchReplay {
     options.parallel = options_.parallel;
     options.parallel_memory_bytes =
         options_.parallel_memory_bytes.value_or(options.parallel_memory_bytes);
+    options.kv_cache = kv_cache_;
     const engine::ReplayResult run = model_.replay(live_, options, sinks, progress);
     totals.prefill_seconds += run.timing.prefill_seconds;
     totals.decode_seconds += run.timing.decode_seconds;
+    if (run.cache_use.peak_bytes >= totals.cache_use.peak_bytes) totals.cache_use = run.cache_use;
     for (std::size_t i = 0; i < rows_.size(); ++i) {
       if (!rows_[i].reported) continue;
       rows_[i].result.modes.push_back(mode_result(model_, mode, comparators[i]->result(),
                                                   rows_[i].source->num_steps(), run, i));
     }
   }
+
+  [[nodiscard]] const cache::CacheSpec& kv_cache() const { return kv_cache_; }
 
   std::vector<ReplayedRow> take_results() {
     std::vector<ReplayedRow> results;
@@ -163,6 +170,7 @@ class BatchReplay {
 
   engine::Model& model_;
   const BatchReplayOptions& options_;
+  cache::CacheSpec kv_cache_;
   engine::ReplayBatch live_;
   std::vector<LiveRow> rows_;
 };
@@ -176,6 +184,7 @@ BatchReplayResult replay_batch(engine::Model& model, std::span<const ReferenceEn
                                Observer& observer) {
   BatchReplay replay(model, entries, batch, options, observer);
   BatchReplayResult result;
+  result.kv_cache = replay.kv_cache();
   bool is_first = true;
   for (const format::ReplayMode mode : options.modes) {
     replay.run_mode(mode, is_first ? make_recorder : MakeRecorder(),

@@ -24,6 +24,7 @@ struct BatchReplayOptions {
   bool parallel = false;                               // see engine::ReplayOptions
   std::optional<std::uint64_t> parallel_memory_bytes;  // empty: the engine's default
   std::optional<engine::Fault> fault;
+  std::optional<cache::CacheSpec> kv_cache;  // empty: the one that made the recordings
   // Of a gate, which may differ by the device that a recording comes from. Empty:
   // analysis::kDefaultToleranceUlps.
   std::function<double(const ReferenceEntry& entry)> near_tie_ulps;
@@ -44,6 +45,8 @@ struct ReplayedRow {
 
 struct BatchReplayResult {
   std::vector<ReplayedRow> rows;
+  cache::CacheSpec kv_cache;     // that ran
+  cache::CacheUse cache_use;     // of the mode that took most
   double prefill_seconds = 0.0;  // sums over modes
   double decode_seconds = 0.0;
 };

@@ -171,9 +171,9 @@ class Calibrator {
 
   static void check_one_group(const WorkerMeasurement& measured) {
     if (measured.groups == 1) return;
-    throw_usage("calibrate takes recordings of one model and one device, and there are " +
-                std::to_string(measured.groups) + " such groups: name one folder with " +
-                setting("from"));
+    throw_usage(
+        "calibrate takes recordings of one model, one device and one cache, and there are " +
+        std::to_string(measured.groups) + " such groups: name one folder with " + setting("from"));
   }
 
   WorkerAnswer ask(const WorkerTask& task, const std::string& what) const {
@@ -207,6 +207,7 @@ class Calibrator {
     return {{"created_utc", created_utc_},
             {"kvtool_version", KVTOOL_VERSION},
             {"safety_factor", request_.safety},
+            {"cache", first.cache},
             {"device",
              {{"label", first.device.label},
               {"name", first.device.name},
@@ -226,6 +227,7 @@ class Calibrator {
     result.model_slug = first.model.slug;
     result.model_id = first.model.id;
     result.reference = request_.run.from.empty() ? "recorded by this command" : request_.run.from;
+    result.cache = first.cache;
     result.target = request_.target.string();
     result.safety_factor = request_.safety;
     for (CalibrationOutcome& outcome : outcomes_) result.runs.push_back(std::move(outcome.run));

@@ -45,12 +45,13 @@ WorkerMeasurement measure(const Request& request, const Services& services) {
   const std::unique_ptr<engine::Model> model = session.load_model(file);
   check_belong(references, *model);
   const TrialRunner runner(*model, references, measuring_gate(), session.device_label(), identity);
-  Judgement judged = runner.run({.fault = std::nullopt, .modes = request.replay_modes},
+  Judgement judged = runner.run({.kv_cache = request.kv_cache, .modes = request.replay_modes},
                                 session.progress("calibration"));
   WorkerMeasurement measured{.figures = std::move(judged.figures),
                              .largest_gap_ulps = judged.largest_gap_ulps,
                              .most_rows = judged.most_rows,
                              .groups = judged.groups,
+                             .cache = judged.caches.front(),
                              .device = identity.device(),
                              .model = identity.model()};
   measured.model.path = valid_utf8(measured.model.path);

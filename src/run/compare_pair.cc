@@ -200,7 +200,9 @@ DiffPlan plan_diff(RecordingPair pair, bool allow_different_weights) {
                   .dtype = plan.model.dtype,
                   .reference_device = pair.reference.device_label,
                   .device = pair.live.device_label,
-                  .demanded_mode = plan.mode};
+                  .demanded_mode = plan.mode,
+                  .reference_cache = pair.reference.kv_cache,
+                  .cache = pair.live.kv_cache};
   plan.provenance = analysis::compare_provenance(reference.meta(), live.meta());
   warn_truncated(reference, plan.warnings);
   warn_truncated(live, plan.warnings);
@@ -231,6 +233,8 @@ DiffResult compare_pair(const DiffPlan& plan, const DiffOptions& options) {
   replay.recording = reference.path().string();
   replay.live = live.path().string();
   replay.recorded_device = plan.context.reference_device;
+  replay.reference_cache = plan.context.reference_cache;
+  replay.cache = plan.context.cache;
   replay.save_mode = format::save_mode_name(reference.header().save_mode);
   replay.truncation = reference.truncation();
   replay.reference_has_prefill_kv = recorded_row->has_prefill_kv();

@@ -35,6 +35,7 @@ class Selftest {
     SelftestResult result;
     result.model_slug = model_.info().slug;
     result.gate = control_.gate;
+    result.cache = fmt::format("{}", fmt::join(control_.caches, ", "));
     result.inputs = control_.inputs;
     result.steps = control_.steps;
     result.control_passed = control_.passed();
@@ -125,7 +126,8 @@ class Selftest {
   }
 
   Judgement judge(const std::optional<engine::Fault>& fault, const std::string& what) {
-    return runner_.run({.fault = fault, .modes = options_.modes}, session_.progress(what));
+    return runner_.run({.kv_cache = options_.kv_cache, .fault = fault, .modes = options_.modes},
+                       session_.progress(what));
   }
 
   Session& session_;

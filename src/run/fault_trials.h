@@ -17,7 +17,8 @@ namespace kvtool::run {
 struct SelftestOptions {
   std::vector<format::ReplayMode> modes;  // empty: those that the gate needs
   analysis::GateSpec gate;
-  bool search = true;  // for the smallest strength that is still caught
+  std::optional<cache::CacheSpec> kv_cache = {};  // as of a Trial
+  bool search = true;                             // for the smallest strength that is still caught
 };
 
 // The built-in gate for this model's K/V.

@@ -241,6 +241,7 @@ class GenerationRun {
     meta.model = &model.info();
     meta.device = &session_.engine().device();
     meta.device_label = session_.device_label();
+    meta.kv_cache = kv_cache_;
     meta.run = {.batch_id = batch.id,
                 .batch_size = batch.batch_size,
                 .batch_index = batch.index,
@@ -298,7 +299,8 @@ class GenerationRun {
         model.generate(inputs,
                        {.max_new_tokens = request_.max_new_tokens,
                         .ignore_eos = request_.ignore_eos,
-                        .top_k = std::min(request_.top_k, model.info().vocab_size)},
+                        .top_k = std::min(request_.top_k, model.info().vocab_size),
+                        .kv_cache = kv_cache_},
                        sink_pointers,
                        session_.progress("batch " + std::to_string(batch.index + 1) + "/" +
                                          std::to_string(num_batches) + " of size " +
@@ -306,6 +308,7 @@ class GenerationRun {
     sinks.clear();
     ledger.end_batch();
     session_.add_batch_seconds(result.timing.prefill_seconds, result.timing.decode_seconds);
+    session_.add_cache_use(kv_cache_, result.cache_use);
     for (std::uint64_t row = 0; row < batch.rows; ++row) report_row(model, batch, row, result);
   }
 
@@ -337,6 +340,7 @@ class GenerationRun {
 
   Session& session_;
   const Request& request_;
+  const cache::CacheSpec kv_cache_ = request_.kv_cache.value_or(cache::CacheSpec());
   bool engine_ready_ = false;
   std::vector<EncodedInput> inputs_;
 };

@@ -21,13 +21,19 @@ PlannedBatch single_row(std::span<const ReferenceEntry> entries, std::size_t ind
 // only bounds the open files and the results in flight.
 constexpr std::size_t kParallelRows = 64;
 
+// A batch runs with one cache.
 std::vector<PlannedBatch> parallel_batches(std::span<const ReferenceEntry> entries) {
   std::vector<PlannedBatch> batches;
+  std::map<std::string, std::size_t> open_batches;  // the last one of each cache
   for (std::size_t i = 0; i < entries.size(); ++i) {
     if (!entries[i].selected) continue;
-    if (batches.empty() || batches.back().rows.size() == kParallelRows) batches.emplace_back();
+    const auto [open, is_first] = open_batches.try_emplace(entries[i].kv_cache, batches.size());
+    if (is_first || batches[open->second].rows.size() == kParallelRows) {
+      open->second = batches.size();
+      batches.emplace_back();
+    }
     const PlannedBatch alone = single_row(entries, i);
-    PlannedBatch& batch = batches.back();
+    PlannedBatch& batch = batches[open->second];
     batch.rows.push_back(alone.rows.front());
     batch.padded_length = std::max(batch.padded_length, alone.padded_length);
     batch.cache_capacity = std::max(batch.cache_capacity, alone.cache_capacity);
@@ -36,21 +42,20 @@ std::vector<PlannedBatch> parallel_batches(std::span<const ReferenceEntry> entri
 }
 
 void check_same_shape(const ReferenceEntry& a, const ReferenceEntry& b) {
-  const auto fail = [&](const char* what, std::uint64_t of_a, std::uint64_t of_b) {
+  const auto require = [&](const char* what, const std::string& of_a, const std::string& of_b) {
+    if (of_a == of_b) return;
     throw_corrupt(b.path.string() + " and " + a.path.string() +
-                  " belong to one batch but disagree about its " + what + ": " +
-                  std::to_string(of_b) + " against " + std::to_string(of_a));
+                  " belong to one batch but disagree about its " + what + ": " + of_b +
+                  " against " + of_a);
   };
-  if (a.run->rows != b.run->rows) fail("rows", a.run->rows, b.run->rows);
-  if (a.run->padded_length != b.run->padded_length) {
-    fail("padded length", a.run->padded_length, b.run->padded_length);
-  }
-  if (a.run->cache_capacity != b.run->cache_capacity) {
-    fail("cache capacity", a.run->cache_capacity, b.run->cache_capacity);
-  }
-  if (a.run->batch_size != b.run->batch_size) {
-    fail("batch size", a.run->batch_size, b.run->batch_size);
-  }
+  const auto require_number = [&](const char* what, std::uint64_t format::RunMeta::* member) {
+    require(what, std::to_string(*a.run.*member), std::to_string(*b.run.*member));
+  };
+  require_number("rows", &format::RunMeta::rows);
+  require_number("padded length", &format::RunMeta::padded_length);
+  require_number("cache capacity", &format::RunMeta::cache_capacity);
+  require_number("batch size", &format::RunMeta::batch_size);
+  require("cache", a.kv_cache, b.kv_cache);
 }
 
 void check_capacity(const ReferenceEntry& entry) {

@@ -70,6 +70,7 @@ void take_meta(const json& meta, RecordingInfo& info) {
   info.model_dtype = typed.model.dtype.value_or("");
   info.device_label = typed.device.label.value_or("");
   info.device_name = typed.device.name.value_or("");
+  info.kv_cache = typed.cache_or_unnamed();
   info.prompt_text = typed.prompt_text.value_or("");
   take_provenance(meta, typed, info);
   info.created_utc = typed.created_utc.value_or("");

@@ -19,6 +19,7 @@ ReferenceEntry read_reference_entry(const fs::path& path) {
   entry.model_id = meta.model.id.value_or("");
   entry.model_slug = meta.model.slug.value_or("");
   entry.device_label = meta.device.label.value_or("");
+  entry.kv_cache = meta.cache_or_unnamed();
   entry.prompt_text = meta.prompt_text;
   if (recording.meta().is_object()) {
     entry.prompt_meta = recording.meta().value("prompt", nlohmann::json());

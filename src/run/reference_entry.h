@@ -23,8 +23,9 @@ struct ReferenceEntry {
   std::string model_id;
   std::string model_slug;
   std::string device_label;
-  nlohmann::json prompt_meta;              // META.prompt, or null
-  std::optional<std::string> prompt_text;  // of it
+  std::string kv_cache = format::kUnnamedCache;  // spec of the cache that made it, not checked
+  nlohmann::json prompt_meta;                    // META.prompt, or null
+  std::optional<std::string> prompt_text;        // of it
   std::vector<std::int32_t> prompt_ids;
   bool selected = true;  // false: present only because others ran in its batch
 };

@@ -13,6 +13,7 @@
 #include "model_check.h"
 #include "recording_ledger.h"
 #include "reference_sets.h"
+#include "replay_cache.h"
 #include "run_meta.h"
 #include "session.h"
 
@@ -127,8 +128,8 @@ class ReplayRun {
 
   // What all batches of a model share.
   void prepare(const engine::Model& model, const std::vector<ReferenceSet>& references) {
-    const std::string& reference_device = references.front().entries.front().device_label;
-    const analysis::Gate gate = session_.verdicts().gate_for(gate_context(model, reference_device));
+    const analysis::Gate gate =
+        session_.verdicts().gate_for(gate_context(model, references.front().entries.front()));
     modes_ = request_.replay_modes.empty() ? analysis::modes_for(gate) : request_.replay_modes;
     check_modes(gate);
     block_positions_ = 1;
@@ -156,6 +157,7 @@ class ReplayRun {
   // Before anything runs.
   void check_all(const engine::Model& model, const std::vector<ReferenceEntry>& entries) {
     for (const ReferenceEntry& entry : entries) {
+      static_cast<void>(replay_cache(request_.kv_cache, entry));
       const bool different =
           check_same_model(identity_of(format::Recording::open(entry.path)),
                            identity_of(model.info()), request_.allow_different_weights);
@@ -183,9 +185,10 @@ class ReplayRun {
     begin_recording(model, entries, batch, ledger);
     BatchReplayOptions options;
     options.modes = modes_;
+    options.kv_cache = request_.kv_cache;
     options.allow_different_weights = request_.allow_different_weights;
     options.near_tie_ulps = [&](const ReferenceEntry& entry) {
-      return session_.verdicts().gate_for(gate_context(model, entry.device_label)).near_tie_ulps;
+      return session_.verdicts().gate_for(gate_context(model, entry)).near_tie_ulps;
     };
     options.parallel = parallel();
     options.parallel_memory_bytes = request_.parallel_memory_bytes;
@@ -205,6 +208,7 @@ class ReplayRun {
         session_.observer());
     ledger.end_batch();
     session_.add_batch_seconds(result.prefill_seconds, result.decode_seconds);
+    session_.add_cache_use(result.kv_cache, result.cache_use);
     for (const ReplayedRow& row : result.rows) report_row(model, batch, row);
   }
 
@@ -226,9 +230,15 @@ class ReplayRun {
   }
 
   [[nodiscard]] analysis::GateContext gate_context(const engine::Model& model,
-                                                   const std::string& reference_device) {
+                                                   const ReferenceEntry& entry) {
     const engine::ModelInfo& info = model.info();
-    return {info.model_id, info.slug, info.dtype, reference_device, session_.device_label()};
+    return {.model = info.model_id,
+            .model_slug = info.slug,
+            .dtype = info.dtype,
+            .reference_device = entry.device_label,
+            .device = session_.device_label(),
+            .reference_cache = entry.kv_cache,
+            .cache = replay_cache(request_.kv_cache, entry).to_string()};
   }
 
   // META of this device's own row, as it is recorded and compared with the reference's.
@@ -241,6 +251,7 @@ class ReplayRun {
     meta.model = &model.info();
     meta.device = &session_.engine().device();
     meta.device_label = session_.device_label();
+    meta.kv_cache = replay_cache(request_.kv_cache, entry);
     meta.run =
         entry.run.value_or(format::RunMeta{.batch_id = {}, .input_index = entry.input_index});
     meta.run.batch_id = batch_id;
@@ -294,6 +305,8 @@ class ReplayRun {
     Replay& replay = input.replay.emplace();
     replay.recording = entry.path.string();
     replay.recorded_device = entry.device_label;
+    replay.reference_cache = entry.kv_cache;
+    replay.cache = replay_cache(request_.kv_cache, entry).to_string();
     replay.save_mode = format::save_mode_name(row.save_mode);
     replay.truncation = row.truncation;
     replay.reference_has_prefill_kv = row.reference_has_prefill_kv;
@@ -310,7 +323,7 @@ class ReplayRun {
           std::string(format::save_mode_name(request_.save_mode.value_or(row.save_mode)))};
     }
     ++replayed_;
-    session_.report_replay(gate_context(model, entry.device_label), input);
+    session_.report_replay(gate_context(model, entry), input);
   }
 
   // Once for each difference of the whole run.

@@ -32,6 +32,7 @@ json make_meta(const MetaParts& parts) {
                            {"prompt", parts.prompt}});
   meta.kvtool = parts.kvtool_version;
   meta.created_utc = parts.created_utc;
+  meta.cache = parts.kv_cache.to_string();
   meta.model.id = model.model_id;
   meta.model.slug = model.slug;
   meta.model.architecture = model.architecture;

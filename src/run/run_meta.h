@@ -15,6 +15,7 @@ struct MetaParts {
   const engine::ModelInfo* model = nullptr;
   const engine::DeviceInfo* device = nullptr;
   std::string device_label;
+  cache::CacheSpec kv_cache;
   format::RunMeta run;
   nlohmann::json prompt;  // {"text": ..., "messages": ...}
 };

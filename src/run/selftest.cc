@@ -98,6 +98,7 @@ class SelftestRun {
     const DType kv = model.info().geometry.layer(0).key_dtype;
     return {.modes = request_.replay_modes,
             .gate = request_.gate.value_or(analysis::GateSpec::builtin(gate_for_kv(kv))),
+            .kv_cache = request_.kv_cache,
             .search = search_};
   }
 

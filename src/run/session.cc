@@ -1,5 +1,7 @@
 #include "session.h"
 
+#include <algorithm>
+
 #include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
 #include "kvtool/format/recording.h"
@@ -109,6 +111,16 @@ void Session::report_replay(const analysis::GateContext& context, const InputRes
 void Session::add_batch_seconds(double prefill_seconds, double decode_seconds) {
   summary_.prefill_seconds += prefill_seconds;
   summary_.decode_seconds += decode_seconds;
+}
+
+void Session::add_cache_use(const cache::CacheSpec& kv_cache, const cache::CacheUse& use) {
+  const std::string spec = kv_cache.to_string();
+  const auto known = std::ranges::find(summary_.caches, spec, &UsedCache::spec);
+  if (known == summary_.caches.end()) {
+    summary_.caches.push_back({spec, use});
+  } else if (use.peak_bytes > known->use.peak_bytes) {
+    known->use = use;
+  }
 }
 
 void Session::finish() {

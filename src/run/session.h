@@ -54,6 +54,8 @@ class Session {
   void report_replay(const analysis::GateContext& context, const InputResult& input);
   [[nodiscard]] const VerdictBuilder& verdicts() const { return verdicts_; }
   void add_batch_seconds(double prefill_seconds, double decode_seconds);
+  // Of one batch; the summary names the largest.
+  void add_cache_use(const cache::CacheSpec& kv_cache, const cache::CacheUse& use);
   [[nodiscard]] Summary& summary() { return summary_; }
   // Tells the summary.
   void finish();

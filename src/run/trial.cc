@@ -7,6 +7,8 @@
 #include <limits>
 #include <utility>
 
+#include "replay_cache.h"
+
 namespace kvtool::run {
 namespace {
 
@@ -51,6 +53,9 @@ std::string describe_departure(const analysis::KvSummary& kv) {
 
 void take(const Verdict& verdict, Judgement& judgement) {
   judgement.gate = verdict.gate.gate;
+  if (std::ranges::find(judgement.caches, verdict.cache) == judgement.caches.end()) {
+    judgement.caches.push_back(verdict.cache);
+  }
   judgement.figures.insert(verdict.figures.begin(), verdict.figures.end());
   for (const analysis::RuleResult& rule : verdict.gate.rules) {
     if (!rule.passed) judgement.failed_rules.push_back(rule);
@@ -97,9 +102,16 @@ TrialRunner::TrialRunner(engine::Model& model, std::span<const ReferenceSet> ref
   }
 }
 
-analysis::GateContext TrialRunner::context_of(const ReferenceEntry& entry) const {
+analysis::GateContext TrialRunner::context_of(const Trial& trial,
+                                              const ReferenceEntry& entry) const {
   const engine::ModelInfo& info = model_.info();
-  return {info.model_id, info.slug, info.dtype, entry.device_label, device_label_};
+  return {.model = info.model_id,
+          .model_slug = info.slug,
+          .dtype = info.dtype,
+          .reference_device = entry.device_label,
+          .device = device_label_,
+          .reference_cache = entry.kv_cache,
+          .cache = replay_cache(trial.kv_cache, entry).to_string()};
 }
 
 Judgement TrialRunner::run(const Trial& trial, const engine::Progress& progress) const {
@@ -108,11 +120,12 @@ Judgement TrialRunner::run(const Trial& trial, const engine::Progress& progress)
   options.modes = trial.modes;
   if (options.modes.empty()) {
     const ReferenceEntry& first = references_.front().entries.front();
-    options.modes = analysis::modes_for(verdicts.gate_for(context_of(first)));
+    options.modes = analysis::modes_for(verdicts.gate_for(context_of(trial, first)));
   }
+  options.kv_cache = trial.kv_cache;
   options.fault = trial.fault;
   options.near_tie_ulps = [&](const ReferenceEntry& entry) {
-    return verdicts.gate_for(context_of(entry)).near_tie_ulps;
+    return verdicts.gate_for(context_of(trial, entry)).near_tie_ulps;
   };
   options.block_positions = block_positions_;
   Judgement judgement;
@@ -121,7 +134,7 @@ Judgement TrialRunner::run(const Trial& trial, const engine::Progress& progress)
       BatchReplayResult replayed = replay_batch(
           model_, entries, batch, options, {}, [&](format::ReplayMode) { return progress; },
           observer_);
-      take_rows(std::move(replayed.rows), verdicts, judgement);
+      take_rows(trial, std::move(replayed.rows), verdicts, judgement);
     }
   }
   const std::vector<Verdict> judged = verdicts.build();
@@ -130,8 +143,8 @@ Judgement TrialRunner::run(const Trial& trial, const engine::Progress& progress)
   return judgement;
 }
 
-void TrialRunner::take_rows(std::vector<ReplayedRow> rows, VerdictBuilder& verdicts,
-                            Judgement& judgement) const {
+void TrialRunner::take_rows(const Trial& trial, std::vector<ReplayedRow> rows,
+                            VerdictBuilder& verdicts, Judgement& judgement) const {
   for (ReplayedRow& row : rows) {
     ++judgement.inputs;
     judgement.most_rows = std::max<std::uint64_t>(judgement.most_rows, row.rows);
@@ -140,7 +153,7 @@ void TrialRunner::take_rows(std::vector<ReplayedRow> rows, VerdictBuilder& verdi
       judgement.largest_gap_ulps =
           std::max(judgement.largest_gap_ulps, largest_gap_ulps(mode.comparison));
     }
-    const analysis::GateContext context = context_of(*row.entry);
+    const analysis::GateContext context = context_of(trial, *row.entry);
     verdicts.add(context, input_of(model_.info(), row));
   }
 }

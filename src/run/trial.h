@@ -20,16 +20,18 @@ namespace kvtool::run {
 
 // What is done to a replay. As it stands: nothing, in the modes that the gate needs.
 struct Trial {
-  std::optional<engine::Fault> fault;
-  std::vector<format::ReplayMode> modes;  // empty: those that the gate needs
+  std::optional<cache::CacheSpec> kv_cache = {};  // empty: the one that made the recordings
+  std::optional<engine::Fault> fault = {};
+  std::vector<format::ReplayMode> modes = {};  // empty: those that the gate needs
 };
 
 // All batches of one trial as the gate sees them.
 struct Judgement {
   std::string gate;
+  std::vector<std::string> caches;                 // specs of those that ran, each once
   std::vector<analysis::RuleResult> failed_rules;  // worst excess first
-  // Where the recordings come from several devices, each figure is that of the first one
-  // that has it; rules are judged for each device.
+  // Where the recordings come from several devices or caches, each figure is that of the first
+  // one that has it; rules are judged for each of them.
   analysis::Figures figures;
   std::optional<analysis::Departure> departure;  // of the first mode's steps
   std::string departure_text;                    // for a person; empty without a departure
@@ -45,7 +47,8 @@ struct Judgement {
 };
 
 // Runs trials of one model against recordings, pooled over batch sizes. Each recording is compared
-// with the near-tie bound, and judged by the rules, that the gate has for the device it comes from.
+// with the near-tie bound, and judged by the rules, that the gate has for the device and the cache
+// it comes from.
 class TrialRunner {
  public:
   // `model`, `references` (not empty) and `observer` must outlive the runner. `device_label` is
@@ -57,8 +60,9 @@ class TrialRunner {
   [[nodiscard]] Judgement run(const Trial& trial, const engine::Progress& progress) const;
 
  private:
-  [[nodiscard]] analysis::GateContext context_of(const ReferenceEntry& entry) const;
-  void take_rows(std::vector<ReplayedRow> rows, VerdictBuilder& verdicts,
+  [[nodiscard]] analysis::GateContext context_of(const Trial& trial,
+                                                 const ReferenceEntry& entry) const;
+  void take_rows(const Trial& trial, std::vector<ReplayedRow> rows, VerdictBuilder& verdicts,
                  Judgement& judgement) const;
 
   engine::Model& model_;

@@ -8,7 +8,8 @@ namespace {
 
 bool same_group(const analysis::GateContext& a, const analysis::GateContext& b) {
   return a.model_slug == b.model_slug && a.reference_device == b.reference_device &&
-         a.device == b.device && a.dtype == b.dtype && a.demanded_mode == b.demanded_mode;
+         a.device == b.device && a.dtype == b.dtype && a.demanded_mode == b.demanded_mode &&
+         a.reference_cache == b.reference_cache && a.cache == b.cache;
 }
 
 bool same_difference(const analysis::ProvenanceDifference& a,
@@ -58,6 +59,8 @@ std::vector<Verdict> VerdictBuilder::build() const {
     verdict.dtype = group.context.dtype;
     verdict.reference_device = group.context.reference_device;
     verdict.device = group.context.device;
+    verdict.reference_cache = group.context.reference_cache;
+    verdict.cache = group.context.cache;
     verdict.different_weights = group.different_weights;
     verdict.parallel = group.parallel;
     verdict.run = group.run.build();

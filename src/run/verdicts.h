@@ -1,5 +1,5 @@
 // Sums the inputs of a run up, judges them by the gate and says what it means:
-// one verdict for each model and reference device.
+// one verdict for each model and reference device, and for each cache of either side.
 #pragma once
 
 #include <optional>

@@ -16,8 +16,8 @@ constexpr const char* kVersionKey = "version";
 [[maybe_unused]] void every_member_of_a_request(const Request& request) {
   [[maybe_unused]] const auto& [config_folder, models, prompts, prompts_must_match, request_number,
                                 batch_sizes, max_new_tokens, ignore_eos, device, device_label,
-                                cpu_isa, threads, save, save_mode, base_dir, top_k, force, resume,
-                                sync, sync_every_steps, from, ref_dir, from_batch_size,
+                                cpu_isa, threads, kv_cache, save, save_mode, base_dir, top_k, force,
+                                resume, sync, sync_every_steps, from, ref_dir, from_batch_size,
                                 replay_shape, parallel_memory_bytes, replay_modes, gate,
                                 allow_different_weights] = request;
 }
@@ -79,6 +79,14 @@ struct JsonCodec<ErrorCode> {
 };
 
 template <>
+struct JsonCodec<cache::CacheSpec> {
+  static json write(const cache::CacheSpec& value) { return value.to_string(); }
+  static cache::CacheSpec read(const json& value, const std::string& where) {
+    return cache::CacheSpec::parse(JsonCodec<std::string>::read(value, where));
+  }
+};
+
+template <>
 struct JsonCodec<format::SaveMode> {
   static json write(format::SaveMode value) { return format::save_mode_name(value); }
   static format::SaveMode read(const json& value, const std::string& where) {
@@ -131,6 +139,7 @@ struct JsonFields<Request> {
       json_field<&Request::device_label>("device_label"),
       json_field<&Request::cpu_isa>("cpu_isa"),
       json_field<&Request::threads>("threads"),
+      json_field<&Request::kv_cache>("kv_cache"),
       json_field<&Request::save>("save"),
       json_field<&Request::save_mode>("save_mode"),
       json_field<&Request::base_dir>("base_dir"),
@@ -186,6 +195,7 @@ struct JsonFields<WorkerMeasurement> {
       json_field<&WorkerMeasurement::largest_gap_ulps>("largest_gap_ulps"),
       json_field<&WorkerMeasurement::most_rows>("most_rows"),
       json_field<&WorkerMeasurement::groups>("groups"),
+      json_field<&WorkerMeasurement::cache>("cache"),
       json_field<&WorkerMeasurement::device>("device"),
       json_field<&WorkerMeasurement::model>("model"),
   };

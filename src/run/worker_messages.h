@@ -34,6 +34,7 @@ struct WorkerMeasurement {
   double largest_gap_ulps = 0.0;
   std::uint64_t most_rows = 0;
   std::uint64_t groups = 0;  // as in Judgement
+  std::string cache;         // spec of the one that ran
   DeviceDescription device;
   ModelDescription model;
 };

@@ -16,7 +16,8 @@ const GateContext kContext = {.model = "meta-llama/Llama-3.1-8B",
                               .model_slug = "meta_llama_llama_3_1_8b",
                               .dtype = "bfloat16",
                               .reference_device = "NVIDIA_H200",
-                              .device = "CPU"};
+                              .device = "CPU",
+                              .cache = "paged:page=16"};
 
 GateSpec parse(const char* text) { return GateSpec::parse(json::parse(text), "gate.json"); }
 
@@ -120,6 +121,10 @@ INSTANTIATE_TEST_SUITE_P(
                     OverrideCase{R"({"reference_device": "CPU"})", false},
                     OverrideCase{R"({"device": "cpu"})", true},
                     OverrideCase{R"({"device": "NVIDIA_*"})", false},
+                    OverrideCase{R"({"reference_cache": "contiguous"})", true},
+                    OverrideCase{R"({"reference_cache": "int8"})", false},
+                    OverrideCase{R"({"cache": "paged:*"})", true},
+                    OverrideCase{R"({"cache": "paged"})", false},
                     OverrideCase{R"({"model": "*8b", "dtype": "b*", "device": "CPU"})", true},
                     OverrideCase{R"({"model": "*8b", "dtype": "f*", "device": "CPU"})", false}));
 

@@ -80,6 +80,19 @@ TEST(Provenance, ListsWeightsFirstAndTheBatchShapeLast) {
                   "device.provenance.threads", "run.rows"}));
 }
 
+// Recordings from before there was a choice name none.
+TEST(Provenance, ACacheThatIsNotNamedIsContiguous) {
+  json live = cpu_meta();
+  live["cache"] = "contiguous";
+  EXPECT_TRUE(compare_provenance(cpu_meta(), live).empty());
+  live["cache"] = "int8";
+  const auto differences = compare_provenance(cpu_meta(), live);
+  ASSERT_EQ(keys_of(differences), Keys{"cache"});
+  EXPECT_EQ(differences[0].label, "K/V cache");
+  EXPECT_EQ(differences[0].recorded, "contiguous");
+  EXPECT_EQ(differences[0].live, "int8");
+}
+
 TEST(Provenance, DigestsAreShortened) {
   json live = cpu_meta();
   live["model"]["weights_sha256"] = "0123456789abcdef";

@@ -26,7 +26,7 @@ TEST(Config, ReadsEveryKey) {
      "cpu": "Enable", /* another */
      "prompts": ["x", {"text": "y"}, {"messages": [{"role": "user", "content": "z"}]},
                  {"token_ids": [1, 2]}],
-     "kv_cache": {"save": true, "save_mode": "final_only", "load": true,
+     "kv_cache": {"policy": "int8", "save": true, "save_mode": "final_only", "load": true,
                   "load_from_device": "CPU", "load_from_batch_size": 4,
                   "load_base_dir": "r", "base_dir": "o/{timestamp}"}})",
                                      "c.json");
@@ -39,6 +39,7 @@ TEST(Config, ReadsEveryKey) {
   EXPECT_EQ(config.prompts[0].text, "x");
   EXPECT_EQ(config.prompts[2].kind, run::Prompt::Kind::kMessages);
   EXPECT_EQ(config.prompts[3].token_ids, (std::vector<std::int32_t>{1, 2}));
+  EXPECT_EQ(config.kv_cache.policy, cache::CacheSpec::parse("int8"));
   EXPECT_EQ(config.kv_cache.save, true);
   EXPECT_EQ(config.kv_cache.save_mode, format::SaveMode::kFinalOnly);
   EXPECT_EQ(config.kv_cache.load, true);

@@ -222,6 +222,7 @@ class FakeWorkers {
             .largest_gap_ulps = avx2 ? 3.0 : 0.0,
             .most_rows = 4,
             .groups = groups,
+            .cache = "int8",
             .device = {.label = "CPU",
                        .type = "cpu",
                        .name = "Some CPU",

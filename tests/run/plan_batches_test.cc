@@ -72,6 +72,26 @@ TEST(PlanBatches, ParallelRowsShareCallsWhateverTheirBatchWas) {
   EXPECT_EQ(batches[0].cache_capacity, 7U);
 }
 
+// Rows of one call share its cache.
+TEST(PlanBatches, ParallelRowsOfDifferentCachesShareNoCall) {
+  std::vector<ReferenceEntry> entries;
+  for (std::uint64_t input = 0; input < 5; ++input) {
+    entries.push_back(entry("a" + std::to_string(input), input, 2));
+    entries.back().kv_cache = input % 2 == 0 ? "contiguous" : "int8";
+  }
+  const auto batches = plan_batches(entries, ReplayShape::kParallel);
+  ASSERT_EQ(batches.size(), 2U);
+  EXPECT_EQ(batches[0].rows.size(), 3U);
+  EXPECT_EQ(batches[1].rows.size(), 2U);
+  EXPECT_EQ(entries[batches[1].rows[1].entry].input_index, 3U);
+}
+
+TEST(PlanBatches, RowsOfOneBatchHaveOneCache) {
+  std::vector<ReferenceEntry> entries = {entry("a", 0, 2), entry("a", 1, 2)};
+  entries[1].kv_cache = "int8";
+  EXPECT_THAT(error_of(entries), HasSubstr("disagree about its cache: int8 against contiguous"));
+}
+
 TEST(PlanBatches, SingleRowsHaveTheirOwnShape) {
   std::vector<ReferenceEntry> entries = {entry("a", 0, 2), entry("a", 1, 2)};
   entries[1].selected = false;

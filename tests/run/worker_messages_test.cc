@@ -32,6 +32,7 @@ Request changed_request() {
   request.device_label = "GPU";
   request.cpu_isa = "avx2";
   request.threads = 2;
+  request.kv_cache = cache::CacheSpec::parse("int8");
   request.save = true;
   request.save_mode = format::SaveMode::kFinalOnly;
   request.base_dir = "out";
@@ -73,6 +74,7 @@ TEST(WorkerTask, ComesBackAsItWasWritten) {
   EXPECT_EQ(request.device_label, "GPU");
   EXPECT_EQ(request.cpu_isa, "avx2");
   EXPECT_EQ(request.threads, 2);
+  EXPECT_EQ(request.kv_cache, cache::CacheSpec::parse("int8"));
   EXPECT_TRUE(request.save);
   EXPECT_EQ(request.save_mode, format::SaveMode::kFinalOnly);
   EXPECT_EQ(request.base_dir, "out");
@@ -168,6 +170,7 @@ TEST(WorkerAnswer, MeasurementComesBackAsItWasWritten) {
   measured.largest_gap_ulps = 2.5;
   measured.most_rows = 4;
   measured.groups = 1;
+  measured.cache = "int8";
   measured.device = {"CPU", "cpu", "Some CPU", "2.13.0", R"({"threads": 2})"};
   measured.model = {"org/Tiny", "org_tiny", "m.pt", "Llama", "bfloat16", 30, "ab"};
   const WorkerAnswer read = parse_answer(write_answer({.error = {}, .measurement = measured}));
@@ -177,6 +180,7 @@ TEST(WorkerAnswer, MeasurementComesBackAsItWasWritten) {
   EXPECT_EQ(read.measurement->largest_gap_ulps, 2.5);
   EXPECT_EQ(read.measurement->most_rows, 4U);
   EXPECT_EQ(read.measurement->groups, 1U);
+  EXPECT_EQ(read.measurement->cache, "int8");
   EXPECT_EQ(read.measurement->device.label, "CPU");
   EXPECT_EQ(read.measurement->device.type, "cpu");
   EXPECT_EQ(read.measurement->device.name, "Some CPU");

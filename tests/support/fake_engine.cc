@@ -222,6 +222,7 @@ class FakeModel : public engine::Model {
                                   std::span<format::RowSink* const> sinks,
                                   const engine::Progress& progress) override {
     state_.generated_batches.push_back(inputs.size());
+    state_.generate_options.push_back(options);
     engine::GenerateResult result;
     result.timing = {0.5, 2.0, options.max_new_tokens - 1};
     std::vector<Tokens> contexts;

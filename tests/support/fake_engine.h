@@ -34,7 +34,8 @@ struct FakeEngineState {
   std::function<void(std::uint64_t batch, std::uint64_t step)> on_step;
 
   std::vector<std::string> loaded_models;
-  std::vector<std::size_t> generated_batches;  // rows of each
+  std::vector<std::size_t> generated_batches;             // rows of each
+  std::vector<engine::GenerateOptions> generate_options;  // of each
   std::vector<engine::ReplayBatch> replayed_batches;
   std::vector<engine::ReplayOptions> replay_options;  // of each
 };

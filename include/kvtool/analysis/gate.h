@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kvtool/analysis/summary.h"
+#include "kvtool/format/meta.h"
 
 namespace kvtool::analysis {
 
@@ -40,6 +41,9 @@ struct GateContext {
   // The mode that built-in gates demand: inject in a replay; in a diff the one
   // that the recordings come from.
   format::ReplayMode demanded_mode = format::ReplayMode::kInject;
+  // Specs of the caches that made the reference's rows and those compared with them.
+  std::string reference_cache = format::kUnnamedCache;
+  std::string cache = format::kUnnamedCache;
 };
 
 // A gate file or the `gate` object of a configuration, checked, not yet resolved.
@@ -63,7 +67,7 @@ class GateSpec {
 
  private:
   struct Override {
-    std::string model, dtype, reference_device, device;  // empty: any
+    std::string model, dtype, reference_device, device, reference_cache, cache;  // empty: any
     std::optional<double> near_tie_ulps;
     std::vector<GateRule> rules;
   };

@@ -63,12 +63,13 @@ struct MetaSetting {
   std::string text;
 };
 
+// The cache of recordings whose META names none: they are from before there was a choice.
+inline constexpr const char* kUnnamedCache = "contiguous";
+
 struct Meta {
   std::optional<std::string> kvtool;  // version of who wrote it
   std::optional<std::string> created_utc;
-  // Canonical spec of the cache that made the rows; none in recordings from before there was
-  // a choice, which are of the contiguous cache.
-  std::optional<std::string> cache;
+  std::optional<std::string> cache;  // canonical spec of the cache that made the rows
   MetaModel model;
   MetaDevice device;
   std::optional<MetaRun> run;              // as long as META has a member of this name
@@ -81,6 +82,7 @@ struct Meta {
   // when it has a value, and removed when it lost the one that it was parsed with.
   [[nodiscard]] nlohmann::json to_json() const;
 
+  [[nodiscard]] std::string cache_or_unnamed() const { return cache.value_or(kUnnamedCache); }
   // device.provenance: its scalars by name, without null.
   [[nodiscard]] std::vector<MetaSetting> provenance() const;
   [[nodiscard]] std::optional<std::string> setting(std::string_view name) const;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kvtool/analysis/gate.h"
+#include "kvtool/cache/cache_spec.h"
 #include "kvtool/format/recording.h"
 #include "kvtool/format/replay_mode.h"
 #include "kvtool/run/prompts.h"
@@ -39,6 +40,9 @@ struct Request {
   std::string device_label;     // empty: the engine's
   std::string cpu_isa = "auto";
   int threads = 0;
+
+  // Of this device. Empty: contiguous, or in a replay the one that made the recordings.
+  std::optional<cache::CacheSpec> kv_cache;
 
   bool save = false;
   std::optional<format::SaveMode> save_mode;  // empty: delta, or the reference's

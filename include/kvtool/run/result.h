@@ -12,6 +12,8 @@
 #include "kvtool/analysis/provenance.h"
 #include "kvtool/analysis/row_comparison.h"
 #include "kvtool/analysis/summary.h"
+#include "kvtool/cache/cache_use.h"
+#include "kvtool/format/meta.h"
 #include "kvtool/format/recording.h"
 #include "kvtool/format/recover.h"
 #include "kvtool/format/replay_mode.h"
@@ -81,6 +83,9 @@ struct Replay {
   std::string recording;  // path of the reference
   std::string live;       // path of the recording compared with it (diff); empty: this device
   std::string recorded_device;
+  // Specs of the caches that made the reference and what is compared with it.
+  std::string reference_cache = format::kUnnamedCache;
+  std::string cache = format::kUnnamedCache;
   std::string save_mode;   // of the reference
   std::string truncation;  // empty when the reference is complete
   bool reference_has_prefill_kv = true;
@@ -107,13 +112,15 @@ struct InputResult {
   [[nodiscard]] analysis::InputName name() const { return {batch_size, input_index}; }
 };
 
-// All inputs of one model against one reference device.
+// All inputs of one model against one reference device, each with one cache.
 struct Verdict {
   std::string model_slug;
   std::string model_id;
-  std::string dtype;             // of the model under test
-  std::string reference_device;  // label
-  std::string device;            // label
+  std::string dtype;                                    // of the model under test
+  std::string reference_device;                         // label
+  std::string device;                                   // label
+  std::string reference_cache = format::kUnnamedCache;  // as of Replay
+  std::string cache = format::kUnnamedCache;
   bool different_weights = false;
   bool parallel = false;  // a parallel replay judged, of one input at least
   analysis::RunSummary run;
@@ -128,6 +135,12 @@ struct Verdict {
   std::vector<analysis::ProvenanceDifference> provenance;
 };
 
+// A cache that ran, and what the batch that took most of it took.
+struct UsedCache {
+  std::string spec;
+  cache::CacheUse use;
+};
+
 // Over all inputs of a run.
 struct Summary {
   std::uint64_t inputs = 0;
@@ -139,6 +152,8 @@ struct Summary {
   // Recordings of the reference that had no partner (diff): not compared is not passed.
   std::vector<std::string> missing;
   std::uint64_t compared_bytes = 0;  // K/V of both sides; diff only
+
+  std::vector<UsedCache> caches;  // in the order in which they ran first
 
   std::uint64_t saved_recordings = 0;
   std::uint64_t saved_bytes = 0;
@@ -166,6 +181,7 @@ struct RecordingInfo {
   std::string device_label;
   std::string device_name;
   std::string save_mode;
+  std::string kv_cache;  // spec of the cache that made the rows
   std::string kv_dtype;  // "bfloat16", "mixed" when layers differ
   std::uint64_t num_layers = 0;
   std::string kv_heads;  // "3", or "1-8" when layers differ
@@ -262,7 +278,8 @@ struct FaultResult {
 struct SelftestResult {
   std::string model_slug;
   std::string gate;
-  std::string reference;  // where the reference came from, in words
+  std::string reference;                      // where the reference came from, in words
+  std::string cache = format::kUnnamedCache;  // spec of the one that replayed it; several: a list
   std::uint64_t inputs = 0;
   std::uint64_t steps = 0;
   bool control_passed = false;  // the replay without a fault passes the gate
@@ -293,7 +310,8 @@ struct CalibrationResult {
   std::string model_slug;
   std::string model_id;
   std::string reference;
-  std::string target;  // the gate file
+  std::string cache = format::kUnnamedCache;  // spec of the one that replayed it
+  std::string target;                         // the gate file
   double safety_factor = 0.0;
   std::vector<CalibrationRun> runs;
   std::vector<CalibratedRule> rules;

@@ -226,12 +226,13 @@ Json verdict_data(const run::Verdict& verdict) {
           {"divergences", divergences}};
 }
 
-// An input belongs to the verdict of its model and reference device.
+// An input belongs to the verdict of its model, reference device and caches.
 Json verdict_index(const run::Summary& summary, const InputEntry& input) {
   for (std::size_t i = 0; i < summary.verdicts.size(); ++i) {
     const run::Verdict& verdict = summary.verdicts[i];
     if (verdict.model_slug == input.model_slug &&
-        verdict.reference_device == input.recorded_device) {
+        verdict.reference_device == input.recorded_device &&
+        verdict.reference_cache == input.reference_cache && verdict.cache == input.cache) {
       return i;
     }
   }
@@ -250,6 +251,8 @@ InputEntry input_entry(const run::InputResult& input) {
   entry.line = Json::object();
   if (input.replay && !input.replay->modes.empty()) {
     entry.recorded_device = input.replay->recorded_device;
+    entry.reference_cache = input.replay->reference_cache;
+    entry.cache = input.replay->cache;
     entry.line = replay_line(*input.replay);
   }
   entry.line["anchor"] = input_anchor(input.model_slug, input.name());

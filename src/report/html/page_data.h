@@ -18,6 +18,8 @@ namespace kvtool::report::html {
 struct InputEntry {
   std::string model_slug;
   std::string recorded_device;
+  std::string reference_cache;
+  std::string cache;
   nlohmann::json line;
 };
 [[nodiscard]] InputEntry input_entry(const run::InputResult& input);

@@ -8,6 +8,7 @@
 #include "html/figures.h"
 #include "html/sections.h"
 #include "kvtool/base/text.h"
+#include "wording.h"
 
 namespace kvtool::report::html {
 namespace {
@@ -114,8 +115,8 @@ std::string selftest_section(const run::SelftestResult& result) {
       "<h2>Selftest of gate <code>{}</code> with {}</h2><p class=\"pair\">{}</p></div></div>"
       "<p class=\"finding\">{} of {} caught; the control run without a fault {}.</p></header>\n",
       badge(result.passed() ? Outcome::kPass : Outcome::kFail), text(result.gate),
-      text(result.model_slug), text(result.reference), caught, counted(injected, "injected fault"),
-      result.control_passed ? "passes" : "FAILS");
+      text(result.model_slug), text(result.reference + cache_suffix(result.cache)), caught,
+      counted(injected, "injected fault"), result.control_passed ? "passes" : "FAILS");
   section +=
       fmt::format("<p class=\"quiet\">{}, {}, {:.1f} s</p>\n", counted(result.inputs, "input"),
                   counted(result.steps, "step"), result.seconds);
@@ -134,8 +135,9 @@ std::string calibration_section(const run::CalibrationResult& result) {
       "<section class=\"card\">\n<header class=\"verdict\"><div class=\"badge-line\">{}<div>"
       "<h2>Noise floor of {}</h2><p class=\"pair\">{}</p></div></div><p class=\"finding\">"
       "{}, limits {:.3g} times the worst noise, written to <code>{}</code>.</p></header>\n",
-      badge(Outcome::kDone), text(result.model_id), text(result.reference),
-      counted(result.runs.size(), "repeat"), result.safety_factor, text(result.target));
+      badge(Outcome::kDone), text(result.model_id),
+      text(result.reference + cache_suffix(result.cache)), counted(result.runs.size(), "repeat"),
+      result.safety_factor, text(result.target));
   section += "<h3>Limits</h3>\n" + rules_table(result) + "<h3>Evidence</h3>\n" + runs_table(result);
   if (!result.notes.empty()) {
     section += "<ul class=\"notes\">\n";

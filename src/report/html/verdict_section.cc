@@ -42,6 +42,9 @@ std::string heading(const run::Verdict& verdict) {
   const std::string weights = verdict.different_weights
                                   ? fmt::format("<p class=\"notice\">⚠ {}</p>\n", kDifferentWeights)
                                   : std::string();
+  const std::string caches = cache_line(verdict);
+  const std::string cache_notice =
+      caches.empty() ? std::string() : fmt::format("<p class=\"notice\">{}</p>\n", text(caches));
   const std::string parallel = verdict.parallel
                                    ? fmt::format("<p class=\"notice\">{}</p>\n", kParallelReplay)
                                    : std::string();
@@ -49,10 +52,10 @@ std::string heading(const run::Verdict& verdict) {
       "<header class=\"verdict\"><div class=\"badge-line\">{}<div><h2>{}</h2>"
       "<p class=\"pair\"><span>{}</span><span class=\"arrow\" aria-label=\"against\"> → "
       "</span><span>{}</span> <span class=\"quiet\">· {} · modes: {}</span></p></div></div>\n"
-      "<p class=\"finding\">{}</p>\n{}{}</header>\n",
+      "<p class=\"finding\">{}</p>\n{}{}{}</header>\n",
       badge(verdict.gate.passed ? Outcome::kPass : Outcome::kFail), text(verdict.model_id),
       text(verdict.reference_device), text(verdict.device), text(verdict.dtype),
-      mode_list(verdict.run), text(verdict.finding_text), weights, parallel);
+      mode_list(verdict.run), text(verdict.finding_text), weights, cache_notice, parallel);
 }
 
 std::string match_tile(const run::Verdict& verdict, const std::string& stretch) {
