@@ -1,4 +1,4 @@
-"""Shared fixtures: tiny models on disk and exported, each made once per run."""
+"""Shared fixtures: tiny models on disk and exported, each made once (tests/export_cache.py)."""
 
 import importlib.metadata
 import json
@@ -11,7 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY / "python"))
+sys.path[:0] = [str(REPOSITORY / "python"), str(REPOSITORY / "tests")]
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -19,6 +19,8 @@ import transformers  # noqa: E402
 
 from kvtool import export, tiny_models  # noqa: E402
 from kvtool.exported_file import read_extra_files  # noqa: E402
+
+from export_cache import ExportCache, default_cache  # noqa: E402
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -48,48 +50,69 @@ class Exported:
 
 
 @pytest.fixture(scope="session")
-def tiny_directory(tmp_path_factory):
-    """family -> directory of its tiny model and tokenizer"""
-    made = {}
+def export_cache() -> ExportCache:
+    return default_cache()
 
-    def get(family: str) -> Path:
-        if family not in made:
-            made[family] = tmp_path_factory.mktemp(family) / "model"
-            tiny_models.save(family, made[family])
-        return made[family]
+
+@pytest.fixture(scope="session")
+def tiny_directory(export_cache):
+    """family -> directory of its tiny model and tokenizer. Nobody may write to it"""
+
+    def get(family: str, seed: int = 0) -> Path:
+        return export_cache.get(
+            f"{family}_seed{seed}", lambda folder: tiny_models.save(family, folder / "model", seed)
+        ) / "model"
 
     return get
 
 
 @pytest.fixture(scope="session")
-def exported(tiny_directory, tmp_path_factory):
-    """(family, dtype) -> Exported, through the exporter's command line"""
+def exported(tiny_directory, export_cache):
+    """(family, dtype) -> Exported, through the exporter's command line. Nobody may write to it"""
     made = {}
 
-    def get(family: str, dtype: str = "float32") -> Exported:
-        key = (family, dtype)
+    def get(family: str, dtype: str = "float32", seed: int = 0) -> Exported:
+        key = (family, dtype, seed)
         if key not in made:
-            directory = tiny_directory(family)
-            path = tmp_path_factory.mktemp("exported") / f"{family}_{dtype}.pt"
-            arguments = ["--model", str(directory), "--dtype", dtype, "--output", str(path)]
-            assert export.main([*arguments, "--model-id", f"kvtool/Tiny-{family}"]) == 0
-            made[key] = Exported(path, directory)
+            directory = tiny_directory(family, seed)
+            name = f"{family}_{dtype}"
+
+            def fill(folder: Path) -> None:
+                arguments = ["--model", str(directory), "--dtype", dtype]
+                arguments += ["--model-id", f"kvtool/Tiny-{family}"]
+                assert export.main([*arguments, "--output", str(folder / f"{name}.pt")]) == 0
+
+            folder = export_cache.get(f"{name}_seed{seed}", fill)
+            made[key] = Exported(folder / f"{name}.pt", directory)
         return made[key]
 
     return get
 
 
 @pytest.fixture(scope="session")
-def smollm2(tmp_path_factory) -> Exported:
-    """The real SmolLM2, exported in bfloat16 from the GGUF file of a Python package."""
-    try:
-        importlib.metadata.distribution(SMOLLM2_PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip(f"{SMOLLM2_PACKAGE} is not installed (python/requirements-demo.txt)")
-    path = tmp_path_factory.mktemp("smollm2") / "smollm2.pt"
-    arguments = ["--gguf", f"package:{SMOLLM2_PACKAGE}", "--model", SMOLLM2_ID]
-    assert export.main([*arguments, "--dtype", "bfloat16", "--output", str(path)]) == 0
-    return Exported(path, path.parent)
+def smollm2_in(export_cache):
+    """dtype -> the real SmolLM2, exported from the GGUF file of a Python package"""
+
+    def get(dtype: str) -> Exported:
+        try:
+            version = importlib.metadata.version(SMOLLM2_PACKAGE)
+        except importlib.metadata.PackageNotFoundError:
+            pytest.skip(f"{SMOLLM2_PACKAGE} is not installed (python/requirements-demo.txt)")
+
+        def fill(folder: Path) -> None:
+            arguments = ["--gguf", f"package:{SMOLLM2_PACKAGE}", "--model", SMOLLM2_ID]
+            arguments += ["--dtype", dtype, "--output", str(folder / "smollm2.pt")]
+            assert export.main(arguments) == 0
+
+        path = export_cache.get(f"smollm2_{version}_{dtype}", fill) / "smollm2.pt"
+        return Exported(path, path.parent)
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_in) -> Exported:
+    return smollm2_in("bfloat16")
 
 
 @pytest.fixture

