@@ -1,6 +1,7 @@
 // META and SUMMARY: JSON of any content is refused, or is the same after a round trip.
 #include <cstdint>
 #include <cstdlib>
+#include <nlohmann/json.hpp>
 #include <string_view>
 
 #include "bounded_json.h"

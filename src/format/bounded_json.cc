@@ -1,5 +1,7 @@
 #include "bounded_json.h"
 
+#include <nlohmann/json.hpp>
+
 #include "kvtool/base/error.h"
 #include "layout.h"
 

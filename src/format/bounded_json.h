@@ -1,7 +1,7 @@
 // JSON from a file that may be hostile. docs/format.md, "Limits".
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 

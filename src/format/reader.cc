@@ -2,6 +2,7 @@
 
 #include <array>
 #include <new>
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "bounded_json.h"

@@ -1,5 +1,6 @@
 #include "task_check.h"
 
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 

@@ -1,6 +1,7 @@
 #include "resume.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "kvtool/analysis/provenance.h"
 #include "kvtool/base/error.h"

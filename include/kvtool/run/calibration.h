@@ -2,7 +2,7 @@
 // that noise into a gate. No process is started here: see calibration_runs.h.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>

@@ -1,7 +1,7 @@
 // K/V error profiles as the heatmaps draw them (heatmap.js reads this).
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 
 #include "kvtool/analysis/departure.h"
