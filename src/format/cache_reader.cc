@@ -85,29 +85,25 @@ LayerState Recording::Impl::read_state(std::uint32_t layer) const {
   return state;
 }
 
-const std::vector<LayerState>& Recording::Impl::final_states() const {
+const LayerState& Recording::Impl::final_state(std::uint32_t layer) const {
   const std::lock_guard lock(final_mutex);
-  if (finals.empty()) {
-    std::vector<LayerState> states;
-    for (std::uint32_t layer = 0; layer < header.geometry.num_layers(); ++layer) {
-      states.push_back(read_state(layer));
-    }
-    finals = std::move(states);
-  }
-  return finals;
+  finals.resize(header.geometry.num_layers());
+  std::unique_ptr<const LayerState>& state = finals[layer];
+  if (!state) state = std::make_unique<const LayerState>(read_state(layer));
+  return *state;
 }
 
 void Recording::Impl::gather_delta(std::uint64_t step, std::span<std::byte> delta) const {
-  const std::vector<LayerState>& states = final_states();
   std::fill(delta.begin(), delta.end(), std::byte{0});
-  for (std::size_t i = 0; i < states.size(); ++i) {
+  for (std::uint32_t i = 0; i < header.geometry.num_layers(); ++i) {
+    const LayerState& state = final_state(i);
     const LayerGeometry& layer = header.geometry.layer(i);
     const RowOffset& row = header.geometry.row_offset(i);
-    const std::span<const std::byte> payload(states[i].payload);
+    const std::span<const std::byte> payload(state.payload);
     const std::uint64_t position = header.prompt_length + step;
-    gather_row(payload, states[i].positions, position, delta.subspan(row.key, layer.key_bytes()),
+    gather_row(payload, state.positions, position, delta.subspan(row.key, layer.key_bytes()),
                layer.num_kv_heads);
-    gather_row(payload.subspan(states[i].layout.value_offset), states[i].positions, position,
+    gather_row(payload.subspan(state.layout.value_offset), state.positions, position,
                delta.subspan(row.value, layer.value_bytes()), layer.num_kv_heads);
   }
 }
@@ -167,7 +163,9 @@ void Recording::read_layer(std::uint32_t layer, std::uint64_t positions, std::sp
   }
   if (positions == 0) return;
   const std::uint64_t heads = shape.num_kv_heads;
-  const LayerState state = impl_->read_state(layer);
+  const bool finals_only = header().save_mode == SaveMode::kFinalOnly;
+  const LayerState read = finals_only ? LayerState() : impl_->read_state(layer);
+  const LayerState& state = finals_only ? impl_->final_state(layer) : read;
   const std::span<const std::byte> payload(state.payload);
   const std::uint64_t from_state = std::min(positions, state.positions);
   copy_heads(payload, state.positions, key, positions, heads, shape.key_bytes() / heads,

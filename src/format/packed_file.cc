@@ -393,6 +393,11 @@ std::uint64_t PackedFile::piece_end(std::uint64_t offset) const {
   return block.start() + block.bytes();
 }
 
+void PackedFile::release_blocks() const {
+  const std::lock_guard lock(cache_mutex_);
+  cache_.clear();
+}
+
 std::shared_ptr<PackedFile::Block> PackedFile::cached_block(std::size_t index) const {
   const std::lock_guard lock(cache_mutex_);
   const auto found = std::find_if(cache_.begin(), cache_.end(),

@@ -69,6 +69,8 @@ class PackedFile final : public RandomAccessFile {
   [[nodiscard]] const std::optional<PackEnd>& end() const { return end_; }
   // Where the piece ends that is read at once with `offset` (below size()).
   [[nodiscard]] std::uint64_t piece_end(std::uint64_t offset) const;
+  // Drops the unpacked blocks; the next read unpacks again.
+  void release_blocks() const;
   // Checks every stored byte that reading leaves out: payload checksums and padding.
   void verify() const;
 

@@ -176,6 +176,14 @@ StepStats Recording::read_prefill_stats() const {
 
 StepStats Recording::read_step_stats(std::uint64_t step) const { return impl_->read_stats(step); }
 
+void Recording::release_buffers() const {
+  {
+    const std::lock_guard lock(impl_->final_mutex);
+    impl_->finals.clear();
+  }
+  if (packed()) impl_->packed->release_blocks();
+}
+
 void Recording::verify() const {
   if (packed()) impl_->packed->verify();
   const RecordIndex found =

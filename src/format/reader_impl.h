@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <vector>
@@ -39,6 +40,8 @@ struct Recording::Impl {
   // Also the step's rows, with the checksum of the whole payload.
   StepStats read_step(std::uint64_t step, std::span<std::byte> delta) const;
   [[nodiscard]] LayerState read_state(std::uint32_t layer) const;
+  // Of kFinalOnly, read at the first call.
+  [[nodiscard]] const LayerState& final_state(std::uint32_t layer) const;
   // Gathers a step's rows out of the final state.
   void gather_delta(std::uint64_t step, std::span<std::byte> delta) const;
   // Reads the rows of one layer of one step, having verified the step once.
@@ -51,7 +54,6 @@ struct Recording::Impl {
   [[nodiscard]] nlohmann::json read_json(std::uint64_t offset, RecordType type) const;
   [[nodiscard]] StepStats checked_stats(const RecordHeader& record,
                                         std::span<const std::byte> block) const;
-  [[nodiscard]] const std::vector<LayerState>& final_states() const;
 
   RecordSource source;
   const PackedFile* packed = nullptr;  // source's file, when it is packed
@@ -69,7 +71,8 @@ struct Recording::Impl {
   // reading all layers does not hash every step once per layer.
   mutable std::vector<std::atomic<bool>> verified_steps;
   mutable std::mutex final_mutex;
-  mutable std::vector<LayerState> finals;  // guarded by final_mutex until filled
+  // Of kFinalOnly, one per layer; each guarded by final_mutex until it is there.
+  mutable std::vector<std::unique_ptr<const LayerState>> finals;
 };
 
 }  // namespace kvtool::format

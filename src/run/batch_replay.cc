@@ -4,17 +4,15 @@
 #include <utility>
 
 #include "kvtool/base/error.h"
-#include "kvtool/format/reader.h"
 #include "replay_cache.h"
 
 namespace kvtool::run {
 namespace {
 
 // One row of a batch that is about to run. Everything a sink or the engine
-// refers to lives here.
+// refers to lives here or in its entry.
 struct LiveRow {
   const ReferenceEntry* entry = nullptr;
-  std::unique_ptr<format::Recording> recording;
   std::unique_ptr<format::RowSource> source;
   bool reported = false;  // not a stand-in and asked for
   ReplayedRow result;
@@ -24,21 +22,21 @@ LiveRow open_row(const ReferenceEntry& entry, const PlannedRow& planned, std::si
                  std::size_t rows, Observer& observer) {
   LiveRow live;
   live.entry = &entry;
-  live.recording = std::make_unique<format::Recording>(format::Recording::open(entry.path));
-  live.source = format::make_row_source(*live.recording);
+  const format::Recording& recording = *entry.recording;
+  live.source = format::make_row_source(recording);
   live.reported = !planned.stand_in && entry.selected;
   if (!live.reported) return live;
-  if (!live.recording->complete()) {
+  if (!recording.complete()) {
     observer.log(LogLevel::kWarning, entry.path.string() + " is truncated (" +
-                                         live.recording->truncation() + "): replaying its " +
+                                         recording.truncation() + "): replaying its " +
                                          std::to_string(live.source->num_steps()) + " whole steps");
   }
   live.result.entry = &entry;
   live.result.row = row;
   live.result.rows = rows;
-  live.result.reference_meta = live.recording->meta();
+  live.result.reference_meta = recording.meta();
   live.result.save_mode = live.source->header().save_mode;
-  live.result.truncation = live.recording->truncation();
+  live.result.truncation = recording.truncation();
   live.result.reference_has_prefill_kv = live.source->has_prefill_kv();
   return live;
 }
@@ -112,6 +110,12 @@ class BatchReplay {
       live_.rows.push_back({rows_.back().source.get()});
     }
   }
+  // Recordings stay open for the batches and trials that follow, their K/V does not.
+  ~BatchReplay() {
+    for (const LiveRow& row : rows_) row.entry->recording->release_buffers();
+  }
+  BatchReplay(const BatchReplay&) = delete;
+  BatchReplay& operator=(const BatchReplay&) = delete;
 
   void run_mode(format::ReplayMode mode, const MakeRecorder& make_recorder,
                 const engine::Progress& progress, BatchReplayResult& totals) {

@@ -5,6 +5,7 @@
 #include "choose_models.h"
 #include "find_reference.h"
 #include "kvtool/base/text.h"
+#include "open_recordings.h"
 #include "reference_sets.h"
 #include "session.h"
 #include "trial.h"
@@ -38,10 +39,11 @@ WorkerMeasurement measure(const Request& request, const Services& services) {
   Identity identity;
   Session session(services, request, identity);
   const ReferenceSource source = find_reference(request.from, request.ref_dir);
-  const std::vector<ModelFile> files = choose_models(request, source);
+  OpenRecordings recordings(services.files);
+  const std::vector<ModelFile> files = choose_models(request, source, recordings);
   const ModelFile& file = files.front();
   const std::vector<ReferenceSet> references = reference_sets(
-      request, source, folder_of(request.from, source, file, files.size()), identity);
+      request, source, folder_of(request.from, source, file, files.size()), recordings, identity);
   const std::unique_ptr<engine::Model> model = session.load_model(file);
   check_belong(references, *model);
   const TrialRunner runner(*model, references, measuring_gate(), session.device_label(), identity);

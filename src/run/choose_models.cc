@@ -22,10 +22,10 @@ std::string folder_names(const ReferenceSource& source) {
 }
 
 // Any one recording says which model the folder is of.
-ReferenceEntry sample(const ReferenceSource& source) {
-  if (source.file) return read_reference_entry(*source.file);
+ReferenceEntry sample(const ReferenceSource& source, OpenRecordings& recordings) {
+  if (source.file) return read_reference_entry(*source.file, recordings);
   for (const fs::path& path : list_folder(source.folders.front().path)) {
-    if (is_recording_path(path)) return read_reference_entry(path);
+    if (is_recording_path(path)) return read_reference_entry(path, recordings);
   }
   throw_usage(source.folders.front().path.string() + " holds no recording");
 }
@@ -34,8 +34,9 @@ std::string slug_of(const ReferenceSource& source, const ReferenceEntry& entry) 
   return entry.model_slug.empty() ? source.folders.front().slug : entry.model_slug;
 }
 
-ModelFile exported_model_of(const ReferenceSource& source, const fs::path& config_folder) {
-  const ReferenceEntry entry = sample(source);
+ModelFile exported_model_of(const ReferenceSource& source, const fs::path& config_folder,
+                            OpenRecordings& recordings) {
+  const ReferenceEntry entry = sample(source, recordings);
   const std::string slug = slug_of(source, entry);
   // The slug comes from a file and becomes a path here.
   if (slug == model_slug(slug)) {
@@ -49,8 +50,8 @@ ModelFile exported_model_of(const ReferenceSource& source, const fs::path& confi
 }
 
 void keep_matching(std::vector<ModelFile>& models, const std::string& from,
-                   const ReferenceSource& source) {
-  const std::string slug = slug_of(source, sample(source));
+                   const ReferenceSource& source, OpenRecordings& recordings) {
+  const std::string slug = slug_of(source, sample(source, recordings));
   std::erase_if(models, [&](const ModelFile& model) { return model.slug != slug; });
   if (models.empty()) {
     throw_usage("none of the given models is the one of " + from + ", " + slug);
@@ -59,18 +60,19 @@ void keep_matching(std::vector<ModelFile>& models, const std::string& from,
 
 }  // namespace
 
-std::vector<ModelFile> choose_models(const Request& request, const ReferenceSource& source) {
+std::vector<ModelFile> choose_models(const Request& request, const ReferenceSource& source,
+                                     OpenRecordings& recordings) {
   std::vector<ModelFile> models;
   for (const std::string& given : request.models) {
     models.push_back(resolve_model(given, request.config_folder));
   }
-  if (models.size() > 1 && source.direct) keep_matching(models, request.from, source);
+  if (models.size() > 1 && source.direct) keep_matching(models, request.from, source, recordings);
   if (!models.empty()) return models;
   if (source.folders.size() > 1) {
     throw_usage(request.from + " holds recordings of several models (" + folder_names(source) +
                 "): choose with " + setting("model"));
   }
-  return {exported_model_of(source, request.config_folder)};
+  return {exported_model_of(source, request.config_folder, recordings)};
 }
 
 const ReferenceFolder& folder_of(const std::string& from, const ReferenceSource& source,

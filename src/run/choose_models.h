@@ -8,6 +8,7 @@
 #include "find_reference.h"
 #include "kvtool/run/model_file.h"
 #include "kvtool/run/request.h"
+#include "open_recordings.h"
 
 namespace kvtool::run {
 
@@ -16,7 +17,8 @@ namespace kvtool::run {
 // `request.from` means. Error kUsage where that is not enough to choose by, kEnvironment when
 // the model is not exported.
 [[nodiscard]] std::vector<ModelFile> choose_models(const Request& request,
-                                                   const ReferenceSource& source);
+                                                   const ReferenceSource& source,
+                                                   OpenRecordings& recordings);
 
 // The recordings of `model`, one of `num_models` that run. `from` is what `source` was found
 // by, for the message. Error kUsage when there are none.

@@ -187,8 +187,8 @@ InputResult describe_input(const DiffPlan& plan) {
 }  // namespace
 
 DiffPlan plan_diff(RecordingPair pair, bool allow_different_weights) {
-  const Recording reference = Recording::open(pair.reference.path);
-  const Recording live = Recording::open(pair.live.path);
+  const Recording& reference = *pair.reference.recording;
+  const Recording& live = *pair.live.recording;
   DiffPlan plan;
   plan.different_weights =
       check_same_model(identity_of(reference), identity_of(live), allow_different_weights);
@@ -212,8 +212,8 @@ DiffPlan plan_diff(RecordingPair pair, bool allow_different_weights) {
 }
 
 DiffResult compare_pair(const DiffPlan& plan, const DiffOptions& options) {
-  const Recording reference = Recording::open(plan.pair.reference.path);
-  const Recording live = Recording::open(plan.pair.live.path);
+  const Recording& reference = *plan.pair.reference.recording;
+  const Recording& live = *plan.pair.live.recording;
   const auto recorded_row = format::make_row_source(reference);
   const auto live_row = format::make_row_source(live);
 
@@ -241,6 +241,9 @@ DiffResult compare_pair(const DiffPlan& plan, const DiffOptions& options) {
   replay.different_weights = plan.different_weights;
   replay.provenance = plan.provenance;
   replay.modes.push_back(std::move(mode));
+  // The pair is done, but stays open with all others.
+  reference.release_buffers();
+  live.release_buffers();
   return result;
 }
 

@@ -10,6 +10,7 @@
 
 #include "batch_replay.h"
 #include "compare_pair.h"
+#include "open_recordings.h"
 #include "pair_recordings.h"
 #include "verdicts.h"
 
@@ -19,11 +20,16 @@ namespace {
 class Diff {
  public:
   Diff(const DiffRequest& request, const Services& services, Observer& observer)
-      : request_(request), stop_(services.stop), observer_(observer), verdicts_(request.gate) {}
+      : request_(request),
+        stop_(services.stop),
+        recordings_(services.files),
+        observer_(observer),
+        verdicts_(request.gate) {}
 
   Summary run() {
     const auto started = std::chrono::steady_clock::now();
-    PairedRecordings paired = pair_recordings(request_.reference, request_.live, stop_, observer_);
+    PairedRecordings paired =
+        pair_recordings(request_.reference, request_.live, recordings_, stop_, observer_);
     report_unpaired(paired);
     // All before the first result: whatever cannot be compared ends the run here.
     for (RecordingPair& pair : paired.pairs) {
@@ -108,6 +114,7 @@ class Diff {
 
   const DiffRequest& request_;
   StopToken stop_;
+  OpenRecordings recordings_;
   Observer& observer_;
   VerdictBuilder verdicts_;
   std::vector<DiffPlan> plans_;

@@ -36,8 +36,8 @@ std::vector<fs::path> comparable_below(const fs::path& folder) {
   return paths;
 }
 
-ReferenceEntry readable_entry(const fs::path& path) {
-  ReferenceEntry entry = read_reference_entry(path);
+ReferenceEntry readable_entry(const fs::path& path, OpenRecordings& recordings) {
+  ReferenceEntry entry = read_reference_entry(path, recordings);
   if (entry.has_prefill) return entry;
   throw_corrupt(path.string() +
                 ": the recording ends before its first token: there is nothing to compare");
@@ -53,13 +53,14 @@ std::string name_of(const Key& key) {
   return recording_file_name(key.batch_size, key.input_index) + " of " + key.model;
 }
 
-EntriesByKey read_folder(const fs::path& folder, const StopToken& stop, Observer& observer) {
+EntriesByKey read_folder(const fs::path& folder, OpenRecordings& recordings, const StopToken& stop,
+                         Observer& observer) {
   EntriesByKey entries;
   for (const fs::path& path : comparable_below(folder)) {
     stop.throw_if_requested();
     ReferenceEntry entry;
     try {
-      entry = readable_entry(path);
+      entry = readable_entry(path, recordings);
     } catch (const Error& error) {
       if (!is_partial_path(path)) throw;
       observer.log(LogLevel::kWarning, path.string() + " is left out: " + error.message());
@@ -108,9 +109,10 @@ std::string some_names(const EntriesByKey& entries) {
 }
 
 PairedRecordings pair_folders(const fs::path& reference, const fs::path& live,
-                              const StopToken& stop, Observer& observer) {
-  EntriesByKey recorded = read_folder(reference, stop, observer);
-  EntriesByKey others = read_folder(live, stop, observer);
+                              OpenRecordings& recordings, const StopToken& stop,
+                              Observer& observer) {
+  EntriesByKey recorded = read_folder(reference, recordings, stop, observer);
+  EntriesByKey others = read_folder(live, recordings, stop, observer);
   const std::set<std::string> models = models_of(recorded);
   if (models.size() == 1 && models_of(others).size() == 1) {
     others = renamed(std::move(others), *models.begin());
@@ -141,7 +143,8 @@ void check_exists(const fs::path& path) {
 }  // namespace
 
 PairedRecordings pair_recordings(const fs::path& reference, const fs::path& live,
-                                 const StopToken& stop, Observer& observer) {
+                                 OpenRecordings& recordings, const StopToken& stop,
+                                 Observer& observer) {
   check_exists(reference);
   check_exists(live);
   const bool folders = fs::is_directory(reference);
@@ -149,8 +152,8 @@ PairedRecordings pair_recordings(const fs::path& reference, const fs::path& live
     throw_usage((folders ? reference : live).string() + " is a folder and " +
                 (folders ? live : reference).string() + " a file: give two of a kind");
   }
-  if (folders) return pair_folders(reference, live, stop, observer);
-  return {{{readable_entry(reference), readable_entry(live)}}, {}, {}};
+  if (folders) return pair_folders(reference, live, recordings, stop, observer);
+  return {{{readable_entry(reference, recordings), readable_entry(live, recordings)}}, {}, {}};
 }
 
 }  // namespace kvtool::run

@@ -6,6 +6,7 @@
 
 #include "kvtool/run/observer.h"
 #include "kvtool/run/services.h"
+#include "open_recordings.h"
 #include "reference_entry.h"
 
 namespace kvtool::run {
@@ -28,6 +29,7 @@ struct PairedRecordings {
 // (.partial) recordings of a folder that cannot be read are left out with a warning.
 [[nodiscard]] PairedRecordings pair_recordings(const std::filesystem::path& reference,
                                                const std::filesystem::path& live,
-                                               const StopToken& stop, Observer& observer);
+                                               OpenRecordings& recordings, const StopToken& stop,
+                                               Observer& observer);
 
 }  // namespace kvtool::run

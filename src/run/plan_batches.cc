@@ -18,7 +18,7 @@ PlannedBatch single_row(std::span<const ReferenceEntry> entries, std::size_t ind
 }
 
 // Inputs of one call to the engine; it divides them into passes itself, so this
-// only bounds the open files and the results in flight.
+// only bounds the results in flight, and the final states of final_only recordings.
 constexpr std::size_t kParallelRows = 64;
 
 // A batch runs with one cache.

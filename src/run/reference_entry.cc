@@ -1,16 +1,16 @@
 #include "reference_entry.h"
 
-#include "kvtool/format/reader.h"
 #include "kvtool/run/paths.h"
 
 namespace kvtool::run {
 
 namespace fs = std::filesystem;
 
-ReferenceEntry read_reference_entry(const fs::path& path) {
-  const format::Recording recording = format::Recording::open(path);
+ReferenceEntry read_reference_entry(const fs::path& path, OpenRecordings& recordings) {
   ReferenceEntry entry;
   entry.path = path;
+  entry.recording = recordings.open(path);
+  const format::Recording& recording = *entry.recording;
   entry.prompt_length = recording.header().prompt_length;
   entry.num_steps = recording.num_steps();
   entry.has_prefill = recording.has_prefill();

@@ -3,17 +3,21 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "kvtool/format/meta.h"
+#include "kvtool/format/reader.h"
+#include "open_recordings.h"
 
 namespace kvtool::run {
 
 struct ReferenceEntry {
   std::filesystem::path path;
+  std::shared_ptr<const format::Recording> recording;  // shared by all that ask for `path`
   std::uint64_t batch_size = 1;
   std::uint64_t input_index = 0;
   std::uint64_t prompt_length = 0;
@@ -31,6 +35,7 @@ struct ReferenceEntry {
 };
 
 // Errors as Recording::open(); kCorrupt for a META that contradicts itself.
-[[nodiscard]] ReferenceEntry read_reference_entry(const std::filesystem::path& path);
+[[nodiscard]] ReferenceEntry read_reference_entry(const std::filesystem::path& path,
+                                                  OpenRecordings& recordings);
 
 }  // namespace kvtool::run

@@ -2,7 +2,6 @@
 
 #include <utility>
 
-#include "kvtool/format/reader.h"
 #include "kvtool/run/generation.h"
 #include "model_check.h"
 #include "select_references.h"
@@ -10,13 +9,14 @@
 namespace kvtool::run {
 
 std::vector<ReferenceSet> reference_sets(const Request& request, const ReferenceSource& source,
-                                         const ReferenceFolder& folder, Observer& observer) {
+                                         const ReferenceFolder& folder, OpenRecordings& recordings,
+                                         Observer& observer) {
   ReferenceSelection selection;
   selection.batch_size = request.from_batch_size;
   selection.batch_sizes = request.batch_sizes;
   if (!source.file) selection.num_inputs = request.request_number;
   std::vector<ReferenceSet> references;
-  for (auto& entries : select_references(source, folder, selection, observer)) {
+  for (auto& entries : select_references(source, folder, selection, recordings, observer)) {
     ReferenceSet& reference = references.emplace_back();
     reference.batches = plan_batches(entries, request.replay_shape);
     reference.entries = std::move(entries);
@@ -27,8 +27,8 @@ std::vector<ReferenceSet> reference_sets(const Request& request, const Reference
 void check_belong(const std::vector<ReferenceSet>& references, const engine::Model& model) {
   for (const ReferenceSet& reference : references) {
     for (const ReferenceEntry& entry : reference.entries) {
-      (void)check_same_model(identity_of(format::Recording::open(entry.path)),
-                             identity_of(model.info()), /*allow_different_weights=*/false);
+      (void)check_same_model(identity_of(*entry.recording), identity_of(model.info()),
+                             /*allow_different_weights=*/false);
     }
   }
 }

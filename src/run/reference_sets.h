@@ -11,6 +11,7 @@
 #include "kvtool/run/observer.h"
 #include "kvtool/run/request.h"
 #include "kvtool/run/services.h"
+#include "open_recordings.h"
 #include "plan_batches.h"
 
 namespace kvtool::run {
@@ -26,6 +27,7 @@ struct ReferenceSet {
 [[nodiscard]] std::vector<ReferenceSet> reference_sets(const Request& request,
                                                        const ReferenceSource& source,
                                                        const ReferenceFolder& folder,
+                                                       OpenRecordings& recordings,
                                                        Observer& observer);
 
 // Error kIncompatible for a recording of another model, or of other weights.

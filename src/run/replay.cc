@@ -8,9 +8,9 @@
 #include "choose_models.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
-#include "kvtool/format/reader.h"
 #include "kvtool/format/row.h"
 #include "model_check.h"
+#include "open_recordings.h"
 #include "recording_ledger.h"
 #include "reference_sets.h"
 #include "replay_cache.h"
@@ -41,11 +41,12 @@ bool same_prompt(const Prompt& given, const ReferenceEntry& entry) {
 
 class ReplayRun {
  public:
-  explicit ReplayRun(Session& session) : session_(session), request_(session.request()) {}
+  explicit ReplayRun(Session& session)
+      : session_(session), request_(session.request()), recordings_(session.services().files) {}
 
   void run() {
     const ReferenceSource source = find_reference(request_.from, request_.ref_dir);
-    const std::vector<ModelFile> models = choose_models(request_, source);
+    const std::vector<ModelFile> models = choose_models(request_, source, recordings_);
     std::vector<std::vector<ReferenceSet>> replays;
     std::uint64_t planned = 0;
     for (const ModelFile& model : models) {
@@ -63,13 +64,13 @@ class ReplayRun {
 
  private:
   [[nodiscard]] std::vector<ReferenceSet> plan_model(const ReferenceSource& source,
-                                                     const ReferenceFolder& folder) const {
+                                                     const ReferenceFolder& folder) {
     Request wanted = request_;
     if (!wanted.request_number && !wanted.prompts.empty()) {
       wanted.request_number = wanted.prompts.size();
     }
     std::vector<ReferenceSet> references =
-        reference_sets(wanted, source, folder, session_.observer());
+        reference_sets(wanted, source, folder, recordings_, session_.observer());
     for (const ReferenceSet& reference : references) check_prompts(reference.entries);
     return references;
   }
@@ -159,8 +160,8 @@ class ReplayRun {
     for (const ReferenceEntry& entry : entries) {
       static_cast<void>(replay_cache(request_.kv_cache, entry));
       const bool different =
-          check_same_model(identity_of(format::Recording::open(entry.path)),
-                           identity_of(model.info()), request_.allow_different_weights);
+          check_same_model(identity_of(*entry.recording), identity_of(model.info()),
+                           request_.allow_different_weights);
       if (different && different_weights_.insert(model.info().slug).second) {
         session_.warn(model.info().model_id +
                       " has other weights than the recordings: the comparison is of two models");
@@ -341,6 +342,7 @@ class ReplayRun {
 
   Session& session_;
   const Request& request_;
+  OpenRecordings recordings_;
   bool engine_ready_ = false;
   std::uint64_t replayed_ = 0;
   std::vector<format::ReplayMode> modes_;

@@ -54,14 +54,14 @@ void warn(Observer& observer, const std::string& message) {
 using EntriesByBatchSize = std::map<std::uint64_t, std::vector<ReferenceEntry>>;
 
 EntriesByBatchSize read_folder(const fs::path& folder, std::optional<std::uint64_t> batch_size,
-                               Observer& observer) {
+                               OpenRecordings& recordings, Observer& observer) {
   EntriesByBatchSize entries;
   for (const fs::path& path : recordings_in(folder)) {
     const auto named = named_batch_size(path);
     if (batch_size && named && *named != *batch_size) continue;
     ReferenceEntry entry;
     try {
-      entry = read_reference_entry(path);
+      entry = read_reference_entry(path, recordings);
     } catch (const Error& error) {
       if (!is_partial_path(path)) throw;
       warn(observer, path.string() + " is left out: " + error.message());
@@ -126,14 +126,14 @@ void check_inputs(std::vector<ReferenceEntry>& entries, const fs::path& folder,
 
 // The named recording and whatever ran in its batch.
 std::vector<ReferenceEntry> file_with_mates(const fs::path& file, const fs::path& folder,
-                                            Observer& observer) {
-  std::vector<ReferenceEntry> entries = {read_reference_entry(file)};
+                                            OpenRecordings& recordings, Observer& observer) {
+  std::vector<ReferenceEntry> entries = {read_reference_entry(file, recordings)};
   if (!entries.front().run || entries.front().run->rows == 1) return entries;
   for (const fs::path& path : recordings_in(folder)) {
     const auto named = named_batch_size(path);
     if (fs::equivalent(path, file) || (named && *named != entries.front().batch_size)) continue;
     try {
-      ReferenceEntry mate = read_reference_entry(path);
+      ReferenceEntry mate = read_reference_entry(path, recordings);
       mate.selected = false;
       const bool same_batch = mate.run && mate.run->batch_id == entries.front().run->batch_id;
       if (same_batch) entries.push_back(std::move(mate));
@@ -163,11 +163,13 @@ std::vector<ReferenceEntry> with_prefill(std::vector<ReferenceEntry> entries, Ob
 std::vector<std::vector<ReferenceEntry>> select_references(const ReferenceSource& source,
                                                            const ReferenceFolder& folder,
                                                            const ReferenceSelection& selection,
+                                                           OpenRecordings& recordings,
                                                            Observer& observer) {
   if (source.file) {
-    return {with_prefill(file_with_mates(*source.file, folder.path, observer), observer)};
+    return {
+        with_prefill(file_with_mates(*source.file, folder.path, recordings, observer), observer)};
   }
-  EntriesByBatchSize entries = read_folder(folder.path, selection.batch_size, observer);
+  EntriesByBatchSize entries = read_folder(folder.path, selection.batch_size, recordings, observer);
   if (entries.empty()) {
     throw_usage(folder.path.string() + " holds no recording" +
                 (selection.batch_size

@@ -7,6 +7,7 @@
 
 #include "find_reference.h"
 #include "kvtool/run/observer.h"
+#include "open_recordings.h"
 #include "reference_entry.h"
 
 namespace kvtool::run {
@@ -24,6 +25,6 @@ struct ReferenceSelection {
 // What is left out is told to `observer`.
 [[nodiscard]] std::vector<std::vector<ReferenceEntry>> select_references(
     const ReferenceSource& source, const ReferenceFolder& folder,
-    const ReferenceSelection& selection, Observer& observer);
+    const ReferenceSelection& selection, OpenRecordings& recordings, Observer& observer);
 
 }  // namespace kvtool::run

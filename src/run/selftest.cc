@@ -8,6 +8,7 @@
 #include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
 #include "kvtool/base/temporary_folder.h"
+#include "open_recordings.h"
 #include "reference_sets.h"
 #include "session.h"
 #include "shared_engine.h"
@@ -59,12 +60,14 @@ class SelftestRun {
 
  private:
   bool run_model(const ModelFile& file) {
+    OpenRecordings recordings(services_.files);
     const std::unique_ptr<engine::Model> model = session_.load_model(file);
     bool passed = true;
     const auto test = [&](const Request& request, const std::string& words) {
       const ReferenceSource source = find_reference(request.from, request.ref_dir);
-      const std::vector<ReferenceSet> references = reference_sets(
-          request, source, folder_of(request.from, source, file, /*num_models=*/1), observer_);
+      const std::vector<ReferenceSet> references =
+          reference_sets(request, source, folder_of(request.from, source, file, /*num_models=*/1),
+                         recordings, observer_);
       check_belong(references, *model);
       for (const ReferenceSet& reference : references) {
         SelftestResult result = try_faults(session_, *model, reference, options_for(*model));

@@ -201,6 +201,9 @@ TEST(Pack, ARandomStepCostsOneBlock) {
   EXPECT_LT(one, recording.stored_bytes() / 3);
   static_cast<void>(recording.read_step(4001, delta));
   EXPECT_EQ(files.bytes_read() - before, one);
+  recording.release_buffers();
+  static_cast<void>(recording.read_step(4001, delta));
+  EXPECT_EQ(files.bytes_read() - before, 2 * one);
 }
 
 TEST(Pack, ThreadsMayReadTogether) {

@@ -161,6 +161,32 @@ TEST(KvcReader, OpensACompleteFileWithoutReadingItsCache) {
   EXPECT_LT(files.bytes_read(), 64u * 1024);
 }
 
+TEST(KvcReader, ReadsAFinalStateOnceUntilItsBuffersAreReleased) {
+  MemoryFileSystem files;
+  RecordingHeader header = realistic_header();
+  header.save_mode = SaveMode::kFinalOnly;
+  write_sample(files, "x.kvc", header, 8);
+  const Recording recording = Recording::open("x.kvc", {.file_system = &files});
+  const std::uint64_t opened = files.bytes_read();
+  const auto read_all = [&] {
+    for (std::uint32_t layer = 0; layer < header.geometry.num_layers(); ++layer) {
+      Bytes key(header.geometry.layer(layer).key_bytes() * header.prompt_length);
+      Bytes value(header.geometry.layer(layer).value_bytes() * header.prompt_length);
+      recording.read_layer(layer, header.prompt_length, key, value);
+      EXPECT_EQ(key, sample_key(header.geometry, layer, header.prompt_length));
+    }
+    Bytes delta(header.geometry.delta_bytes());
+    for (std::uint64_t step = 0; step < 8; ++step) recording.read_delta(step, delta);
+  };
+  const std::uint64_t state = header.geometry.position_bytes() * (header.prompt_length + 8);
+  read_all();
+  read_all();
+  EXPECT_LT(files.bytes_read() - opened, state + state / 8);
+  recording.release_buffers();
+  read_all();
+  EXPECT_GT(files.bytes_read() - opened, 2 * state);
+}
+
 TEST(KvcReader, ReadsALayerOfVerifiedStepsWithoutReadingThemAgain) {
   MemoryFileSystem files;
   const RecordingHeader header = realistic_header();

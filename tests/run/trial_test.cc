@@ -49,7 +49,7 @@ class TrialTest : public FolderTest {
         .now = std::chrono::system_clock::now};
     Observer nobody;
     run_generation(request, services, nobody);
-    return read_reference_entry("ref/" + device_label + "/tiny/batch1_input0.kvc");
+    return read_reference_entry("ref/" + device_label + "/tiny/batch1_input0.kvc", recordings_);
   }
 
   ReferenceSet set_of(std::vector<ReferenceEntry> entries) {
@@ -77,6 +77,7 @@ class TrialTest : public FolderTest {
   }
 
   FakeEngineState engine_;
+  OpenRecordings recordings_{posix_file_system()};
   std::unique_ptr<engine::Model> model_;
 };
 

@@ -65,8 +65,8 @@ class Recording {
   // True when read_delta() works: kDelta, and complete kFinalOnly.
   [[nodiscard]] bool has_deltas() const;
   // K/V rows of position prompt_length + step in delta layout; target has
-  // geometry().delta_bytes(). One read of O(delta) in kDelta. In kFinalOnly the
-  // whole final state is read and verified once, then kept in memory.
+  // geometry().delta_bytes(). One read of O(delta) in kDelta. In kFinalOnly each
+  // layer of the final state is read and verified once, then kept in memory.
   void read_delta(std::uint64_t step, std::span<std::byte> target) const;
   // As read_step_stats and read_delta in one read of the file.
   [[nodiscard]] StepStats read_step(std::uint64_t step, std::span<std::byte> delta) const;
@@ -76,6 +76,10 @@ class Recording {
   // positions <= num_cached_positions(), else Error kMisuse.
   void read_layer(std::uint32_t layer, std::uint64_t positions, std::span<std::byte> key,
                   std::span<std::byte> value) const;
+
+  // Gives back what was kept for the next read: layers of a final state, unpacked blocks.
+  // No other thread may be reading.
+  void release_buffers() const;
 
   // Reads and checks every byte of the file; throws on the first damage.
   void verify() const;

@@ -28,7 +28,7 @@ struct Services {
   OpenEngine open_engine;
   EncoderProcess encoder;
   std::function<WallTime()> now;
-  // Where recordings are written.
+  // Where recordings are written, and references are read.
   FileSystem& files = posix_file_system();
   // Asked at every step and recording; a stop unwinds the run with Interrupted.
   StopToken stop = {};
