@@ -3,6 +3,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -100,6 +101,22 @@ struct RowSums {
   }
 };
 
+// What a replay has read of the reference already, until the live row that belongs to it came.
+struct HandedOver {
+  std::optional<std::uint32_t> layer;
+  std::span<const std::byte> key;
+  std::span<const std::byte> value;
+  std::optional<std::uint64_t> step;
+  format::StepStats stats;
+  std::span<const std::byte> delta;
+};
+
+// K and V of one layer of the reference's prompt.
+struct PromptLayer {
+  std::span<const std::byte> key;
+  std::span<const std::byte> value;
+};
+
 // Consecutive positions of one head on both sides.
 struct HeadBlock {
   std::span<const std::byte> live;
@@ -110,6 +127,12 @@ struct HeadBlock {
            std::memcmp(live.data(), recorded.data(), live.size()) == 0;
   }
 };
+
+void require_handed(std::size_t actual, std::uint64_t expected) {
+  if (actual == expected) return;
+  throw_misuse("a reference's row was handed over with " + std::to_string(actual) +
+               " bytes where its shape makes " + std::to_string(expected));
+}
 
 void require_size(std::size_t actual, std::uint64_t expected, const std::string& what) {
   if (actual != expected) {
@@ -138,7 +161,39 @@ struct RowComparator::Impl {
     comparison.step_kv = KvProfile(heads, comparison_options.block_positions);
     comparison.tokens.reserve(num_steps + 1);
     comparison.live_tokens.reserve(num_steps + 1);
-    if (has_step_kv) reference_delta.resize(geometry.delta_bytes());
+  }
+
+  // As it was handed over, else read now.
+  PromptLayer recorded_layer(std::uint32_t layer, std::uint64_t positions) {
+    const LayerGeometry& shape = geometry.layer(layer);
+    const std::uint64_t key_bytes = shape.key_bytes() * positions;
+    const std::uint64_t value_bytes = shape.value_bytes() * positions;
+    const bool handed = std::exchange(handed_over.layer, std::nullopt) == layer;
+    if (handed) {
+      require_handed(handed_over.key.size(), key_bytes);
+      require_handed(handed_over.value.size(), value_bytes);
+      return {handed_over.key, handed_over.value};
+    }
+    // Grown for the first layer, kept for the others.
+    reference_key.resize(key_bytes);
+    reference_value.resize(value_bytes);
+    reference.read_prefill_layer(layer, reference_key, reference_value);
+    return {reference_key, reference_value};
+  }
+
+  // Likewise; `delta` is set where K/V is compared.
+  format::StepStats recorded_step(std::uint64_t step, bool with_kv,
+                                  std::span<const std::byte>& delta) {
+    const bool handed = std::exchange(handed_over.step, std::nullopt) == step;
+    if (handed) {
+      require_handed(handed_over.delta.size(), geometry.delta_bytes());
+      delta = handed_over.delta;
+      return std::move(handed_over.stats);
+    }
+    if (with_kv) reference_delta.resize(geometry.delta_bytes());
+    delta = reference_delta;
+    return reference.read_step(
+        step, with_kv ? std::span<std::byte>(reference_delta) : std::span<std::byte>());
   }
 
   void compare_statistics(std::uint64_t index, const format::StepStats& recorded,
@@ -209,9 +264,9 @@ struct RowComparator::Impl {
   }
 
   // Returns whether every element is bitwise equal.
-  bool compare_delta(std::uint64_t step, std::span<const std::byte> live) {
+  bool compare_delta(std::uint64_t step, std::span<const std::byte> live,
+                     std::span<const std::byte> recorded) {
     KvProfile& profile = comparison.step_kv;
-    const std::span<const std::byte> recorded = reference_delta;
     bool equal = true;
     for (const RowEntry& entry : entries) {
       RowSums row;
@@ -240,6 +295,7 @@ struct RowComparator::Impl {
   bool has_prefill_kv;
   bool has_step_kv;
   std::vector<RowEntry> entries;
+  HandedOver handed_over;
   std::vector<std::byte> reference_delta;
   std::vector<std::byte> reference_key;
   std::vector<std::byte> reference_value;
@@ -267,14 +323,23 @@ void RowComparator::on_prefill_layer(std::uint32_t layer, std::span<const std::b
                "prompt K of layer " + std::to_string(layer));
   require_size(value.size(), live.value_bytes() * positions,
                "prompt V of layer " + std::to_string(layer));
+  const PromptLayer recorded = impl_->recorded_layer(layer, positions);
+  impl_->compare_prompt(impl_->entries[2 * std::size_t{layer}], key, recorded.key);
+  impl_->compare_prompt(impl_->entries[2 * std::size_t{layer} + 1], value, recorded.value);
+}
 
-  // Grown for the first layer, kept for the others.
-  const LayerGeometry& recorded = impl_->geometry.layer(layer);
-  impl_->reference_key.resize(recorded.key_bytes() * positions);
-  impl_->reference_value.resize(recorded.value_bytes() * positions);
-  impl_->reference.read_prefill_layer(layer, impl_->reference_key, impl_->reference_value);
-  impl_->compare_prompt(impl_->entries[2 * std::size_t{layer}], key, impl_->reference_key);
-  impl_->compare_prompt(impl_->entries[2 * std::size_t{layer} + 1], value, impl_->reference_value);
+void RowComparator::on_reference_layer(std::uint32_t layer, std::span<const std::byte> key,
+                                       std::span<const std::byte> value) {
+  impl_->handed_over.layer = layer;
+  impl_->handed_over.key = key;
+  impl_->handed_over.value = value;
+}
+
+void RowComparator::on_reference_step(std::uint64_t step, const format::StepStats& stats,
+                                      std::span<const std::byte> delta) {
+  impl_->handed_over.step = step;
+  impl_->handed_over.stats = stats;
+  impl_->handed_over.delta = delta;
 }
 
 void RowComparator::on_prefill_end(const format::StepStats& stats) {
@@ -296,11 +361,11 @@ void RowComparator::on_step(std::uint64_t step, const format::StepStats& stats,
     require_size(delta.size(), impl_->live_geometry.delta_bytes(),
                  "K/V of step " + std::to_string(step));
   }
-  const format::StepStats recorded = impl_->reference.read_step(
-      step, compare_kv ? std::span<std::byte>(impl_->reference_delta) : std::span<std::byte>());
+  std::span<const std::byte> recorded_delta;
+  const format::StepStats recorded = impl_->recorded_step(step, compare_kv, recorded_delta);
   impl_->same_context = stats.input_token == recorded.input_token;
   if (!impl_->same_context) return;
-  const bool same_kv = !compare_kv || impl_->compare_delta(step, delta);
+  const bool same_kv = !compare_kv || impl_->compare_delta(step, delta, recorded_delta);
   impl_->compare_statistics(step + 1, recorded, stats, same_kv);
 }
 

@@ -38,7 +38,7 @@ PassLimits limits_for(const TorchModel& model, std::uint64_t memory_bytes) {
   const std::uint64_t logits =
       std::uint64_t{model.info.vocab_size} * element_size(model.info.logits_dtype);
   const auto delta = static_cast<std::uint64_t>(model.layout.row_stride_bytes());
-  // The K/V that a token computes, and the recorded ones on their way into the cache.
+  // The K/V that a token computes, and the recorded ones: into the cache, then to the sinks.
   const std::uint64_t per_token = logits + 2 * delta + kActivationBytes;
   const std::uint64_t half = memory_bytes / 2;
   return {static_cast<std::int64_t>(std::clamp<std::uint64_t>(half / per_token, 1, kMaxPassTokens)),
@@ -108,7 +108,11 @@ class ParallelReplay {
     const format::RowSource* source = nullptr;
     format::RowSink* sink = nullptr;
     std::unique_ptr<ParallelRow> kept;  // from the row's first pass to its last
-    std::vector<std::int32_t> fed;      // by the steps of the current pass
+    // Of the current pass: what its steps feed, and what was read of the reference for it.
+    std::vector<std::int32_t> fed;
+    std::vector<LayerKv> recorded_prompt;           // per layer; empty unless it has the prompt
+    std::vector<format::StepStats> recorded_stats;  // per step
+    at::Tensor recorded_deltas;                     // u8 [steps, row stride], or undefined
   };
 
   // What one pass feeds and asks for, on the host.
@@ -192,6 +196,7 @@ class ParallelReplay {
     piece.is_last = planned.first_step + planned.steps == length.steps;
     if (planned.with_prompt) {
       row.kept = begin_row(source, length);
+      if (!row.kept->keeps_own_prompt) load_prompt(row);
       piece.prompt = length.prompt;
       for (std::int64_t position = 0; position < length.prompt; ++position) {
         input.tokens.push_back(source.prompt()[static_cast<std::size_t>(position)]);
@@ -214,8 +219,16 @@ class ParallelReplay {
                                               model_.device, make_cache_);
     kept->keeps_own_prompt = !injects_ || !source.has_prefill_kv();
     kept->keeps_own_steps = !injects_ || !source.has_step_kv();
-    if (!kept->keeps_own_prompt) inject_prefill(source, reference_layout_, *kept->cache, 0, 0);
     return kept;
+  }
+
+  void load_prompt(Row& row) const {
+    const PromptTarget target{reference_layout_, row.kept->shape, *row.kept->cache};
+    for (std::int64_t layer = 0; layer < reference_layout_.num_layers(); ++layer) {
+      LayerKv prompt = read_prompt_layer(*row.source, reference_layout_, layer);
+      target.write(0, layer, prompt);
+      if (row.sink != nullptr) row.recorded_prompt.push_back(std::move(prompt));
+    }
   }
 
   // The tokens that the steps feed, and the recorded K/V that they see.
@@ -229,15 +242,20 @@ class ParallelReplay {
     }
     row.fed.clear();
     for (std::int64_t step = 0; step < planned.steps; ++step) {
-      const std::span<std::byte> kv =
-          with_kv ? bytes_of(deltas.select(0, step)).first(references_.geometry.delta_bytes())
-                  : std::span<std::byte>();
+      const std::span<std::byte> kv = with_kv ? delta_of(deltas, step) : std::span<std::byte>();
       const auto number = static_cast<std::uint64_t>(planned.first_step + step);
-      row.fed.push_back(row.source->read_step(number, kv).input_token);
+      format::StepStats stats = row.source->read_step(number, kv);
+      row.fed.push_back(stats.input_token);
+      if (with_kv && row.sink != nullptr) row.recorded_stats.push_back(std::move(stats));
     }
     if (!with_kv) return;
     kept.cache->write_slots(0, kept.shape.padded_length() + planned.first_step,
                             deltas.to(model_.device, /*non_blocking=*/true), reference_layout_);
+    if (row.sink != nullptr) row.recorded_deltas = deltas;
+  }
+
+  [[nodiscard]] std::span<std::byte> delta_of(const at::Tensor& deltas, std::int64_t step) const {
+    return bytes_of(deltas.select(0, step)).first(references_.geometry.delta_bytes());
   }
 
   // Rows are independent of one another, and a row has at most one piece in a pass.
@@ -260,6 +278,7 @@ class ParallelReplay {
         const RowLength& length = lengths_[planned[index].row];
         if (row.sink != nullptr) {
           deliver_piece(row, piece, packed_of[index], own_rows, elapsed_ns);
+          forget_recorded(row);
           if (piece.is_last) end_row(row, length);
         }
         if (piece.is_last) row.kept.reset();
@@ -280,7 +299,7 @@ class ParallelReplay {
     const format::RowSink::Needs needs = row.sink->needs();
     if (piece.prompt > 0) {
       if (needs.prefill_kv) {
-        deliver_prompt(*row.sink, own_rows.narrow(0, piece.offset, piece.prompt));
+        deliver_prompt(row, own_rows.narrow(0, piece.offset, piece.prompt));
       }
       unpack_next();
       stats.input_token = -1;
@@ -290,20 +309,36 @@ class ParallelReplay {
       unpack_next();
       stats.input_token = row.fed[static_cast<std::size_t>(step)];
       const at::Tensor delta = own_rows.select(0, piece.offset + piece.prompt + step);
-      row.sink->on_step(static_cast<std::uint64_t>(piece.first_step + step), stats,
+      const auto number = static_cast<std::uint64_t>(piece.first_step + step);
+      if (row.recorded_deltas.defined()) {
+        row.sink->on_reference_step(number, row.recorded_stats[static_cast<std::size_t>(step)],
+                                    delta_of(row.recorded_deltas, step));
+      }
+      row.sink->on_step(number, stats,
                         needs.step_kv
                             ? bytes_of(delta).first(model_.layout.geometry().delta_bytes())
                             : std::span<std::byte>());
     }
   }
 
-  void deliver_prompt(format::RowSink& sink, const at::Tensor& rows) const {
+  void deliver_prompt(const Row& row, const at::Tensor& rows) const {
     for (std::int64_t layer = 0; layer < model_.layout.num_layers(); ++layer) {
+      const auto number = static_cast<std::uint32_t>(layer);
       const LayerKv state = model_.layout.layer_rows(rows, layer);
       const at::Tensor key = state.k.contiguous();
       const at::Tensor value = state.v.contiguous();
-      sink.on_prefill_layer(static_cast<std::uint32_t>(layer), bytes_of(key), bytes_of(value));
+      if (!row.recorded_prompt.empty()) {
+        const LayerKv& recorded = row.recorded_prompt[number];
+        row.sink->on_reference_layer(number, bytes_of(recorded.k), bytes_of(recorded.v));
+      }
+      row.sink->on_prefill_layer(number, bytes_of(key), bytes_of(value));
     }
+  }
+
+  static void forget_recorded(Row& row) {
+    row.recorded_prompt.clear();
+    row.recorded_stats.clear();
+    row.recorded_deltas.reset();
   }
 
   void end_row(const Row& row, const RowLength& length) const {

@@ -36,6 +36,12 @@ BatchShape make_shape(const TorchModel& model, const ReplayBatch& batch) {
                     std::max(static_cast<std::int64_t>(batch.cache_capacity), length + steps));
 }
 
+std::vector<const format::RowSource*> references_of(const ReplayBatch& batch) {
+  std::vector<const format::RowSource*> references;
+  for (const ReplayRow& row : batch.rows) references.push_back(row.reference);
+  return references;
+}
+
 std::vector<format::RowSink*> all_sinks(std::span<format::RowSink* const> sinks, std::size_t rows) {
   std::vector<format::RowSink*> all(sinks.begin(), sinks.end());
   all.resize(rows, nullptr);
@@ -56,10 +62,14 @@ class Replay {
         fed_(batch.rows.size()),
         recorded_(batch.rows.size()),
         active_(batch.rows.size()),
+        rows_by_reference_(rows_by_reference(references_of(batch))),
         steps_(longest(batch)),
         pump_(all_sinks(sinks, batch.rows.size()), run_.shape(), run_.cache(), stats_,
               model.device) {
-    if (injects()) stage_.emplace(reference_layout_, run_.shape().rows(), model.device);
+    if (injects()) {
+      stage_.emplace(reference_layout_, SinkPump::kSlots, run_.shape().rows(), model.device);
+      pump_.inject_prompts(injected_prompts(), {reference_layout_, run_.shape(), run_.cache()});
+    }
     if (options.fault) {
       check_fault(*options.fault, model.info, batch);
       run_.put_in(*options.fault);
@@ -107,27 +117,24 @@ class Replay {
       recorded_[index] = batch_.rows[index].reference->prefill_stats().token;
       fed_[index] = next_token(index, host);
     }
-    if (injects()) inject_prompts();
+    if (injects()) pump_.drain();
     return seconds;
   }
 
-  // The device's own prompt K/V reaches the sinks before the reference's takes
-  // its place.
-  void inject_prompts() {
-    pump_.drain();
-    for (std::size_t index = 0; index < batch_.rows.size(); ++index) {
-      const format::RowSource& reference = *batch_.rows[index].reference;
-      if (!reference.has_prefill_kv()) continue;
-      const auto row = static_cast<std::int64_t>(index);
-      inject_prefill(reference, reference_layout_, run_.cache(), row, run_.shape().padding(row));
+  // Null for a row that keeps its own.
+  [[nodiscard]] std::vector<const format::RowSource*> injected_prompts() const {
+    std::vector<const format::RowSource*> references = references_of(batch_);
+    for (const format::RowSource*& reference : references) {
+      if (!reference->has_prefill_kv()) reference = nullptr;
     }
+    return references;
   }
 
   // Returns the nanoseconds since the last call.
   std::int64_t decode(std::int64_t step) {
-    const std::vector<std::int64_t> injected = read_references(step);
-    const at::Tensor logits = run_.decode(step, fed_);
     StepSlot* slot = pump_.acquire();
+    const std::vector<std::int64_t> injected = read_references(step, *slot);
+    const at::Tensor logits = run_.decode(step, fed_);
     if (pump_.wants_step_kv()) run_.cache().read_slot(run_.slot_of(step), slot->device_rows());
     const at::Tensor packed = stats_.pack(logits);
     // Own tokens wait for the device; recorded ones are known beforehand.
@@ -140,7 +147,7 @@ class Replay {
     pump_.push(slot, packed);
     if (!injected.empty()) {
       const bool whole_batch = injected.size() == batch_.rows.size();
-      stage_->inject(run_.cache(), run_.slot_of(step),
+      stage_->inject(slot->index(), run_.cache(), run_.slot_of(step),
                      whole_batch ? std::vector<std::int64_t>() : injected);
     }
     for (std::size_t index = 0; index < fed_.size(); ++index) {
@@ -149,25 +156,37 @@ class Replay {
     return elapsed;
   }
 
-  // Reads each row's tokens of `step` and, to be injected, its K/V; returns the
-  // rows with K/V. A row that has ended keeps feeding its last token as the
-  // recorded run did.
-  std::vector<std::int64_t> read_references(std::int64_t step) {
+  // Reads the references' tokens of `step` and, where it is injected, their K/V; returns the
+  // rows with K/V. A row that has ended keeps feeding its last token as the recorded run did.
+  std::vector<std::int64_t> read_references(std::int64_t step, StepSlot& slot) {
     std::vector<std::int64_t> injected;
-    for (std::size_t index = 0; index < batch_.rows.size(); ++index) {
-      const format::RowSource& reference = *batch_.rows[index].reference;
-      active_[index] = static_cast<std::uint64_t>(step) < reference.num_steps();
-      if (!active_[index]) continue;
-      const auto row = static_cast<std::int64_t>(index);
-      const bool with_kv = injects() && reference.has_step_kv();
-      if (with_kv) injected.push_back(row);
-      const format::StepStats stats =
-          reference.read_step(static_cast<std::uint64_t>(step),
-                              with_kv ? stage_->host_row(row) : std::span<std::byte>());
-      if (!feeds_own_tokens()) fed_[index] = stats.input_token;
-      recorded_[index] = stats.token;
+    slot.references.assign(batch_.rows.size(), {});
+    for (const ReferenceRows& same : rows_by_reference_) {
+      const bool active = static_cast<std::uint64_t>(step) < same.reference->num_steps();
+      for (const std::int64_t row : same.rows) active_[static_cast<std::size_t>(row)] = active;
+      if (active) read_reference(same, step, slot, injected);
     }
     return injected;
+  }
+
+  // Once for all of its rows: the device and the sinks get what is read here.
+  void read_reference(const ReferenceRows& same, std::int64_t step, StepSlot& slot,
+                      std::vector<std::int64_t>& injected) {
+    const bool with_kv = injects() && same.reference->has_step_kv();
+    const std::span<std::byte> delta =
+        with_kv ? stage_->host_row(slot.index(), same.rows.front()) : std::span<std::byte>();
+    const format::StepStats stats =
+        same.reference->read_step(static_cast<std::uint64_t>(step), delta);
+    for (const std::int64_t row : same.rows) {
+      const auto index = static_cast<std::size_t>(row);
+      if (!feeds_own_tokens()) fed_[index] = stats.input_token;
+      recorded_[index] = stats.token;
+      if (!with_kv) continue;
+      const std::span<std::byte> own = stage_->host_row(slot.index(), row);
+      if (row != same.rows.front()) std::copy(delta.begin(), delta.end(), own.begin());
+      slot.references[index] = {stats, own};
+      injected.push_back(row);
+    }
   }
 
   // What a row feeds after a pass whose packed statistics are `host`. Where the
@@ -206,6 +225,7 @@ class Replay {
   std::vector<std::int32_t> fed_;       // by the current step, per row
   std::vector<std::int32_t> recorded_;  // the reference's choice after it; -1: none
   std::vector<bool> active_;            // rows that the current step belongs to
+  std::vector<ReferenceRows> rows_by_reference_;
   std::int64_t steps_;
   SinkPump pump_;  // last: its thread reads the members above
 };

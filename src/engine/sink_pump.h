@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -13,6 +12,7 @@
 #include "engine/batch_shape.h"
 #include "engine/cache/kv_cache.h"
 #include "engine/logit_stats.h"
+#include "engine/reference_stage.h"
 #include "engine/step_ring.h"
 #include "kvtool/base/background_worker.h"
 #include "kvtool/format/row.h"
@@ -33,6 +33,12 @@ class SinkPump {
   SinkPump(const SinkPump&) = delete;
   SinkPump& operator=(const SinkPump&) = delete;
 
+  // Before the prefill is pushed: once the sinks have a layer of a row's prompt, that of its
+  // reference (null: it keeps its own) takes its place in the cache. The producer waits for
+  // that with drain(). `target` is copied.
+  void inject_prompts(std::span<const format::RowSource* const> references,
+                      const PromptTarget& target);
+
   // Some sink wants the rows of every step.
   [[nodiscard]] bool wants_step_kv() const { return wants_step_kv_; }
 
@@ -48,11 +54,12 @@ class SinkPump {
 
  private:
   void deliver_prefill(StepSlot& slot);
+  void deliver_prompts(const ReferenceRows& prompts);
+  void deliver_prompt_layer(std::int64_t row, std::int64_t layer, const LayerKv* reference);
   void deliver_step(StepSlot& slot);
-  // K and V of one row's slots, layer by layer, to `receive(layer, key, value)`.
-  void read_cache(std::int64_t row, std::int64_t count,
-                  const std::function<void(std::uint32_t, std::span<const std::byte>,
-                                           std::span<const std::byte>)>& receive);
+  void deliver_final(std::int64_t row, std::int64_t count);
+  // K and V of the first `count` positions of one row.
+  [[nodiscard]] LayerKv read_cache(std::int64_t row, std::int64_t layer, std::int64_t count) const;
 
   std::vector<format::RowSink*> sinks_;
   const BatchShape& shape_;
@@ -61,6 +68,8 @@ class SinkPump {
   const LogitStats& stats_;
   SideStream side_;
   bool wants_step_kv_ = false;
+  std::vector<ReferenceRows> prompts_;  // of all rows; without a reference where they keep theirs
+  std::optional<PromptTarget> target_;
   format::StepStats scratch_;  // of the pump's thread
 
   std::vector<std::unique_ptr<StepSlot>> slots_;

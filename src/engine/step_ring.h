@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "engine/row_layout.h"
+#include "kvtool/format/recording.h"
 
 namespace kvtool::engine {
 
@@ -29,6 +30,12 @@ class SideStream {
  private:
   at::Device device_;
   std::optional<c10::Stream> stream_;
+};
+
+// A step of a row's reference that was read with its K/V.
+struct ReferenceStep {
+  format::StepStats stats;
+  std::span<const std::byte> delta;  // empty: none was read
 };
 
 // One step (or prefill) of the whole batch on its way to the sinks.
@@ -56,6 +63,8 @@ class StepSlot {
   std::int64_t elapsed_ns = 0;
   std::vector<std::int32_t> input_tokens;  // per row; empty for the prefill
   std::vector<bool> active;                // rows that this step belongs to
+  // Per row, or empty; their bytes stay until the slot is acquired again.
+  std::vector<ReferenceStep> references;
 
  private:
   std::size_t index_;

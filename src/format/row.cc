@@ -146,6 +146,18 @@ class TeeSink final : public RowSink {
                            branch.needs.step_kv ? delta : std::span<const std::byte>());
     }
   }
+  void on_reference_layer(std::uint32_t layer, std::span<const std::byte> key,
+                          std::span<const std::byte> value) override {
+    for (const Branch& branch : branches_) {
+      if (branch.needs.prefill_kv) branch.sink->on_reference_layer(layer, key, value);
+    }
+  }
+  void on_reference_step(std::uint64_t step, const StepStats& stats,
+                         std::span<const std::byte> delta) override {
+    for (const Branch& branch : branches_) {
+      if (branch.needs.step_kv) branch.sink->on_reference_step(step, stats, delta);
+    }
+  }
   void on_final_layer(std::uint32_t layer, std::span<const std::byte> key,
                       std::span<const std::byte> value) override {
     for (const Branch& branch : branches_) {

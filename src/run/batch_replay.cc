@@ -13,17 +13,17 @@ namespace {
 // refers to lives here or in its entry.
 struct LiveRow {
   const ReferenceEntry* entry = nullptr;
-  std::unique_ptr<format::RowSource> source;
-  bool reported = false;  // not a stand-in and asked for
+  std::shared_ptr<format::RowSource> source;  // stand-ins share it
+  bool reported = false;                      // not a stand-in and asked for
   ReplayedRow result;
 };
 
 LiveRow open_row(const ReferenceEntry& entry, const PlannedRow& planned, std::size_t row,
-                 std::size_t rows, Observer& observer) {
+                 std::size_t rows, std::shared_ptr<format::RowSource> source, Observer& observer) {
   LiveRow live;
   live.entry = &entry;
   const format::Recording& recording = *entry.recording;
-  live.source = format::make_row_source(recording);
+  live.source = std::move(source);
   live.reported = !planned.stand_in && entry.selected;
   if (!live.reported) return live;
   if (!recording.complete()) {
@@ -106,7 +106,8 @@ class BatchReplay {
     live_.cache_capacity = batch.cache_capacity;
     for (std::size_t i = 0; i < batch.rows.size(); ++i) {
       const PlannedRow& planned = batch.rows[i];
-      rows_.push_back(open_row(entries[planned.entry], planned, i, batch.rows.size(), observer));
+      const ReferenceEntry& entry = entries[planned.entry];
+      rows_.push_back(open_row(entry, planned, i, batch.rows.size(), source_of(entry), observer));
       live_.rows.push_back({rows_.back().source.get()});
     }
   }
@@ -163,6 +164,13 @@ class BatchReplay {
   }
 
  private:
+  // One for all rows of an entry, so that the engine reads it once.
+  [[nodiscard]] std::shared_ptr<format::RowSource> source_of(const ReferenceEntry& entry) const {
+    const auto same = std::find_if(rows_.begin(), rows_.end(),
+                                   [&](const LiveRow& row) { return row.entry == &entry; });
+    return same == rows_.end() ? format::make_row_source(*entry.recording) : same->source;
+  }
+
   [[nodiscard]] analysis::ComparisonOptions comparison_options(const ReferenceEntry& entry) const {
     analysis::ComparisonOptions options;
     if (options_.near_tie_ulps) options.tolerance_ulps = options_.near_tie_ulps(entry);

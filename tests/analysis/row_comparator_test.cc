@@ -74,10 +74,12 @@ class MemoryRow final : public format::RowSource {
   [[nodiscard]] StepStats prefill_stats() const override { return stats.front(); }
   void read_prefill_layer(std::uint32_t layer, std::span<std::byte> key,
                           std::span<std::byte> value) const override {
+    ++reads;
     copy(prefill.at(layer).key, key);
     copy(prefill.at(layer).value, value);
   }
   [[nodiscard]] StepStats read_step(std::uint64_t step, std::span<std::byte> delta) const override {
+    ++reads;
     if (!delta.empty()) {
       EXPECT_TRUE(step_kv) << "K/V of a step was asked of a row that has none";
       copy(deltas.at(step), delta);
@@ -85,16 +87,24 @@ class MemoryRow final : public format::RowSource {
     return stats.at(step + 1);
   }
 
-  void feed(format::RowSink& sink) const {
+  // `reference`: is handed over as a replay does that has read it.
+  void feed(format::RowSink& sink, const MemoryRow* reference = nullptr) const {
     const format::RowSink::Needs needs = sink.needs();
     if (needs.prefill_kv) {
       for (std::uint32_t layer = 0; layer < prefill.size(); ++layer) {
+        if (reference != nullptr) {
+          const Layer& recorded = reference->prefill[layer];
+          sink.on_reference_layer(layer, recorded.key, recorded.value);
+        }
         sink.on_prefill_layer(layer, prefill[layer].key, prefill[layer].value);
       }
     }
     sink.on_prefill_end(stats.front());
     for (std::uint64_t step = 0; step < deltas.size(); ++step) {
       const std::span<const std::byte> delta = deltas[step];
+      if (reference != nullptr) {
+        sink.on_reference_step(step, reference->stats[step + 1], reference->deltas[step]);
+      }
       sink.on_step(step, stats[step + 1], needs.step_kv ? delta : delta.first(0));
     }
     sink.on_end({.stop_reason = format::StopReason::kEndOfSequence,
@@ -107,6 +117,7 @@ class MemoryRow final : public format::RowSource {
   std::vector<StepStats> stats;  // token 0, then one per step
   bool prefill_kv = true;
   bool step_kv = true;
+  mutable int reads = 0;  // of K/V and steps
 
  private:
   static std::vector<std::byte> ones(DType dtype, std::uint64_t size) {
@@ -169,6 +180,55 @@ TEST(RowComparator, ZeroStepsCompareTheFirstTokenAndThePrompt) {
   EXPECT_EQ(comparator.result().matches(), 1U);
   EXPECT_EQ(comparator.result().step_kv.total().elements, 0U);
   EXPECT_TRUE(comparator.result().bitwise_equal());
+}
+
+// Live and recorded differ in a prompt row, a step's row and a token.
+TEST(RowComparator, WhatIsHandedOverIsComparedWithoutReadingIt) {
+  MemoryRow live(mixed_geometry(), 3);
+  set_element(DType::kBFloat16, live.prefill[0].key, 2, 3.0F);
+  set_element(DType::kFloat32, live.deltas[1], mixed_geometry().row_offset(1).key, 5.0F);
+  live.stats[3].token = 31;
+  const MemoryRow read(mixed_geometry(), 3);
+  const MemoryRow handed(mixed_geometry(), 3);
+  RowComparator reader(read);
+  RowComparator receiver(handed);
+  live.feed(reader);
+  live.feed(receiver, &handed);
+  EXPECT_EQ(read.reads, 2 + 3);
+  EXPECT_EQ(handed.reads, 0);
+
+  const RowComparison& a = reader.result();
+  const RowComparison& b = receiver.result();
+  EXPECT_EQ(b.matches(), a.matches());
+  EXPECT_EQ(b.matches(), 3U);
+  EXPECT_EQ(b.first_bit_difference, a.first_bit_difference);
+  // (3 - 1)^2 of 30 elements, (5 - 1)^2 of 30.
+  EXPECT_EQ(b.prefill_kv.total().sum_squared_error, 4.0);
+  EXPECT_EQ(b.step_kv.total().sum_squared_error, 16.0);
+  EXPECT_EQ(a.prefill_kv.total().sum_squared_error, 4.0);
+  EXPECT_EQ(a.step_kv.total().sum_squared_error, 16.0);
+}
+
+// A layer or step that was handed over says nothing of another one.
+TEST(RowComparator, WhatIsNotHandedOverIsRead) {
+  const MemoryRow row(mixed_geometry(), 2);
+  RowComparator comparator(row);
+  comparator.on_reference_layer(1, row.prefill[1].key, row.prefill[1].value);
+  comparator.on_reference_step(7, row.stats[1], row.deltas[0]);
+  row.feed(comparator);
+  EXPECT_EQ(row.reads, 2 + 2);
+  EXPECT_TRUE(comparator.result().bitwise_equal());
+}
+
+TEST(RowComparator, RefusesAReferenceRowOfAnotherSize) {
+  const MemoryRow row(mixed_geometry(), 1);
+  RowComparator comparator(row);
+  comparator.on_reference_layer(0, row.prefill[0].key, row.prefill[1].value);
+  const Error error =
+      error_of([&] { comparator.on_prefill_layer(0, row.prefill[0].key, row.prefill[0].value); });
+  EXPECT_EQ(error.code(), ErrorCode::kMisuse);
+  EXPECT_EQ(error.message(),
+            "a reference's row was handed over with 6 bytes where its shape makes 18");
 }
 
 TEST(RowComparator, NeedsWhatTheReferenceHas) {

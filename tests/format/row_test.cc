@@ -288,6 +288,14 @@ class NotingSink final : public RowSink {
   void on_step(std::uint64_t step, const StepStats&, std::span<const std::byte> delta) override {
     notes.push_back("step " + std::to_string(step) + (delta.empty() ? "" : " kv"));
   }
+  void on_reference_layer(std::uint32_t layer, std::span<const std::byte>,
+                          std::span<const std::byte>) override {
+    notes.push_back("reference " + std::to_string(layer));
+  }
+  void on_reference_step(std::uint64_t step, const StepStats&,
+                         std::span<const std::byte>) override {
+    notes.push_back("reference step " + std::to_string(step));
+  }
   void on_final_layer(std::uint32_t layer, std::span<const std::byte>,
                       std::span<const std::byte>) override {
     notes.push_back("final " + std::to_string(layer));
@@ -345,6 +353,16 @@ TEST_F(Row, TeeHandsEachSinkWhatItNeeds) {
               ElementsAre("prefill 0", "prefill 1", "token 1", "step 0 kv", "step 1 kv", "end"));
   EXPECT_THAT(final_state.notes,
               ElementsAre("token 1", "step 0", "step 1", "final 0", "final 1", "end"));
+}
+
+TEST_F(Row, TeeHandsTheReferenceToThoseThatNeedTheRowItBelongsTo) {
+  NotingSink kv({.prefill_kv = true, .step_kv = true, .final_kv = false});
+  NotingSink final_state({.prefill_kv = false, .step_kv = false, .final_kv = true});
+  const auto tee = make_tee_sink({&kv, &final_state});
+  tee->on_reference_layer(1, {}, {});
+  tee->on_reference_step(4, {}, {});
+  EXPECT_THAT(kv.notes, ElementsAre("reference 1", "reference step 4"));
+  EXPECT_THAT(final_state.notes, ElementsAre());
 }
 
 TEST_F(Row, TeeOfNothingNeedsNothing) {

@@ -15,6 +15,7 @@
 #include "support/counting_file_system.h"
 #include "support/fake_engine.h"
 #include "support/folder_test.h"
+#include "support/kv_places.h"
 
 namespace kvtool::run {
 namespace {
@@ -43,7 +44,7 @@ class ReadOnce : public FolderTest {
 
   // Prompts of 3 to 5 tokens: one full batch of two rows with padding and one row alone.
   static constexpr std::size_t kInputs = 3;
-  void record(const std::string& base_dir) {
+  void record(const std::string& base_dir, format::SaveMode mode = format::SaveMode::kDelta) {
     Request request = request_for({"models/tiny.pt"});
     for (std::size_t i = 0; i < kInputs; ++i) {
       Prompt& prompt = request.prompts.emplace_back();
@@ -56,6 +57,7 @@ class ReadOnce : public FolderTest {
     request.max_new_tokens = 4;
     request.ignore_eos = true;
     request.save = true;
+    request.save_mode = mode;
     request.base_dir = base_dir;
     Observer nobody;
     run_generation(request, services(), nobody);
@@ -84,9 +86,50 @@ class ReadOnce : public FolderTest {
     EXPECT_THAT(counting_.opens(), Each(Pair(testing::_, 1U)));
   }
 
+  // Every byte of K/V of every recording was read so often.
+  void expect_kv_read(std::uint32_t times) const {
+    for (std::size_t input = 0; input < kInputs; ++input) {
+      const fs::path path = "ref/CPU/tiny/batch2_input" + std::to_string(input) + ".kvc";
+      const std::vector<FilePart> places = kv_places(path);
+      EXPECT_GE(places.size(), 4U);
+      for (const FilePart& place : places) {
+        EXPECT_EQ(counting_.reads(path, place.offset, place.bytes), std::pair(times, times))
+            << path << " from byte " << place.offset;
+      }
+    }
+  }
+
   FakeEngineState engine_;
   CountingFileSystem counting_;
 };
+
+class EveryShape : public ReadOnce,
+                   public testing::WithParamInterface<std::pair<ReplayShape, format::SaveMode>> {};
+
+INSTANTIATE_TEST_SUITE_P(
+    ReadOnce, EveryShape,
+    testing::Values(std::pair(ReplayShape::kRecorded, format::SaveMode::kDelta),
+                    std::pair(ReplayShape::kRecorded, format::SaveMode::kPrefillOnly),
+                    std::pair(ReplayShape::kRecorded, format::SaveMode::kFinalOnly),
+                    std::pair(ReplayShape::kSingle, format::SaveMode::kDelta),
+                    std::pair(ReplayShape::kParallel, format::SaveMode::kDelta),
+                    std::pair(ReplayShape::kParallel, format::SaveMode::kFinalOnly)));
+
+TEST_P(EveryShape, InjectReadsEachByteOfKvOnce) {
+  record("ref", GetParam().second);
+  Request request = replay_request();
+  request.replay_shape = GetParam().first;
+  request.replay_modes = {ReplayMode::kInject};
+  replay(request);
+  expect_opened_once();
+  expect_kv_read(1);
+}
+
+TEST_F(ReadOnce, EachModeReadsEachByteOfKvOnce) {
+  record("ref");
+  replay(replay_request());
+  expect_kv_read(3);
+}
 
 // Without a model, a recording says which it is.
 TEST_F(ReadOnce, AReplayOpensEachRecordingOnce) {

@@ -110,6 +110,24 @@ void feed_prefill(format::RowSink& sink, const Tokens& prompt, const format::Ste
   sink.on_prefill_end(stats);
 }
 
+void feed_replayed_prefill(format::RowSink& sink, const format::RowSource& reference, bool injects,
+                           const format::StepStats& stats) {
+  const Tokens prompt(reference.prompt().begin(), reference.prompt().end());
+  for (std::uint32_t layer = 0; sink.needs().prefill_kv && layer < geometry().num_layers();
+       ++layer) {
+    const Bytes own_key = block(layer, false, prompt);
+    const Bytes own_value = block(layer, true, prompt);
+    Bytes key(own_key.size());
+    Bytes value(own_value.size());
+    if (injects && reference.has_prefill_kv()) {
+      reference.read_prefill_layer(layer, key, value);
+      sink.on_reference_layer(layer, key, value);
+    }
+    sink.on_prefill_layer(layer, own_key, own_value);
+  }
+  sink.on_prefill_end(stats);
+}
+
 void feed_step(format::RowSink& sink, std::uint64_t step, const format::StepStats& stats) {
   sink.on_step(step, stats, sink.needs().step_kv ? delta(stats.input_token) : Bytes());
 }
@@ -302,15 +320,19 @@ class FakeModel : public engine::Model {
     Tokens context(reference.prompt().begin(), reference.prompt().end());
     format::StepStats stats = stats_of(context, info_.vocab_size, top_k, true);
     if (state_.perturb) state_.perturb(0, stats);
-    feed_prefill(sink, context, stats);
+    const bool injects = options.mode == format::ReplayMode::kInject;
+    feed_replayed_prefill(sink, reference, injects, stats);
+    Bytes recorded(injects && reference.has_step_kv() ? geometry().delta_bytes() : 0);
     std::int32_t token = next_token(own_tokens, stats, reference.prefill_stats());
     for (std::uint64_t step = 0; step < reference.num_steps(); ++step) {
       context.push_back(token);
       stats = stats_of(context, info_.vocab_size, top_k, false);
       if (state_.perturb) state_.perturb(step + 1, stats);
+      const format::StepStats read = reference.read_step(step, recorded);
+      if (!recorded.empty()) sink.on_reference_step(step, read, recorded);
       sink.on_step(step, stats,
                    sink.needs().step_kv ? replayed_delta(options, step, context, row) : Bytes());
-      token = next_token(own_tokens, stats, reference.read_step(step, {}));
+      token = next_token(own_tokens, stats, read);
     }
     feed_end(sink, context, format::StopReason::kRecordingEnd);
   }

@@ -1,7 +1,8 @@
 // An engine without torch: tokens, logits and K/V follow from the token ids by
 // a formula, so that save, files and replay can be tested whole. Its K/V depends
 // on nothing but the fed token, so forced replay is the same as inject; faults
-// change delta rows alone.
+// change delta rows alone. In inject mode it reads the reference's K/V and hands it
+// over, as the engine does.
 #pragma once
 
 #include <cstdint>

@@ -54,7 +54,8 @@ struct ComparisonOptions {
 };
 
 // A sink that compares what it is handed with `reference` (must outlive it).
-// K/V is compared where the reference has it.
+// K/V is compared where the reference has it. What a replay hands over of the reference is not
+// read again.
 class RowComparator : public format::RowSink {
  public:
   explicit RowComparator(const format::RowSource& reference, ComparisonOptions options = {});
@@ -66,6 +67,10 @@ class RowComparator : public format::RowSink {
   void on_prefill_end(const format::StepStats& stats) override;
   void on_step(std::uint64_t step, const format::StepStats& stats,
                std::span<const std::byte> delta) override;
+  void on_reference_layer(std::uint32_t layer, std::span<const std::byte> key,
+                          std::span<const std::byte> value) override;
+  void on_reference_step(std::uint64_t step, const format::StepStats& stats,
+                         std::span<const std::byte> delta) override;
   void on_final_layer(std::uint32_t layer, std::span<const std::byte> key,
                       std::span<const std::byte> value) override;
   void on_end(const format::RowEnd& end) override;

@@ -25,7 +25,7 @@
 namespace kvtool::engine {
 
 // Raised with every incompatible change of this header; checked by the loader.
-inline constexpr int kEngineAbi = 5;
+inline constexpr int kEngineAbi = 6;
 
 struct EngineOptions {
   std::string device = "auto";  // "auto" (CUDA when there is one), "cpu", "cuda", "cuda:N"
@@ -174,9 +174,10 @@ class Model {
   // inject: the reference's K/V then take their place, so that each step feeds
   // the recorded token on the reference's cache. forced: the recorded tokens on
   // the device's own cache. free: its own tokens as well, for as many steps as
-  // the reference has. In a parallel replay the timing has no prefill, and its
-  // decode_steps are those of all rows; sinks of different rows may be called at
-  // the same time.
+  // the reference has. Rows may share a reference; what inject reads of it is read
+  // once and handed to the sinks of its rows, too (RowSink::on_reference_step()).
+  // In a parallel replay the timing has no prefill, and its decode_steps are those
+  // of all rows; sinks of different rows may be called at the same time.
   virtual ReplayResult replay(const ReplayBatch& batch, const ReplayOptions& options,
                               std::span<format::RowSink* const> sinks,
                               const Progress& progress) = 0;

@@ -52,6 +52,13 @@ class RowSink {
   // delta: geometry.delta_bytes(), empty unless needs().step_kv.
   virtual void on_step(std::uint64_t step, const StepStats& stats,
                        std::span<const std::byte> delta) = 0;
+  // What a replay has read of the row's reference for its own use, in the reference's geometry:
+  // just before on_prefill_layer() of the layer and on_step() of the step, so that a comparison
+  // need not read it again. Gone with the call that follows. Others take no notice.
+  virtual void on_reference_layer(std::uint32_t /*layer*/, std::span<const std::byte> /*key*/,
+                                  std::span<const std::byte> /*value*/) {}
+  virtual void on_reference_step(std::uint64_t /*step*/, const StepStats& /*stats*/,
+                                 std::span<const std::byte> /*delta*/) {}
   // key [num_kv_heads, prompt_length + steps, key_dim], value likewise.
   virtual void on_final_layer(std::uint32_t layer, std::span<const std::byte> key,
                               std::span<const std::byte> value) = 0;

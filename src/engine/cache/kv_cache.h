@@ -38,8 +38,8 @@ struct LayerRows {
 // that is what a query sees, what is recorded and what is compared. So to inject
 // through a cache that rounds means "the reference, as this cache would keep it".
 //
-// Threads: a pass and everything that writes belong to one thread. Rows of slots that
-// are not written at the same time may be read on another.
+// Threads: a pass and everything that writes belong to one thread at a time. Rows of slots
+// that are not written at the same time may be read on another.
 class KvCache : public CachePolicy {
  public:
   // One forward pass over `slots` begins. A pass may call attend() of a layer more than
