@@ -2,7 +2,30 @@
 
 #include <algorithm>
 
+#include "kvtool/cache/cache_plan.h"
+
 namespace kvtool::engine {
+namespace {
+
+// More tokens make a pass hardly faster, but its memory larger.
+constexpr std::uint64_t kMaxPassTokens = 1024;
+// What a token needs inside of the model, estimated high: the widest layers of
+// an 8-billion-parameter model take about so much.
+constexpr std::uint64_t kActivationBytes = 192 * 1024;
+
+}  // namespace
+
+PassLimits pass_limits(const ModelInfo& model, const cache::CacheSpec& kv_cache,
+                       std::uint64_t memory_bytes) {
+  const std::uint64_t logits = std::uint64_t{model.vocab_size} * element_size(model.logits_dtype);
+  // The K/V that a token computes, and the recorded ones: into the cache, then to the sinks.
+  const std::uint64_t per_token = logits + 2 * model.geometry.delta_bytes() + kActivationBytes;
+  const std::uint64_t per_position =
+      cache::plan_cache(model.geometry, {.rows = 1, .positions = 1}, kv_cache).physical_bytes();
+  const std::uint64_t half = memory_bytes / 2;
+  return {static_cast<std::int64_t>(std::clamp<std::uint64_t>(half / per_token, 1, kMaxPassTokens)),
+          static_cast<std::int64_t>(std::max<std::uint64_t>(half / per_position, 1))};
+}
 
 std::vector<std::vector<PlannedPiece>> plan_passes(std::span<const RowLength> rows,
                                                    const PassLimits& limits) {

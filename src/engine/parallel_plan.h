@@ -6,6 +6,8 @@
 #include <span>
 #include <vector>
 
+#include "kvtool/engine/api.h"
+
 namespace kvtool::engine {
 
 struct RowLength {
@@ -17,6 +19,12 @@ struct PassLimits {
   std::int64_t tokens = 0;          // of one pass
   std::int64_t kept_positions = 0;  // whose K/V all rows of one pass keep together
 };
+
+// Half of the memory is for what each token of a pass takes, half for the caches of the rows
+// that share it: what `kv_cache` keeps of their positions, and its work space. At least one
+// token and position.
+[[nodiscard]] PassLimits pass_limits(const ModelInfo& model, const cache::CacheSpec& kv_cache,
+                                     std::uint64_t memory_bytes);
 
 // A part of row `row` in one pass: its prompt, or none of it, and some steps.
 struct PlannedPiece {

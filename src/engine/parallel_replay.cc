@@ -25,26 +25,9 @@
 namespace kvtool::engine {
 namespace {
 
-// More tokens make a pass hardly faster, but its memory larger.
-constexpr std::uint64_t kMaxPassTokens = 1024;
 // Rows of logits whose statistics are computed together; a device that does so
 // with tensors needs some copies of them.
 constexpr std::int64_t kStatsRows = 32;
-// What a token needs inside of the model, estimated high: the widest layers of
-// an 8-billion-parameter model take about so much.
-constexpr std::uint64_t kActivationBytes = 192 * 1024;
-
-PassLimits limits_for(const TorchModel& model, std::uint64_t memory_bytes) {
-  const std::uint64_t logits =
-      std::uint64_t{model.info.vocab_size} * element_size(model.info.logits_dtype);
-  const auto delta = static_cast<std::uint64_t>(model.layout.row_stride_bytes());
-  // The K/V that a token computes, and the recorded ones: into the cache, then to the sinks.
-  const std::uint64_t per_token = logits + 2 * delta + kActivationBytes;
-  const std::uint64_t half = memory_bytes / 2;
-  return {static_cast<std::int64_t>(std::clamp<std::uint64_t>(half / per_token, 1, kMaxPassTokens)),
-          static_cast<std::int64_t>(std::max<std::uint64_t>(half / delta, 1))};
-}
-
 RowLength length_of(const ReplayRow& row) {
   return {static_cast<std::int64_t>(row.reference->prompt().size()),
           static_cast<std::int64_t>(row.reference->num_steps())};
@@ -71,7 +54,7 @@ class ParallelReplay {
         stats_(model.info.vocab_size, references_.top_k, model.device),
         make_cache_(cache_maker(options.kv_cache)),
         cache_(model.layout),
-        limits_(limits_for(model, options.parallel_memory_bytes)),
+        limits_(pass_limits(model.info, options.kv_cache, options.parallel_memory_bytes)),
         rows_(batch.rows.size()) {
     for (std::size_t index = 0; index < rows_.size(); ++index) {
       lengths_.push_back(length_of(batch.rows[index]));

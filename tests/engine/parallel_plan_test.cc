@@ -37,6 +37,35 @@ TEST(ParallelPlan, ATinyLimitStillMakesProgress) {
             (Passes{{{0, true, 0, 0}}, {{0, false, 0, 1}}, {{0, false, 1, 1}}}));
 }
 
+// A position takes 2 layers * 2 * 2 heads * 4 elements * 2 bytes = 64 bytes as they are. As
+// int8, 2 * 2 * 2 rows of 4 bytes and a scale of 4 are kept, and K, V and one of them as
+// float32, 16 + 16 + 32 bytes, are the work space: 128.
+TEST(ParallelPlan, LimitsCountTheWorkSpaceOfTheCache) {
+  ModelInfo model;
+  const format::LayerGeometry layer{DType::kBFloat16, DType::kBFloat16, 2, 4, 4};
+  model.geometry = format::Geometry({layer, layer});
+  model.vocab_size = 1000;
+  const auto kept = [&](const char* policy, std::uint64_t memory) {
+    return pass_limits(model, cache::CacheSpec::parse(policy), memory).kept_positions;
+  };
+  EXPECT_EQ(kept("contiguous", 2 * 64 * 100), 100);
+  EXPECT_EQ(kept("int8", 2 * 64 * 100), 50);
+  EXPECT_EQ(kept("int8", 1), 1);
+}
+
+// 1000 float32 logits, twice 64 bytes of K/V, and the estimate of 192 KiB.
+TEST(ParallelPlan, LimitsBoundTheTokensOfAPass) {
+  ModelInfo model;
+  const format::LayerGeometry layer{DType::kBFloat16, DType::kBFloat16, 2, 4, 4};
+  model.geometry = format::Geometry({layer, layer});
+  model.vocab_size = 1000;
+  const std::uint64_t token = 4 * 1000 + 2 * 64 + 192 * 1024;
+  EXPECT_EQ(pass_limits(model, {}, 2 * 7 * token).tokens, 7);
+  EXPECT_EQ(pass_limits(model, {}, 2 * 7 * token - 2).tokens, 6);
+  EXPECT_EQ(pass_limits(model, {}, 0).tokens, 1);
+  EXPECT_EQ(pass_limits(model, {}, std::uint64_t{1} << 40).tokens, 1024);
+}
+
 TEST(ParallelPlan, ARowWithoutStepsIsItsPrompt) {
   EXPECT_EQ(plan({{3, 0}}, {100, 100}), (Passes{{{0, true, 0, 0}}}));
   EXPECT_TRUE(plan({}, {100, 100}).empty());
