@@ -14,7 +14,7 @@
 #include "kvtool/engine/api.h"
 #include "kvtool/format/row.h"
 #include "kvtool/run/observer.h"
-#include "plan_batches.h"
+#include "run/reference/plan_batches.h"
 
 namespace kvtool::run {
 

@@ -11,7 +11,7 @@
 #include "kvtool/analysis/gate.h"
 #include "kvtool/format/replay_mode.h"
 #include "kvtool/run/result.h"
-#include "pair_recordings.h"
+#include "run/reference/pair_recordings.h"
 
 namespace kvtool::run {
 

@@ -10,8 +10,8 @@
 
 #include "batch_replay.h"
 #include "compare_pair.h"
-#include "open_recordings.h"
-#include "pair_recordings.h"
+#include "run/reference/open_recordings.h"
+#include "run/reference/pair_recordings.h"
 #include "verdicts.h"
 
 namespace kvtool::run {

@@ -5,15 +5,15 @@
 #include <set>
 
 #include "batch_replay.h"
-#include "choose_models.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
 #include "kvtool/format/row.h"
 #include "model_check.h"
-#include "open_recordings.h"
 #include "recording_ledger.h"
-#include "reference_sets.h"
 #include "replay_cache.h"
+#include "run/reference/choose_models.h"
+#include "run/reference/open_recordings.h"
+#include "run/reference/reference_sets.h"
 #include "run_meta.h"
 #include "session.h"
 

@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "kvtool/cache/cache_spec.h"
-#include "reference_entry.h"
+#include "run/reference/reference_entry.h"
 
 namespace kvtool::run {
 

@@ -6,7 +6,7 @@
 #include "cli/interrupt.h"
 #include "cli_fixture.h"
 #include "kvtool/format/reader.h"
-#include "run/rebuilt_cache.h"
+#include "run/files/rebuilt_cache.h"
 #include "support/error_of.h"
 
 namespace kvtool::cli {

@@ -10,7 +10,7 @@
 #include "kvtool/base/file.h"
 #include "kvtool/base/setting.h"
 #include "kvtool/run/calibration_runs.h"
-#include "run/worker_messages.h"
+#include "run/calibrate/worker_messages.h"
 #include "support/error_of.h"
 #include "support/folder_test.h"
 

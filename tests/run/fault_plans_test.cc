@@ -1,4 +1,4 @@
-#include "run/fault_plans.h"
+#include "run/trial/fault_plans.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,7 +1,7 @@
 #include <gmock/gmock.h>
 
 #include "kvtool/base/error.h"
-#include "run/plan_batches.h"
+#include "run/reference/plan_batches.h"
 
 namespace kvtool::run {
 namespace {

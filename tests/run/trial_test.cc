@@ -1,4 +1,4 @@
-#include "run/trial.h"
+#include "run/trial/trial.h"
 
 #include <gmock/gmock.h>
 

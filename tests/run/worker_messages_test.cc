@@ -1,4 +1,4 @@
-#include "run/worker_messages.h"
+#include "run/calibrate/worker_messages.h"
 
 #include <gmock/gmock.h>
 
@@ -205,8 +205,7 @@ TEST(WorkerAnswer, WhatIsNotFiniteIsInfinite) {
 
 TEST(WorkerAnswer, ErrorKeepsItsCodeAndItsMarkedSettings) {
   for (const ErrorCode code : {ErrorCode::kUsage, ErrorCode::kIncompatible, ErrorCode::kCorrupt,
-                               ErrorCode::kEnvironment, ErrorCode::kInternal,
-                               ErrorCode::kMisuse}) {
+                               ErrorCode::kEnvironment, ErrorCode::kInternal, ErrorCode::kMisuse}) {
     const WorkerAnswer read = parse_answer(
         write_answer({.error = WorkerError{code, "choose another " + setting("out") + "\n    so"},
                       .measurement = {}}));

@@ -3,15 +3,15 @@
 #include <algorithm>
 #include <memory>
 
-#include "choose_models.h"
 #include "fault_trials.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
 #include "kvtool/base/temporary_folder.h"
-#include "open_recordings.h"
-#include "reference_sets.h"
-#include "session.h"
-#include "shared_engine.h"
+#include "run/reference/choose_models.h"
+#include "run/reference/open_recordings.h"
+#include "run/reference/reference_sets.h"
+#include "run/session.h"
+#include "run/shared_engine.h"
 
 namespace kvtool::run {
 namespace {

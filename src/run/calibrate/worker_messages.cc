@@ -47,10 +47,12 @@ constexpr std::array kActions = {std::pair{WorkerAction::kRecord, "record"},
 constexpr std::array kShapes = {std::pair{ReplayShape::kRecorded, "recorded"},
                                 std::pair{ReplayShape::kSingle, "single"},
                                 std::pair{ReplayShape::kParallel, "parallel"}};
-constexpr std::array kCodes = {
-    std::pair{ErrorCode::kUsage, "usage"}, std::pair{ErrorCode::kIncompatible, "incompatible"},
-    std::pair{ErrorCode::kCorrupt, "corrupt"}, std::pair{ErrorCode::kEnvironment, "environment"},
-    std::pair{ErrorCode::kInternal, "internal"}, std::pair{ErrorCode::kMisuse, "misuse"}};
+constexpr std::array kCodes = {std::pair{ErrorCode::kUsage, "usage"},
+                               std::pair{ErrorCode::kIncompatible, "incompatible"},
+                               std::pair{ErrorCode::kCorrupt, "corrupt"},
+                               std::pair{ErrorCode::kEnvironment, "environment"},
+                               std::pair{ErrorCode::kInternal, "internal"},
+                               std::pair{ErrorCode::kMisuse, "misuse"}};
 
 }  // namespace
 

@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "kvtool/run/generation.h"
-#include "model_check.h"
+#include "run/model_check.h"
 #include "select_references.h"
 
 namespace kvtool::run {

@@ -7,7 +7,7 @@
 #include <limits>
 #include <utility>
 
-#include "replay_cache.h"
+#include "run/replay_cache.h"
 
 namespace kvtool::run {
 namespace {

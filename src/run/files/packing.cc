@@ -8,7 +8,7 @@
 #include "kvtool/base/error.h"
 #include "kvtool/format/pack.h"
 #include "kvtool/format/reader.h"
-#include "seconds_since.h"
+#include "run/seconds_since.h"
 
 namespace kvtool::run {
 namespace {

@@ -2,13 +2,13 @@
 
 #include <nlohmann/json.hpp>
 
-#include "choose_models.h"
-#include "find_reference.h"
 #include "kvtool/base/text.h"
-#include "open_recordings.h"
-#include "reference_sets.h"
-#include "session.h"
-#include "trial.h"
+#include "run/reference/choose_models.h"
+#include "run/reference/find_reference.h"
+#include "run/reference/open_recordings.h"
+#include "run/reference/reference_sets.h"
+#include "run/session.h"
+#include "run/trial/trial.h"
 #include "worker_messages.h"
 
 namespace kvtool::run {

@@ -11,7 +11,7 @@
 #include "kvtool/base/error.h"
 #include "kvtool/format/reader.h"
 #include "rebuilt_cache.h"
-#include "seconds_since.h"
+#include "run/seconds_since.h"
 
 namespace kvtool::run {
 namespace {

@@ -8,13 +8,13 @@
 #include <string>
 #include <vector>
 
-#include "batch_replay.h"
 #include "kvtool/analysis/departure.h"
 #include "kvtool/analysis/gate.h"
 #include "kvtool/engine/api.h"
 #include "kvtool/run/observer.h"
-#include "reference_sets.h"
-#include "verdicts.h"
+#include "run/batch_replay.h"
+#include "run/reference/reference_sets.h"
+#include "run/verdicts.h"
 
 namespace kvtool::run {
 

@@ -9,7 +9,7 @@
 #include "fault_plans.h"
 #include "kvtool/analysis/gate.h"
 #include "kvtool/run/result.h"
-#include "session.h"
+#include "run/session.h"
 #include "trial.h"
 
 namespace kvtool::run {

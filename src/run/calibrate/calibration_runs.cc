@@ -14,7 +14,7 @@
 #include "kvtool/base/stop.h"
 #include "kvtool/base/temporary_folder.h"
 #include "kvtool/run/paths.h"
-#include "reference_sets.h"
+#include "run/reference/reference_sets.h"
 #include "worker_messages.h"
 
 namespace kvtool::run {
