@@ -7,7 +7,6 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <ranges>
 #include <sstream>
 
 #include "kvtool/base/error.h"
@@ -175,10 +174,10 @@ std::vector<std::string> weaker_instruction_sets(std::string_view cpuinfo,
   std::vector<std::string> weaker;
   // The strongest that the CPU has, or that --cpu-isa allows, is what runs anyway.
   bool below = false;
-  for (const engine::CpuIsa& isa : std::views::reverse(engine::kCpuIsas)) {
-    if (!has_flag(cpuinfo, isa.cpu_flag)) continue;
-    if (below) weaker.emplace_back(isa.name);
-    below = below || cpu_isa == engine::kAnyCpuIsa || cpu_isa == isa.name;
+  for (auto isa = engine::kCpuIsas.rbegin(); isa != engine::kCpuIsas.rend(); ++isa) {
+    if (!has_flag(cpuinfo, isa->cpu_flag)) continue;
+    if (below) weaker.emplace_back(isa->name);
+    below = below || cpu_isa == engine::kAnyCpuIsa || cpu_isa == isa->name;
   }
   // Without vector instructions a model takes minutes; one limit of the others says enough.
   if (weaker.size() > 1 && weaker.back() == engine::kCpuIsas.front().name) weaker.pop_back();
