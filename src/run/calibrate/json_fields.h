@@ -178,7 +178,8 @@ struct JsonCodec<Struct> {
       if (member == value.end()) throw_usage(where + ": " + field.name + " is missing");
       field.read(*member, where + "." + field.name, result);
     }
-    for (const auto& [name, unused] : value.items()) {
+    for (const auto& member : value.items()) {
+      const std::string& name = member.key();
       const auto is_it = [&](const auto& field) { return name == field.name; };
       if (std::ranges::any_of(JsonFields<Struct>::kTable, is_it)) continue;
       throw_usage(where + ": unknown key '" + name + "'");
