@@ -37,16 +37,20 @@ class GgufFile:
         raise UnsupportedModelError(f"{self.path}: {what}")
 
 
+def missing_packages() -> EnvironmentFailure:
+    return EnvironmentFailure(
+        "reading GGUF files needs the Python packages 'accelerate' and 'gguf'; install "
+        "python/requirements.txt"
+    )
+
+
 def read(path: Path) -> GgufFile:
     """Reads keys and the table of tensors. Raises EnvironmentFailure for a damaged file or
     a missing package."""
     try:
         from gguf import GGUFReader
     except ImportError:
-        raise EnvironmentFailure(
-            "reading GGUF files needs the Python packages 'accelerate' and 'gguf'; install "
-            "python/requirements.txt"
-        ) from None
+        raise missing_packages() from None
     try:
         reader = GGUFReader(path)
         values = {

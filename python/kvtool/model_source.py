@@ -237,10 +237,7 @@ def _load_gguf(source: ModelSource, config, dtype: torch.dtype):
     try:
         from accelerate import init_empty_weights
     except ImportError:
-        raise EnvironmentFailure(
-            "reading GGUF files needs the Python packages 'accelerate' and 'gguf'; install "
-            "python/requirements.txt"
-        ) from None
+        raise gguf_file.missing_packages() from None
     file = gguf_file.read(source.gguf_path)
     # Parameters only: buffers such as rotary frequencies are computed by the
     # constructor and are not part of a state dict.

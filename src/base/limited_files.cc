@@ -5,6 +5,8 @@
 #include <mutex>
 #include <utility>
 
+#include "kvtool/base/forwarding_files.h"
+
 namespace kvtool {
 namespace {
 
@@ -72,35 +74,16 @@ void OpenFiles::forget(const LimitedFile& file) {
   if (const auto found = find(file); found != open_.end()) open_.erase(found);
 }
 
-class LimitedFileSystem final : public FileSystem {
+class LimitedFileSystem final : public ForwardingFileSystem {
  public:
   LimitedFileSystem(FileSystem& files, std::size_t limit)
-      : files_(files), open_(std::make_shared<OpenFiles>(files, limit)) {}
+      : ForwardingFileSystem(files), open_(std::make_shared<OpenFiles>(files, limit)) {}
 
   std::unique_ptr<RandomAccessFile> open(const std::filesystem::path& path) override {
     return std::make_unique<LimitedFile>(open_, path);
   }
-  std::unique_ptr<WritableFile> create(const std::filesystem::path& path) override {
-    return files_.create(path);
-  }
-  std::unique_ptr<WritableFile> take_over(const std::filesystem::path& path) override {
-    return files_.take_over(path);
-  }
-  void rename(const std::filesystem::path& from, const std::filesystem::path& to) override {
-    files_.rename(from, to);
-  }
-  void remove(const std::filesystem::path& path) override { files_.remove(path); }
-  void create_directories(const std::filesystem::path& path) override {
-    files_.create_directories(path);
-  }
-  void sync_directory(const std::filesystem::path& path) override { files_.sync_directory(path); }
-  void sync_parents(const std::filesystem::path& folder) override { files_.sync_parents(folder); }
-  std::unique_ptr<FolderLock> lock_folder(const std::filesystem::path& folder) override {
-    return files_.lock_folder(folder);
-  }
 
  private:
-  FileSystem& files_;
   std::shared_ptr<OpenFiles> open_;
 };
 

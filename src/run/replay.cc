@@ -232,14 +232,7 @@ class ReplayRun {
 
   [[nodiscard]] analysis::GateContext gate_context(const engine::Model& model,
                                                    const ReferenceEntry& entry) {
-    const engine::ModelInfo& info = model.info();
-    return {.model = info.model_id,
-            .model_slug = info.slug,
-            .dtype = info.dtype,
-            .reference_device = entry.device_label,
-            .device = session_.device_label(),
-            .reference_cache = entry.kv_cache,
-            .cache = replay_cache(request_.kv_cache, entry).to_string()};
+    return replay_context(model.info(), session_.device_label(), request_.kv_cache, entry);
   }
 
   // META of this device's own row, as it is recorded and compared with the reference's.

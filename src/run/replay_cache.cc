@@ -16,4 +16,17 @@ cache::CacheSpec replay_cache(const std::optional<cache::CacheSpec>& asked,
   }
 }
 
+analysis::GateContext replay_context(const engine::ModelInfo& model,
+                                     const std::string& device_label,
+                                     const std::optional<cache::CacheSpec>& asked,
+                                     const ReferenceEntry& entry) {
+  return {.model = model.model_id,
+          .model_slug = model.slug,
+          .dtype = model.dtype,
+          .reference_device = entry.device_label,
+          .device = device_label,
+          .reference_cache = entry.kv_cache,
+          .cache = replay_cache(asked, entry).to_string()};
+}
+
 }  // namespace kvtool::run

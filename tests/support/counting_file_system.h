@@ -11,12 +11,14 @@
 #include <utility>
 #include <vector>
 
-#include "kvtool/base/file.h"
+#include "kvtool/base/forwarding_files.h"
 
 namespace kvtool {
 
-class CountingFileSystem final : public FileSystem {
+class CountingFileSystem final : public ForwardingFileSystem {
  public:
+  CountingFileSystem() : ForwardingFileSystem(posix_file_system()) {}
+
   [[nodiscard]] std::uint64_t opens(const std::filesystem::path& path) const {
     const std::lock_guard lock(mutex_);
     const auto found = counts_.find(path);
@@ -60,19 +62,6 @@ class CountingFileSystem final : public FileSystem {
     counts_[path].bytes.resize(std::max<std::size_t>(counts_[path].bytes.size(), file->size()));
     return file;
   }
-  std::unique_ptr<WritableFile> create(const std::filesystem::path& path) override {
-    return files_.create(path);
-  }
-  std::unique_ptr<WritableFile> take_over(const std::filesystem::path& path) override {
-    return files_.take_over(path);
-  }
-  void rename(const std::filesystem::path& from, const std::filesystem::path& to) override {
-    files_.rename(from, to);
-  }
-  void remove(const std::filesystem::path& path) override { files_.remove(path); }
-  void create_directories(const std::filesystem::path& path) override {
-    files_.create_directories(path);
-  }
 
  private:
   class File final : public RandomAccessFile {
@@ -111,7 +100,6 @@ class CountingFileSystem final : public FileSystem {
     std::vector<std::uint32_t> bytes;  // times that each was read
   };
 
-  FileSystem& files_ = posix_file_system();
   mutable std::mutex mutex_;
   std::map<std::filesystem::path, Counts> counts_;
   std::size_t open_files_ = 0;

@@ -104,14 +104,7 @@ TrialRunner::TrialRunner(engine::Model& model, std::span<const ReferenceSet> ref
 
 analysis::GateContext TrialRunner::context_of(const Trial& trial,
                                               const ReferenceEntry& entry) const {
-  const engine::ModelInfo& info = model_.info();
-  return {.model = info.model_id,
-          .model_slug = info.slug,
-          .dtype = info.dtype,
-          .reference_device = entry.device_label,
-          .device = device_label_,
-          .reference_cache = entry.kv_cache,
-          .cache = replay_cache(trial.kv_cache, entry).to_string()};
+  return replay_context(model_.info(), device_label_, trial.kv_cache, entry);
 }
 
 Judgement TrialRunner::run(const Trial& trial, const engine::Progress& progress) const {
