@@ -12,7 +12,7 @@ import time
 import warnings
 from pathlib import Path
 
-from kvtool.errors import EXIT_ENVIRONMENT, EnvironmentFailure, KvtoolError, UsageError
+from kvtool.errors import EXIT_ENVIRONMENT, EnvironmentFailure, KvtoolError
 
 _EXAMPLES = """\
 examples:
@@ -95,6 +95,11 @@ def _parser() -> argparse.ArgumentParser:
         "--model-id", metavar="NAME", help="model id to record (default: from --model or the file)"
     )
     parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace the output file even if it holds another model, or is no exported model",
+    )
+    parser.add_argument(
         "--original-length",
         action="store_true",
         help="export a model whose rotary frequencies depend on the length of the sequence "
@@ -121,11 +126,12 @@ def _export(options: argparse.Namespace) -> None:
         agreement,
         generation_settings,
         model_source,
+        output_file,
         rope,
         tokenizer_source,
         tracing,
     )
-    from kvtool.metadata import describe, model_slug
+    from kvtool.metadata import describe
     from kvtool.support import max_positions
     from kvtool.weights import weights_digest
 
@@ -139,8 +145,10 @@ def _export(options: argparse.Namespace) -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise EnvironmentFailure("--device cuda: torch sees no CUDA device; use --device cpu")
     source = model_source.resolve(options.model, options.gguf, options.model_id, options.revision)
-    output = options.output or Path("models", model_slug(source.model_id) + ".pt")
-    _prepare_folder(output)
+    slug = output_file.checked_slug(source.model_id)
+    output = options.output or Path("models", slug + ".pt")
+    output_file.require_replaceable(output, source.model_id, options.force)
+    output_file.prepare_folder(output)
 
     _progress(f"loading {source} as {options.dtype}")
     config = model_source.read_config(source, options.original_length)
@@ -213,6 +221,8 @@ def _export(options: argparse.Namespace) -> None:
         result = agreement.compare(
             original, agreement.run_traced(reloaded, cases, vocab_size, device), **leniency
         )
+        # Again: an export takes minutes, in which another may have ended.
+        output_file.require_replaceable(output, source.model_id, options.force)
         os.replace(temporary, output)
     except OSError as error:
         raise EnvironmentFailure(f"{output}: cannot write: {error.strerror or error}") from None
@@ -248,17 +258,6 @@ def _largest_size(state: dict, extra_files: dict[str, bytes], num_layers: int) -
     weights = sum(tensor.numel() * tensor.element_size() + 4096 for tensor in state.values())
     extras = sum(len(content) + 4096 for content in extra_files.values())
     return weights + extras + num_layers * 256 * 1024 + (4 << 20)
-
-
-def _prepare_folder(output: Path) -> None:
-    if output.is_dir():
-        raise UsageError(f"{output}: is a directory; --output names the file to write")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EnvironmentFailure(f"{output.parent}: cannot create: {error.strerror}") from None
-    if not os.access(output.parent, os.W_OK):
-        raise EnvironmentFailure(f"{output.parent}: no permission to write there")
 
 
 def _save(traced, path: Path, extra_files: dict[str, bytes], size_bytes: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import re
 from collections.abc import Sequence
 
 import torch
@@ -12,14 +11,8 @@ import transformers
 from kvtool import CONTRACT_VERSION, __version__
 from kvtool.generation_settings import not_applied
 from kvtool.layer_probe import LayerSpec
+from kvtool.output_file import model_slug
 from kvtool.tokenizer_source import chat_template_of
-
-
-def model_slug(model_id: str) -> str:
-    """A name for files: lower case, runs of other characters than a-z 0-9 become one
-    underscore, none at the ends. `RedHatAI/Meta-Llama-3.1-8B-FP8` ->
-    `redhatai_meta_llama_3_1_8b_fp8`."""
-    return re.sub(r"[^a-z0-9]+", "_", model_id.lower()).strip("_")
 
 
 def describe(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,13 +70,13 @@ def resolve(
     """
     if model is None and gguf is None:
         raise UsageError("say what to export: --model HF_ID_OR_DIR, --gguf FILE, or both")
-    directory = Path(model) if model is not None and Path(model).is_dir() else None
+    directory = Path(model) if model is not None and os.path.isdir(model) else None
     if gguf is not None:
         if revision:
             raise UsageError("--revision belongs to a hub id; a GGUF file has none")
         path = _gguf_path(gguf, directory)
-        name = model_id or (model if directory is None and model else path.stem)
-        return ModelSource(name, str(path.parent), gguf_name=path.name)
+        name = model if directory is None and model else path.stem
+        return ModelSource(_chosen(model_id, name), str(path.parent), gguf_name=path.name)
     if directory is not None:
         if revision:
             raise UsageError("--revision belongs to a hub id; --model is a directory")
@@ -83,10 +84,15 @@ def resolve(
             ggufs = sorted(path.name for path in directory.glob("*.gguf"))
             hint = f"; it holds {ggufs[0]}: add --gguf {ggufs[0]}" if ggufs else ""
             raise UsageError(f"{directory}: no config.json in this model directory{hint}")
-        return ModelSource(model_id or directory.resolve().name, str(directory))
+        return ModelSource(_chosen(model_id, directory.resolve().name), str(directory))
     if model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model:
         raise UsageError(f"{model}: no such model directory")
-    return ModelSource(model_id or model, model, revision=revision)
+    return ModelSource(_chosen(model_id, model), model, revision=revision)
+
+
+def _chosen(model_id: str | None, otherwise: str) -> str:
+    # An empty --model-id is a mistake to be named, not a wish for the default.
+    return otherwise if model_id is None else model_id
 
 
 def read_config(source: ModelSource, at_original_length: bool = False):
@@ -122,7 +128,7 @@ def _gguf_path(gguf: str, directory: Path | None) -> Path:
         return _gguf_in_package(gguf.removeprefix(PACKAGE_PREFIX))
     candidates = [Path(gguf)] + ([directory / gguf] if directory else [])
     for path in candidates:
-        if path.is_file():
+        if os.path.isfile(path):  # False, not an error, for a name that is too long
             return path.resolve()
     raise UsageError(f"{gguf}: no such GGUF file")
 
