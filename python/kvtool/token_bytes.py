@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE_MARK = "\u2581"
+_REPLACEMENT = "\ufffd"  # what a decoder shows for bytes that are no character
 
 
 def encode(table: list[bytes]) -> bytes:
@@ -50,47 +51,76 @@ def table_of(tokenizer, count: int) -> list[bytes]:
     table = [b""] * count
     if tokenizer is None:
         return table
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        to_bytes = _BackendDecoder(backend).bytes_of
+        for token_id in range(count):
+            token = backend.id_to_token(token_id)
+            if token is not None:
+                table[token_id] = to_bytes(token)
+        return table
     added = {token_id: str(token) for token_id, token in tokenizer.added_tokens_decoder.items()}
-    to_bytes = _converter(tokenizer)
+    to_bytes = _python_decoder(tokenizer)
     for token, token_id in tokenizer.get_vocab().items():
         if 0 <= token_id < count and token_id not in added:
             table[token_id] = to_bytes(token, token_id)
-    # Added tokens stand for their literal text, whatever the vocabulary's alphabet is.
+    # Tokenizers in Python keep added tokens from the vocabulary's alphabet.
     for token_id, text in added.items():
         if 0 <= token_id < count:
             table[token_id] = _utf8(text)
     return table
 
 
-def _converter(tokenizer) -> Callable[[str, int], bytes]:
-    """Chooses how a vocabulary entry becomes bytes."""
-    steps = _decoder_steps(tokenizer)
-    kinds = {step["type"] for step in steps}
-    if "ByteLevel" in kinds or hasattr(tokenizer, "byte_decoder"):
-        alphabet = _byte_alphabet()
-        return lambda token, _id: _from_alphabet(token, alphabet)
-    marks_spaces = "Metaspace" in kinds or any(
-        step["type"] == "Replace" and step.get("pattern") == {"String": _SPACE_MARK}
-        for step in steps
-    )
-    if marks_spaces or "ByteFallback" in kinds or hasattr(tokenizer, "sp_model"):
-        return lambda token, _id: _from_sentencepiece(token)
-    for step in steps:
-        if step["type"] == "WordPiece":
-            prefix = step.get("prefix", "##")
-            return lambda token, _id: _from_wordpiece(token, prefix)
-        if step["type"] == "BPEDecoder":
-            suffix = step.get("suffix", "</w>")
-            return lambda token, _id: _from_word_end(token, suffix)
-    return lambda token, token_id: _from_decode(tokenizer, token_id)
+class _BackendDecoder:
+    """What a token adds to a text in the middle of which it stands, as the decoder of a
+    `tokenizers` tokenizer says: added tokens pass through it like all others.
+
+    The decoder gives text. Only for a token that holds part of a character, where that is no
+    text, the two decoders that make bytes are followed by hand.
+    """
+
+    # Words that no decoder changes, on both sides of the token: decoders treat the begin and
+    # the end of a text otherwise than its middle.
+    _BEFORE, _AFTER = "x", "y"
+
+    def __init__(self, backend):
+        self._decoder = backend.decoder
+        steps = _decoder_steps(backend)
+        kinds = {step["type"] for step in steps}
+        self._alphabet = _byte_alphabet() if "ByteLevel" in kinds else None
+        self._has_byte_tokens = "ByteFallback" in kinds
+        self._head = len(self._joined([self._BEFORE]))
+        alone = self._joined([self._BEFORE, self._AFTER])
+        self._tail = len(alone) - self._head
+
+    def bytes_of(self, token: str) -> bytes:
+        if self._has_byte_tokens and (byte := _BYTE_TOKEN.fullmatch(token)):
+            return bytes([int(byte.group(1), 16)])
+        text = self._joined([self._BEFORE, token, self._AFTER])
+        text = text[self._head : len(text) - self._tail]
+        if self._alphabet and _REPLACEMENT in text:
+            return _from_alphabet(token, self._alphabet)
+        return _utf8(text)
+
+    def _joined(self, tokens: list[str]) -> str:
+        if self._decoder is None:  # `tokenizers` then puts spaces between the tokens
+            return " ".join(tokens)
+        return self._decoder.decode(tokens)
 
 
-def _decoder_steps(tokenizer) -> list[dict]:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return []
+def _decoder_steps(backend) -> list[dict]:
     decoder = json.loads(backend.to_str()).get("decoder") or {}
     return decoder.get("decoders", [decoder] if decoder else [])
+
+
+def _python_decoder(tokenizer) -> Callable[[str, int], bytes]:
+    """Chooses how a vocabulary entry of a tokenizer in Python becomes bytes."""
+    if hasattr(tokenizer, "byte_decoder"):
+        alphabet = _byte_alphabet()
+        return lambda token, _id: _from_alphabet(token, alphabet)
+    if hasattr(tokenizer, "sp_model"):
+        return lambda token, _id: _from_sentencepiece(token)
+    return lambda token, token_id: _from_decode(tokenizer, token_id)
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -107,9 +137,11 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 def _from_alphabet(token: str, alphabet: dict[str, int]) -> bytes:
-    # Characters outside the alphabet occur in tokens that were put into the
-    # vocabulary by hand; they are text already.
-    return b"".join(bytes([alphabet[char]]) if char in alphabet else _utf8(char) for char in token)
+    # A token with a character outside the alphabet was put into the vocabulary by hand: it is
+    # text already, the whole of it.
+    if any(char not in alphabet for char in token):
+        return _utf8(token)
+    return bytes(alphabet[char] for char in token)
 
 
 def _from_sentencepiece(token: str) -> bytes:
@@ -117,18 +149,6 @@ def _from_sentencepiece(token: str) -> bytes:
     if byte:
         return bytes([int(byte.group(1), 16)])
     return _utf8(token.replace(_SPACE_MARK, " "))
-
-
-def _from_wordpiece(token: str, prefix: str) -> bytes:
-    if token.startswith(prefix):
-        return _utf8(token[len(prefix) :])
-    return _utf8(" " + token)
-
-
-def _from_word_end(token: str, suffix: str) -> bytes:
-    if token.endswith(suffix):
-        return _utf8(token[: -len(suffix)] + " ")
-    return _utf8(token)
 
 
 def _from_decode(tokenizer, token_id: int) -> bytes:

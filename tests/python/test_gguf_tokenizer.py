@@ -3,7 +3,7 @@
 import pytest
 from gguf_files import architecture_keys, tokenizer_keys, write
 
-from kvtool import gguf_file, gguf_tokenizer
+from kvtool import gguf_file, gguf_tokenizer, token_bytes
 from kvtool.errors import UnsupportedModelError
 
 
@@ -104,3 +104,18 @@ def test_no_token_beyond_the_file_is_invented(tmp_path):
         made = gguf_tokenizer.load(file)
         assert len(made) == 384 and max(made.get_vocab().values()) == 383
         assert set(made.get_vocab()) == set(keys["tokenizer.ggml.tokens"])
+
+
+@pytest.mark.parametrize("kind, pre", [("gpt2", "qwen2"), ("llama", "default")])
+def test_tokens_are_shown_as_the_tokenizer_decodes_them(kind, pre, tmp_path):
+    changed = with_user_token(kind)
+    changed["tokens"][371:374] = ["\u2581" * 3, "caf\u00e9\u2581x", "\u0120y"]
+    changed["token_type"][371:374] = [4, 4, 1]
+    made = tokenizer(tmp_path, kind, pre, **changed)
+    table = token_bytes.table_of(made, 384)
+    t = made.convert_tokens_to_ids("t")
+    assert table[370] == b"<think>"
+    assert table[371] == (b"   " if kind == "llama" else "\u2581\u2581\u2581".encode())
+    for token_id in range(384):
+        text = made.backend_tokenizer.decode([t, token_id, t], skip_special_tokens=False)
+        assert (b"t" + table[token_id] + b"t").decode(errors="replace") == text

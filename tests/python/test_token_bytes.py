@@ -1,7 +1,9 @@
 """The bytes of every token id, against what the tokenizers themselves decode."""
 
+import random
+
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import CTRLTokenizer, PreTrainedTokenizerFast
 
 from kvtool import token_bytes
@@ -107,6 +109,93 @@ def test_word_pieces():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
     table = token_bytes.table_of(tokenizer, 4)
     assert joined(table, tokenizer("playing chess")["input_ids"]) == b" playing chess"
+
+
+ADDED = [
+    "\u2581" * 2, "\u2581" * 7, "\u2581x", "\n", "\t\t", " ", "  ", " foo", "\u00e9", "\u0120\u00e9",
+    "<\uff5cbegin\u2581of\u2581text\uff5c>", "<|im_end|>", "caf\u00e9 bar", "\u0120the", "##end", "end</w>",
+    "\U0001f600", "<0x0A>", "\u010a",
+]  # fmt: skip
+WORD = "word"
+
+
+def with_added(model, decoder):
+    """A tokenizer of this model and decoder, with tokens of every kind added behind."""
+    backend = Tokenizer(model)
+    if decoder is not None:
+        backend.decoder = decoder
+    backend.add_special_tokens([AddedToken(token, normalized=False) for token in ADDED[::3]])
+    backend.add_tokens([AddedToken(token, normalized=False) for token in ADDED])
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def words(*tokens):
+    return models.WordLevel({token: i for i, token in enumerate(dict.fromkeys(tokens))}, WORD)
+
+
+def byte_pairs():
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    return models.BPE(vocab={t: i for i, t in enumerate([*alphabet, WORD])}, merges=[])
+
+
+PIECES = [WORD, "\u2581", "\u2581the", "a\u2581b", "s", "."]
+FALLBACK = [f"<0x{byte:02X}>" for byte in range(128)] + ["<0x0a>", "<0x4G>", "<0x123>"]
+DECODERS = {
+    "byte level": (byte_pairs(), decoders.ByteLevel()),
+    "metaspace": (words(*PIECES), decoders.Metaspace()),
+    "another metaspace": (words(WORD, "_the", "a_b"), decoders.Metaspace("_", "never")),
+    "llama": (
+        words(*PIECES, *FALLBACK),
+        decoders.Sequence(
+            [
+                decoders.Replace("\u2581", " "),
+                decoders.ByteFallback(),
+                decoders.Fuse(),
+                decoders.Strip(" ", 1, 0),
+            ]
+        ),
+    ),
+    "strip every token": (words(WORD, " s", "  t "), decoders.Strip(" ", 1, 0)),
+    "word pieces": (
+        words(WORD, "##ing", ".", "n't", "'", "##", "#"), decoders.WordPiece(),
+    ),
+    "word pieces as they are": (words(WORD, "##ing", "."), decoders.WordPiece(cleanup=False)),
+    "word ends": (words(WORD, "re", "act</w>", "a</w>b", "s"), decoders.BPEDecoder()),
+    "no decoder": (words(WORD, "a", "b"), None),
+}
+
+
+@pytest.mark.parametrize("name", list(DECODERS))
+def test_every_token_in_a_text_as_its_decoder_shows_it(name):
+    tokenizer = with_added(*DECODERS[name])
+    table = token_bytes.table_of(tokenizer, len(tokenizer))
+    word = tokenizer.convert_tokens_to_ids(WORD)
+    generator = random.Random(7)
+    ids = list(range(len(tokenizer)))
+    texts = [[token, word] for token in ids] + [[token, token, word] for token in ids]
+    texts += [generator.choices(ids, k=8) + [word] for _ in range(200)]
+    for text in texts:
+        wanted = tokenizer.backend_tokenizer.decode([word, *text], skip_special_tokens=False)
+        # The first word of a text has no space before it where others have one.
+        got = WORD.encode() + joined(table, text)
+        if name == "word ends":
+            wanted = wanted.removesuffix(WORD) + WORD  # the last word keeps no space behind
+        assert got.decode(errors="replace") == wanted, text
+
+
+def test_added_runs_of_spaces_are_spaces():
+    tokenizer = with_added(*DECODERS["llama"])
+    table = token_bytes.table_of(tokenizer, len(tokenizer))
+    ids = tokenizer.convert_tokens_to_ids([WORD, "\u2581" * 7, WORD])
+    assert joined(table, ids) == b"word       word"
+
+
+def test_tokens_of_gguf_files(smollm2, tokenizer_of):
+    table = token_bytes.decode(smollm2.extra_files["token_bytes.bin"])
+    backend = tokenizer_of(smollm2).backend_tokenizer
+    for token_id in range(len(table)):
+        text = backend.decode([token_id], skip_special_tokens=False)
+        assert table[token_id].decode(errors="replace") == text
 
 
 def slow_tokenizer(directory):
