@@ -133,8 +133,8 @@ class _Probe:
         number = getattr(module, "layer_idx", layer)
         if number != layer:
             refuse(
-                f"it calls itself layer {number}; the op needs exactly one attention call per "
-                "layer, in order"
+                "the layers do not call attention once each, in order, as the op needs it: this one "
+                f"calls itself layer {number}"
             )
         first_user = self._keys.setdefault(key.data_ptr(), (layer, key))[0]
         if first_user != layer:

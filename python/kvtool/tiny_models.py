@@ -171,17 +171,29 @@ def build_model(family: str, seed: int = 0):
 
     Raises KeyError for an unknown family.
     """
-    import torch
+    return model_of(config_of(family), seed)
+
+
+def config_of(family: str):
+    """The transformers config of `family`. Raises KeyError for an unknown family."""
     import transformers
 
     entry = FAMILIES[family]
-    config = getattr(transformers, entry.config_class)(**entry.settings)
+    return getattr(transformers, entry.config_class)(**entry.settings)
+
+
+def model_of(config, seed: int = 0):
+    """The causal language model of a transformers config with the random weights of `seed`, in
+    float32 evaluation mode."""
+    import torch
+    import transformers
+
     # What _randomize() only adds to starts out random in some classes (sinks, router biases).
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     _randomize(model, seed)
-    model.generation_config.eos_token_id = config.eos_token_id
+    model.generation_config.eos_token_id = getattr(config, "eos_token_id", None)
     return model.eval()
 
 
@@ -196,7 +208,7 @@ def _randomize(model, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     # With tied embeddings the current token is its own best continuation unless the
     # layers outweigh it; the last norm then gives the logits their spread back.
-    tied = model.config.tie_word_embeddings
+    tied = getattr(model.config, "tie_word_embeddings", False)
     embedding_scale = 0.05 if tied else 1.0
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):

@@ -1,0 +1,1 @@
+"""What tools/model_sweep.py consists of: the trial of one type, the table of all."""
