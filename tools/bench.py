@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         options.repeats,
         options.quick,
         options.llama_python,
+        options.baseline.resolve() if options.baseline else None,
     )
     try:
         for row in chosen(options.only):
@@ -78,6 +79,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default=REPOSITORY / "build" / "kvtool",
         metavar="FILE",
         help="the binary (default: build/kvtool)",
+    )
+    add(
+        "--baseline",
+        type=Path,
+        metavar="FILE",
+        help="another binary, of an earlier commit, for the row baseline",
     )
     add(
         "--work",
@@ -115,6 +122,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(
             f"{options.kvtool} is missing: build it (bash tools/demo.sh), or --kvtool FILE"
         )
+    if options.baseline and not options.baseline.is_file():
+        parser.error(f"--baseline: there is no file {options.baseline}")
     for target in (options.json, options.markdown):
         if target and not target.resolve().parent.is_dir():
             parser.error(f"the folder of {target} does not exist")

@@ -27,6 +27,8 @@ def quick_run(binary, tmp_path_factory):
         "--quick",
         "--kvtool",
         binary,
+        "--baseline",
+        binary,
         "--work",
         folder / "work",
         "--json",
@@ -100,6 +102,7 @@ def test_list_names_the_rows(capsys):
         (["--kvtool", "missing/kvtool"], "is missing"),
         (["--repeats", "0"], "at least 1"),
         (["--threads", "0"], "at least 1"),
+        (["--baseline", "missing/kvtool"], "no file missing/kvtool"),
         (["--json", "missing/x.json"], "does not exist"),
     ],
 )

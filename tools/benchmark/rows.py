@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import format_rows, model_rows
+from . import baseline_rows, format_rows, model_rows
 from .results import Line
 from .workspace import Workspace
 
@@ -32,6 +32,7 @@ ROWS = [
     Row("size", "file size; packing", format_rows.size),
     Row("info", "info and single steps of a 10 GB recording", format_rows.info),
     Row("memory", "peak memory of a replay", model_rows.memory),
+    Row("baseline", "this binary against that of --baseline", baseline_rows.baseline),
     Row("llama-cpp", "saving llama.cpp's state after every step", model_rows.llama_cpp),
     # Last: it loads another model.
     Row("decode-f32", "time per token in float32", model_rows.decode("float32", 1.15)),

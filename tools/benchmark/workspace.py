@@ -72,8 +72,10 @@ class Workspace:
         repeats: int,
         quick: bool,
         llama_python: Path | None = None,
+        baseline: Path | None = None,
     ):
         self.binary = binary
+        self.baseline = baseline
         self.llama_python = llama_python
         self.folder = folder
         self.threads = threads
@@ -94,11 +96,11 @@ class Workspace:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN_SETTINGS)}
         return {**kept, "KVTOOL_PYTHON": sys.executable}
 
-    def run(self, *arguments) -> dict:
-        """The command's JSON report."""
+    def run(self, *arguments, binary: Path | None = None) -> dict:
+        """The command's JSON report; of another binary than the measured one if given."""
         report = self.scratch / "report.json"
         report.unlink(missing_ok=True)
-        command = [str(self.binary), *map(str, arguments), "--json", str(report)]
+        command = [str(binary or self.binary), *map(str, arguments), "--json", str(report)]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
         if done.returncode != 0:
             raise NotMeasured(
