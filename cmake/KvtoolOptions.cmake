@@ -29,13 +29,43 @@ function(kvtool_unite target files)
   endif()
 endfunction()
 
-# kvtool_test(NAME SOURCES file... DEPENDS target...)
+# What nearly every test includes, compiled once for all of them: kvtool_test_headers
+# holds nothing else. Code of tests is not optimised, it is compiled more often than run;
+# both together halve the time that the tests take to compile.
+set(KVTOOL_TEST_HEADERS <gmock/gmock.h> <gtest/gtest.h> <nlohmann/json.hpp>)
+set(KVTOOL_TEST_OPTIONS -O0)
+
+function(kvtool_test_headers)
+  file(WRITE ${PROJECT_BINARY_DIR}/tests/headers.cc "")
+  add_library(kvtool_test_headers OBJECT ${PROJECT_BINARY_DIR}/tests/headers.cc)
+  target_link_libraries(kvtool_test_headers
+    PRIVATE kvtool_options GTest::gmock nlohmann_json::nlohmann_json)
+  target_compile_options(kvtool_test_headers PRIVATE ${KVTOOL_TEST_OPTIONS})
+  target_precompile_headers(kvtool_test_headers PRIVATE ${KVTOOL_TEST_HEADERS})
+  kvtool_default_position(kvtool_test_headers)
+endfunction()
+
+# CMake asks for -fPIC in one kind of target and -fPIE in the other, which then cannot share
+# precompiled headers; the compiler's own choice is the same for both.
+function(kvtool_default_position target)
+  set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+endfunction()
+
+# kvtool_test(NAME SOURCES file... DEPENDS target... [HEADERS file...])
 # A GoogleTest program, which ctest runs as two processes that share its tests. A
 # process for each test would spend its time on starting: most take a millisecond.
 # Each leaves its tests in tests/results as JUnit XML, which tools/count_tests.py counts.
+# HEADERS: what its sources include and precompile in place of KVTOOL_TEST_HEADERS.
 function(kvtool_test name)
-  cmake_parse_arguments(TEST "" "" "SOURCES;DEPENDS" ${ARGN})
+  cmake_parse_arguments(TEST "" "" "SOURCES;DEPENDS;HEADERS" ${ARGN})
   add_executable(kvtool_${name}_test ${TEST_SOURCES})
+  kvtool_default_position(kvtool_${name}_test)
+  target_compile_options(kvtool_${name}_test PRIVATE ${KVTOOL_TEST_OPTIONS})
+  if(TEST_HEADERS)
+    target_precompile_headers(kvtool_${name}_test PRIVATE ${TEST_HEADERS})
+  else()
+    target_precompile_headers(kvtool_${name}_test REUSE_FROM kvtool_test_headers)
+  endif()
   target_link_libraries(kvtool_${name}_test
     PRIVATE ${TEST_DEPENDS} kvtool_options GTest::gmock GTest::gtest_main)
   target_include_directories(kvtool_${name}_test PRIVATE ${PROJECT_SOURCE_DIR}/tests)
