@@ -8,12 +8,15 @@ chat templates are written for; tests compare the result with
 from __future__ import annotations
 
 import json
+import random
 from datetime import datetime
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+_CLOCK = "strftime_now"
 
 
 class _GenerationBlock(Extension):
@@ -31,18 +34,28 @@ class _GenerationBlock(Extension):
         return caller()
 
 
-def render(template: str, messages: list[dict], variables: dict) -> str:
+class Clock:
+    """The time that templates see: the same for all of one run."""
+
+    def __init__(self, now: datetime | None = None):
+        self.now = now or datetime.now()
+        self.was_read = False
+
+    def strftime(self, form: str) -> str:
+        self.was_read = True
+        return self.now.strftime(form)
+
+
+def render(template: str, messages: list[dict], variables: dict, clock: Clock | None = None) -> str:
     """The text of `messages` with the header of the assistant's answer at its end.
 
     `variables` are the template's special tokens (bos_token, ...). Raises
     jinja2.TemplateError when the template is wrong or refuses the messages.
     """
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    environment = _environment()
+    environment.globals[_CLOCK] = (clock or Clock()).strftime
+    # jinja can draw lots: equal messages have to give equal prompts all the same.
+    random.seed(0)
     return environment.from_string(template).render(
         messages=messages,
         tools=None,
@@ -50,6 +63,24 @@ def render(template: str, messages: list[dict], variables: dict) -> str:
         add_generation_prompt=True,
         **variables,
     )
+
+
+def may_read_clock(template: str) -> bool:
+    """Whether the template names the clock; it need not read it for every chat."""
+    try:
+        parsed = _environment().parse(template)
+    except jinja2.TemplateError:
+        return False
+    return _CLOCK in meta.find_undeclared_variables(parsed)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise
+    return environment
 
 
 def _raise(message: str):

@@ -12,6 +12,7 @@ import time
 import warnings
 from pathlib import Path
 
+from kvtool import end_tokens
 from kvtool.errors import EXIT_ENVIRONMENT, EnvironmentFailure, KvtoolError
 
 _EXAMPLES = """\
@@ -106,6 +107,15 @@ def _parser() -> argparse.ArgumentParser:
         "(rope type longrope or dynamic) for its original length alone, where they do not",
     )
     parser.add_argument(
+        "--eos",
+        type=end_tokens.parse,
+        default=end_tokens.ALL,
+        metavar="RULE",
+        help="which tokens end a generation: 'all', those of generation_config.json (or else of "
+        "config.json) and the tokenizer's (default); 'transformers', those at which its generate() "
+        "ends; or ids such as 2,32000",
+    )
+    parser.add_argument(
         "--no-tokenizer",
         action="store_true",
         help="leave the tokenizer out; prompts then have to be given as token ids",
@@ -124,6 +134,7 @@ def _export(options: argparse.Namespace) -> None:
 
     from kvtool import (
         agreement,
+        chat_template,
         generation_settings,
         model_source,
         output_file,
@@ -156,11 +167,23 @@ def _export(options: argparse.Namespace) -> None:
     tokenizer = None
     if not options.no_tokenizer:
         tokenizer = tokenizer_source.load_tokenizer(source, _warn)
+    template = tokenizer_source.chat_template_of(tokenizer)
+    if template and chat_template.may_read_clock(template):
+        _warn(
+            "the chat template reads the clock (strftime_now): equal chats give other prompts at "
+            "another time; 'save' records the time, 'save --resume' goes on with it"
+        )
     loaded = model_source.load(source, config, getattr(torch, options.dtype))
     model = loaded.model
     unapplied = generation_settings.not_applied(getattr(model, "generation_config", None))
     if unapplied:
         _warn(generation_settings.warning(unapplied))
+    eos_token_ids = end_tokens.chosen(
+        options.eos, model, tokenizer, model.get_input_embeddings().weight.shape[0]
+    )
+    difference = end_tokens.difference(options.eos, model, tokenizer)
+    if difference:
+        _warn(difference)
     longest = max_positions(model.config)
     if options.original_length:
         longest = rope.original_length(model.config)
@@ -203,6 +226,7 @@ def _export(options: argparse.Namespace) -> None:
         vocab_size=logits.shape[-1],
         longest=longest,
         weights_sha256=weights_digest(state),
+        eos_token_ids=eos_token_ids,
     )
     extra_files = _extra_files(metadata, tokenizer)
     size_bytes = _largest_size(state, extra_files, len(layers))

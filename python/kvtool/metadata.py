@@ -26,9 +26,11 @@ def describe(
     vocab_size: int,
     longest: int | None,
     weights_sha256: str,
+    eos_token_ids: list[int],
 ) -> dict:
     """The content of `kvtool.json`. `vocab_size` is the width of the logits, `longest` the
-    number of positions that the exported model was made for, if it has a limit."""
+    number of positions that the exported model was made for, if it has a limit,
+    `eos_token_ids` as `end_tokens.chosen` returns them."""
     generation = getattr(model, "generation_config", None)
     return {
         "contract_version": CONTRACT_VERSION,
@@ -39,7 +41,7 @@ def describe(
         "logits_dtype": _name(logits_dtype),
         "vocab_size": vocab_size,
         "max_positions": longest,
-        "eos_token_ids": _eos_token_ids(model, generation, tokenizer, vocab_size),
+        "eos_token_ids": eos_token_ids,
         "pad_token_id": _first_id("pad_token_id", tokenizer, generation, model.config),
         "bos_token_id": _first_id("bos_token_id", tokenizer, generation, model.config),
         "generation_not_applied": not_applied(generation),
@@ -67,18 +69,6 @@ def _layer(spec: LayerSpec) -> dict:
         "softcap": spec.softcap,
         "has_sinks": spec.has_sinks,
     }
-
-
-def _eos_token_ids(model, generation, tokenizer, vocab_size: int) -> list[int]:
-    """All ids that end a generation: those of the generation config, or else of the
-    config, and the tokenizer's own."""
-    configured = getattr(generation, "eos_token_id", None)
-    if configured is None:
-        configured = getattr(model.config, "eos_token_id", None)
-    found = list(configured) if isinstance(configured, (list, tuple)) else [configured]
-    found.append(getattr(tokenizer, "eos_token_id", None))
-    ids = [int(token_id) for token_id in found if token_id is not None]
-    return [token_id for token_id in dict.fromkeys(ids) if 0 <= token_id < vocab_size]
 
 
 def _first_id(name: str, *owners) -> int | None:

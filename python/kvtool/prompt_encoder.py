@@ -9,6 +9,7 @@ tokenizers that come as a tokenizer.json, transformers is imported.
 from __future__ import annotations
 
 import tempfile
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -69,9 +70,10 @@ class TransformersEncoder:
 class PromptEncoder:
     """Encodes the prompts of one exported model."""
 
-    def __init__(self, extra_files: dict[str, bytes]):
+    def __init__(self, extra_files: dict[str, bytes], now: datetime | None = None):
         """`extra_files` as `exported_file.read_extra_files` returns them; the tokenizer is
-        loaded when the first text needs it."""
+        loaded when the first text needs it. `now` is the time that chat templates see
+        instead of the present one."""
         metadata = read_json(extra_files, METADATA_NAME)
         self._extra_files = extra_files
         self._settings = read_json(extra_files, TOKENIZER_LIST_NAME)
@@ -82,11 +84,12 @@ class PromptEncoder:
             raise EnvironmentFailure(
                 "the extra files of the model lack fields: export it again"
             ) from None
+        self._bos_id = metadata.get("bos_token_id")
+        self._now = now or datetime.now()
         self._encoder: TextEncoder | None = None
 
     def encode(self, prompt) -> dict:
-        """One prompt of the protocol in `encode_prompts` to {"token_ids", "text"}; text is
-        None for a prompt that came as token ids.
+        """One prompt of the protocol in `encode_prompts` to its answer there.
 
         Raises UsageError for a prompt that cannot be encoded, EnvironmentFailure when the
         tokenizer cannot be loaded.
@@ -98,13 +101,19 @@ class PromptEncoder:
             )
         if "token_ids" in prompt:
             return {"token_ids": self._checked_ids(prompt["token_ids"]), "text": None}
-        if "text" in prompt:
-            text = prompt["text"]
-            if not isinstance(text, str):
-                raise UsageError("'text' is not a string")
-        else:
-            text = self._rendered(prompt["messages"])
-        return {"token_ids": self._encoded(text, "text" in prompt), "text": text}
+        if "text" not in prompt:
+            return self._chat(prompt["messages"])
+        text = prompt["text"]
+        if not isinstance(text, str):
+            raise UsageError("'text' is not a string")
+        ids = self._encoded(text, add_special_tokens=True)
+        advice = "the text brings one, and the tokenizer adds one: leave it out of the text"
+        return _answer(ids, text, self._two_begins(ids, advice))
+
+    def _two_begins(self, ids: list[int], why: str) -> list[str]:
+        if self._bos_id is None or ids[:2] != [self._bos_id] * 2:
+            return []
+        return [f"begins with two begin-of-sequence tokens (id {self._bos_id}): {why}"]
 
     def _checked_ids(self, ids) -> list[int]:
         if not isinstance(ids, list) or not ids:
@@ -114,7 +123,7 @@ class PromptEncoder:
                 raise UsageError(f"token id {token_id!r} is not within 0..{self._vocab_size - 1}")
         return ids
 
-    def _rendered(self, messages) -> str:
+    def _chat(self, messages) -> dict:
         template = self._settings.get("chat_template")
         if not template:
             raise UsageError("the model has no chat template; give the prompt as 'text'")
@@ -124,17 +133,22 @@ class PromptEncoder:
             if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
                 raise UsageError("a message is an object with 'role' and 'content'")
         try:
-            import jinja2
-
-            from kvtool import chat_template
+            from kvtool import chat_content, chat_template
         except ImportError:
             raise EnvironmentFailure(
                 "chat prompts need the Python package 'jinja2'; install python/requirements.txt"
             ) from None
+        clock = chat_template.Clock(self._now)
+        variables = self._settings["special_tokens"]
         try:
-            return chat_template.render(template, messages, self._settings["special_tokens"])
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+            renderer = chat_content.ChatRenderer(template, variables, clock)
+            text = renderer.text_of(messages)
+        except chat_content.TEMPLATE_ERRORS as error:
             raise UsageError(f"the chat template does not accept the messages: {error}") from None
+        ids = self._encoded(text, add_special_tokens=False)
+        twice = self._two_begins(ids, "the chat template or the first message writes it twice")
+        time = clock.now.isoformat() if clock.was_read else None
+        return _answer(ids, text, renderer.warnings + twice, time)
 
     def _encoded(self, text: str, add_special_tokens: bool) -> list[int]:
         try:
@@ -149,6 +163,15 @@ class PromptEncoder:
         if not ids:
             raise UsageError("the text is empty: it encodes to no token at all")
         return self._checked_ids(ids)
+
+
+def _answer(ids: list[int], text: str, warnings: list[str], clock: str | None = None) -> dict:
+    answer: dict = {"token_ids": ids, "text": text}
+    if clock:
+        answer["clock"] = clock
+    if warnings:
+        answer["warnings"] = warnings
+    return answer
 
 
 def make_encoder(extra_files: dict[str, bytes], settings: dict) -> TextEncoder:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from datetime import datetime
 
 import pytest
 from conftest import REPOSITORY
@@ -222,9 +223,19 @@ def test_templates_render_like_transformers(case):
         assert chat_template.render(template, chat, tokenizer.special_tokens_map) == wanted
 
 
+def with_template(model, template, now=None, **settings):
+    extra = dict(model.extra_files)
+    changed = json.loads(extra["tokenizer_files.json"]) | {"chat_template": template} | settings
+    extra["tokenizer_files.json"] = json.dumps(changed).encode()
+    return PromptEncoder(extra, now)
+
+
 @pytest.mark.parametrize(
     "template",
     [
+        "{{ 1 // 0 }}",
+        "{{ messages[5].content }}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
         "{{ raise_exception('roles must alternate') }}",
         "{{ messages.append(1) }}",
         "{{ ''.__class__.__mro__ }}{{ ''.__class__.__mro__[1].__subclasses__() }}",
@@ -232,7 +243,150 @@ def test_templates_render_like_transformers(case):
     ],
 )
 def test_templates_that_fail_are_bad_prompts(template, exported):
-    encoder = PromptEncoder(exported("llama").extra_files)
-    encoder._settings = dict(encoder._settings, chat_template=template)
+    encoder = with_template(exported("llama"), template)
     with pytest.raises(UsageError, match="chat template"):
         encoder.encode({"messages": CHATS[0]})
+
+
+def test_clock_of_a_template_is_said_and_can_be_set(exported):
+    template = "{% if messages|length > 1 %}{{ strftime_now('%H:%M:%S.%f') }}{% endif %}x{{ messages[-1].content }}"
+    model = exported("llama")
+    then = datetime(2020, 2, 3, 4, 5, 6, 7)
+    one, two = CHATS[0], CHATS[1]
+    encoder = with_template(model, template, then)
+    assert "clock" not in encoder.encode({"messages": one})  # it does not come to the clock
+    assert "clock" not in encoder.encode({"text": "strftime_now"})
+    answer = encoder.encode({"messages": two})
+    assert answer["text"].startswith("04:05:06.000007x")
+    assert answer["clock"] == "2020-02-03T04:05:06.000007"
+    # All chats of a run see one time, and what an answer says gives the same text again.
+    present = with_template(model, template)
+    first, second = (present.encode({"messages": two}) for _ in range(2))
+    assert first == second
+    again = with_template(model, template, datetime.fromisoformat(first["clock"]))
+    assert again.encode({"messages": two}) == first
+
+
+def test_clock_comes_in_through_the_document(exported):
+    path = exported("llama").path
+    prompts = {"prompts": [{"messages": CHATS[0]}], "clock": "2020-02-03T04:05:06"}
+    status, answer = run(path, prompts)
+    assert status == 0 and set(answer["prompts"][0]) == {"token_ids", "text"}
+    for clock in (5, "yesterday"):
+        status, answer = run(path, prompts | {"clock": clock})
+        assert status == 2 and "'clock'" in answer["error"]
+
+
+def test_lots_that_a_template_draws_are_always_the_same(exported):
+    template = "{{ range(100000) | random }} {{ messages[0].content }}"
+    texts = {with_template(exported("llama"), template).encode({"messages": CHATS[0]})["text"]
+             for _ in range(3)}  # fmt: skip
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize(
+    "template, found",
+    [
+        ("{{ strftime_now('%Y') }}", True),
+        ("{% if strftime_now is defined %}{% set d = strftime_now('%d') %}{% endif %}", True),
+        ("{{ messages[0].content }} strftime_now", False),
+        ("{% for %}", False),
+    ],
+)
+def test_template_that_may_read_the_clock_is_known(template, found):
+    assert chat_template.may_read_clock(template) is found
+
+
+BOS_TEMPLATE = "{{ bos_token }}{{ messages[0].content }}"
+
+
+def test_two_begin_tokens_are_a_warning(exported):
+    encoder = with_template(exported("llama"), BOS_TEMPLATE)
+    assert "warnings" not in encoder.encode({"text": "a"})
+    fine = encoder.encode({"messages": [{"role": "user", "content": "a"}]})
+    assert fine["token_ids"][0] == 1 != fine["token_ids"][1] and "warnings" not in fine
+    twice = encoder.encode({"text": fine["text"]})
+    assert twice["token_ids"][:3] == [1, 1, fine["token_ids"][1]]
+    assert "two begin-of-sequence tokens (id 1)" in twice["warnings"][0]
+    assert "leave it out of the text" in twice["warnings"][0]
+    chat = encoder.encode({"messages": [{"role": "user", "content": "<s>a"}]})
+    assert "the chat template" in chat["warnings"][0]
+    assert "warnings" not in encoder.encode({"token_ids": [1, 1]})  # as it was asked for
+
+
+# Of three kinds: parts or text, parts alone, text alone in ways that print or refuse a list.
+BOTH = (
+    "{% for m in messages %}[{{ m.role }}]{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for p in m.content %}{% if p.type == 'text' %}{{ p.text | trim }}{% endif %}{% endfor %}"
+    "{% endif %}{% endfor %}"
+)
+PARTS_ALONE = (
+    "{% for m in messages %}[{{ m.role }}]{% for p in m.content %}{% if p['type'] == 'text' %}"
+    "{{ p['text'] }}{% endif %}{% endfor %}{% endfor %}"
+)
+TEXT_ALONE = [
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}",
+    "{% for m in messages %}{{ '[' + m.role + ']' + m.content }}{% endfor %}",
+    "{% for m in messages %}[{{ m.role }}]{{ m['content'] | trim }}{% endfor %}",
+    "{% for m in messages %}{{ '[' ~ m.role ~ ']' ~ m.content.strip() }}{% endfor %}",
+    "{% for m in messages %}[{{ m.role }}]{% for p in m.content %}{{ p }}{% endfor %}{% endfor %}",
+    "{% for m in messages %}[{{ m.role }}]{% if m.content is string %}{{ m.content }}{% endif %}"
+    "{% endfor %}",
+]
+
+
+def parts(*texts):
+    return [{"type": "text", "text": text} for text in texts]
+
+
+def chat(content):
+    return {"messages": [{"role": "system", "content": "rule"}, {"role": "user", "content": content}]}
+
+
+@pytest.mark.parametrize("template", [BOTH, PARTS_ALONE])
+def test_parts_reach_a_template_that_takes_them(template, exported, tokenizer_of):
+    messages = [{"role": "user", "content": parts("one", "two")}]
+    answer = with_template(exported("llama"), template).encode({"messages": messages})
+    assert answer["text"] == "[user]onetwo"
+    assert answer["text"] == tokenizer_of(exported("llama")).apply_chat_template(
+        messages, chat_template=template, tokenize=False, add_generation_prompt=True
+    )
+
+
+@pytest.mark.parametrize("template", TEXT_ALONE)
+def test_template_that_takes_texts_gets_the_only_part(template, exported):
+    encoder = with_template(exported("llama"), template)
+    assert encoder.encode(chat(parts("one")))["text"] == "[system]rule[user]one"
+    assert encoder.encode(chat("one"))["text"] == "[system]rule[user]one"
+    with pytest.raises(UsageError, match="has 2 parts, but the chat template takes texts alone"):
+        encoder.encode(chat(parts("one", "two")))
+
+
+@pytest.mark.parametrize(
+    "content, part",
+    [
+        ([], "an empty list"),
+        ([{"type": "image", "url": "x"}], "is of type 'image'"),
+        ([*parts("a"), {"type": "image_url", "image_url": {"url": "x"}}], r"\[1\] is of type 'image_url'"),
+        (["a"], "not of the form"),
+        ([{"text": "a"}], "not of the form"),
+        ([{"type": "text", "text": 5}], "not of the form"),
+    ],
+)
+def test_parts_that_are_no_text_are_refused(content, part, exported):
+    with pytest.raises(UsageError, match=r"messages\[1\].content.*" + part):
+        with_template(exported("llama"), BOTH).encode(chat(content))
+
+
+def test_text_that_a_template_leaves_out_is_refused(exported):
+    encoder = with_template(exported("llama"), PARTS_ALONE)
+    with pytest.raises(UsageError, match="leaves out the content of messages.1.; it takes content in parts"):
+        encoder.encode(chat("hello"))
+    lost = encoder.encode(chat(parts("hello")))
+    assert lost["text"] == "[system][user]hello"
+    assert lost["warnings"][0].startswith("the chat template leaves out the content of messages[0]")
+    silent = with_template(exported("llama"), "{{ messages[0].role }}")
+    with pytest.raises(UsageError, match=r"leaves out the content of messages.1.$"):
+        silent.encode(chat("hello"))
+    as_json = with_template(exported("llama"), "{{ messages | tojson }}")
+    assert json.loads(as_json.encode(chat('a "b"\n'))["text"])[1]["content"] == 'a "b"\n'
