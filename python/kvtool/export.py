@@ -162,7 +162,7 @@ def _export(options: argparse.Namespace) -> None:
     output_file.prepare_folder(output)
 
     _progress(f"loading {source} as {options.dtype}")
-    config = model_source.read_config(source, options.original_length)
+    config = model_source.read_config(source, options.original_length, _warn)
     # Before the weights: what may be refused should be refused at once.
     tokenizer = None
     if not options.no_tokenizer:

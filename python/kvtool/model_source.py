@@ -6,15 +6,25 @@ import importlib.metadata
 import logging
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from kvtool import checkpoint, foreign_code, fp8, gguf_config, gguf_file, mxfp4, support
+from kvtool import (
+    checkpoint,
+    config_keys,
+    foreign_code,
+    fp8,
+    gguf_config,
+    gguf_file,
+    mxfp4,
+    support,
+)
 from kvtool.errors import EnvironmentFailure, KvtoolError, UnsupportedModelError, UsageError
 
 PACKAGE_PREFIX = "package:"
@@ -95,8 +105,13 @@ def _chosen(model_id: str | None, otherwise: str) -> str:
     return otherwise if model_id is None else model_id
 
 
-def read_config(source: ModelSource, at_original_length: bool = False):
+def read_config(
+    source: ModelSource,
+    at_original_length: bool = False,
+    warn: Callable[[str], None] = lambda text: None,
+):
     """The transformers config of the model; `at_original_length` as in `require_supported`.
+    `warn` is told of keys that the config's class does not read.
 
     Raises UnsupportedModelError where it already tells that the model cannot be exported
     (before any weight is read), EnvironmentFailure when it cannot be read.
@@ -106,6 +121,11 @@ def read_config(source: ModelSource, at_original_length: bool = False):
     if source.gguf_name:
         config = gguf_config.applied(config, gguf_file.read(source.gguf_path))
     support.require_supported(config, at_original_length)
+    if not source.gguf_name:
+        raw, _ = PreTrainedConfig.get_config_dict(source.location, **source.load_arguments)
+        uncertain = config_keys.require_read(str(source), raw, config)
+        if uncertain:
+            warn(config_keys.warning(uncertain))
     return config
 
 

@@ -9,36 +9,53 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
+from kvtool import class_source
 from kvtool.errors import UnsupportedModelError
 
 LENGTH_DEPENDENT_TYPES = ("dynamic", "longrope")
 
-# What the types other than "default" compute with. A config of that type that names one of
-# them was changed by hand, or its reader does not know them: either way it says two things.
-_SCALING_KEYS = frozenset(
-    {
-        "attention_factor", "beta_fast", "beta_slow", "factor", "high_freq_factor", "long_factor",
-        "long_mscale", "low_freq_factor", "mscale", "mscale_all_dim", "short_factor",
-        "short_mscale",
-    }
-)  # fmt: skip
+_YARN_KEYS = {"attention_factor", "beta_fast", "beta_slow", "factor", "mscale", "mscale_all_dim"}
+# What each type computes frequencies with, beside the base. A config that names a key of another
+# type was changed by hand, or its reader does not know the key: either way it says two things.
+_KEYS_OF_TYPE = {
+    "default": set(),
+    "linear": {"factor"},
+    "proportional": {"factor", "partial_rotary_factor"},
+    "dynamic": {"factor"},
+    "yarn": _YARN_KEYS,
+    "longrope": {"attention_factor", "factor", "long_factor", "short_factor"},
+    "llama3": {"factor", "high_freq_factor", "low_freq_factor"},
+}
+_SCALING_KEYS = set().union(*_KEYS_OF_TYPE.values(), {"alpha", "long_mscale", "short_mscale"})
+# The values with which a key changes nothing, 1 aside.
+_NEUTRAL = {"beta_fast": 32}
 
 
-def unread_keys(config) -> list[str]:
-    """Keys of the rope parameters that would scale frequencies, but that the rope type of
-    the config does not read."""
-    unread = set()
-    for parameters in _parameter_sets(config):
-        if str(parameters.get("rope_type", "default")) == "default":
-            named = {key for key, value in parameters.items() if value not in (None, 1, 1.0)}
-            unread |= named & _SCALING_KEYS
-    return sorted(unread)
+def unread_keys(config) -> list[tuple[str, str]]:
+    """Rope type and key of the rope parameters that would change frequencies, but that
+    neither the rope type nor the model's class reads."""
+    unread = []
+    for parameters in parameter_sets(config):
+        rope_type = str(parameters.get("rope_type", "default"))
+        if rope_type not in _KEYS_OF_TYPE:
+            continue
+        suspects = _SCALING_KEYS - _KEYS_OF_TYPE[rope_type]
+        if rope_type != "default":
+            suspects -= {"partial_rotary_factor"}  # all of transformers' own functions read it
+        unread += [
+            (rope_type, key)
+            for key, value in parameters.items()
+            if key in suspects
+            and value not in (None, 1, _NEUTRAL.get(key))
+            and not class_source.names(config, key)
+        ]
+    return sorted(set(unread))
 
 
 def length_dependent_type(config) -> str | None:
     """The rope type of `config` that makes frequencies change within its positions."""
     longest = getattr(config, "max_position_embeddings", None)
-    for parameters in _parameter_sets(config):
+    for parameters in parameter_sets(config):
         rope_type = str(parameters.get("rope_type", "default"))
         original = parameters.get("original_max_position_embeddings")
         if rope_type in LENGTH_DEPENDENT_TYPES and not (
@@ -54,7 +71,7 @@ def original_length(config) -> int | None:
     max_position_embeddings, type 'longrope' beyond original_max_position_embeddings."""
     longest = getattr(config, "max_position_embeddings", None)
     lengths = []
-    for parameters in _parameter_sets(config):
+    for parameters in parameter_sets(config):
         rope_type = parameters.get("rope_type")
         if rope_type == "longrope":
             lengths.append(parameters.get("original_max_position_embeddings"))
@@ -111,7 +128,8 @@ def _restore_frequencies(name: str, module, rope_type: str | dict) -> dict:
     return before
 
 
-def _parameter_sets(config) -> list[dict]:
+def parameter_sets(config) -> list[dict]:
+    """The rope parameters of `config`: one set, or one for each kind of layer."""
     parameters = getattr(config, "rope_parameters", None) or {}
     nested = [value for value in parameters.values() if isinstance(value, dict)]
     return nested or [parameters]

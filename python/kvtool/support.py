@@ -53,8 +53,9 @@ def require_supported(config, at_original_length: bool = False) -> None:
             refuse(f"layer {layer} is '{kind}', whose state is not a cache of keys and values")
     unread = rope.unread_keys(config)
     if unread:
+        rope_type, keys = unread[0][0], ", ".join(key for _, key in unread)
         refuse(
-            f"its rope type is 'default', which does not read {', '.join(unread)} of its rope "
+            f"its rope type is '{rope_type}', which does not read {keys} of its rope "
             "parameters; restore the checkpoint's own config.json"
         )
     rope_type = rope.length_dependent_type(config)
