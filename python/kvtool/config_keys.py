@@ -152,6 +152,8 @@ def unread(raw: dict, config) -> Unread:
     for key, value in raw.items():
         if not _is_read(key, config) and not _is_built_in(key, value, config):
             _judge(key, value, raw, config, found)
+    for key, value in rope.unknown_keys(config).items():
+        found.uncertain[key] = f"{key} = {_short(value)} in the rope parameters"
     return found
 
 

@@ -26,7 +26,14 @@ _KEYS_OF_TYPE = {
     "longrope": {"attention_factor", "factor", "long_factor", "short_factor"},
     "llama3": {"factor", "high_freq_factor", "low_freq_factor"},
 }
-_SCALING_KEYS = set().union(*_KEYS_OF_TYPE.values(), {"alpha", "long_mscale", "short_mscale"})
+# The last ones are of some classes alone.
+_SCALING_KEYS = set().union(
+    *_KEYS_OF_TYPE.values(), {"alpha", "llama_4_scaling_beta", "long_mscale", "short_mscale"}
+)
+_OTHER_KEYS = {
+    "finetuned", "mrope_interleaved", "mrope_section", "original_max_position_embeddings",
+    "rope_theta", "rope_type", "truncate", "type",
+}  # fmt: skip
 # The values with which a key changes nothing, 1 aside.
 _NEUTRAL = {"beta_fast": 32}
 
@@ -50,6 +57,19 @@ def unread_keys(config) -> list[tuple[str, str]]:
             and not class_source.names(config, key)
         ]
     return sorted(set(unread))
+
+
+def unknown_keys(config) -> dict[str, object]:
+    """Keys of the rope parameters, with their values, that neither transformers nor the model's
+    class knows."""
+    return {
+        key: value
+        for parameters in parameter_sets(config)
+        for key, value in parameters.items()
+        if key not in _SCALING_KEYS | _OTHER_KEYS
+        and value not in (None, False, 1)
+        and not class_source.names(config, key)
+    }
 
 
 def length_dependent_type(config) -> str | None:

@@ -8,7 +8,7 @@ import torch
 from published_configs import QUIET
 from transformers import CONFIG_MAPPING, AutoConfig
 
-from kvtool import config_keys, export, tiny_models
+from kvtool import config_keys, export, rope, tiny_models
 from kvtool.errors import UnsupportedModelError
 
 
@@ -146,7 +146,7 @@ def test_part_of_a_head_that_the_class_would_rotate_whole(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "rope, key",
+    "parameters, key",
     [
         (dict(rope_type="default", factor=2.0), "factor"),
         (dict(rope_type="linear", factor=2.0, attention_factor=1.2), "attention_factor"),
@@ -156,13 +156,36 @@ def test_part_of_a_head_that_the_class_would_rotate_whole(tmp_path):
         (dict(rope_type="default", partial_rotary_factor=0.5), "partial_rotary_factor"),
     ],
 )  # fmt: skip
-def test_rope_parameters_that_the_type_does_not_read(rope, key, tmp_path, capsys):
-    raw = {**LLAMA, "rope_parameters": {"rope_theta": 1e4, **rope}}
+def test_rope_parameters_that_the_type_does_not_read(parameters, key, tmp_path, capsys):
+    raw = {**LLAMA, "rope_parameters": {"rope_theta": 1e4, **parameters}}
     (tmp_path / "config.json").write_text(json.dumps(raw))
     status = export.main(["--model", str(tmp_path), "--dtype", "float32", "--no-tokenizer",
                           "--output", str(tmp_path / "m.pt")])  # fmt: skip
     assert status == 2
-    assert f"'{rope['rope_type']}', which does not read {key}" in capsys.readouterr().err
+    assert f"'{parameters['rope_type']}', which does not read {key}" in capsys.readouterr().err
+
+
+def test_rope_parameters_that_a_class_of_its_own_reads(tmp_path):
+    """As HunYuan and Ministral 3 are published; a llama reads neither."""
+    hunyuan = dict(type="dynamic", alpha=1000.0, factor=1.0, beta_fast=32, beta_slow=1, mscale=1.0)
+    ministral = dict(rope_type="yarn", factor=16.0, llama_4_scaling_beta=0.1,
+                     original_max_position_embeddings=128)  # fmt: skip
+    for own, parameters, key in (
+        ("hunyuan_v1_dense", hunyuan, "alpha"),
+        ("ministral3", ministral, "llama_4_scaling_beta"),
+    ):
+        raw = {**LLAMA, "head_dim": 16, "rope_parameters": {"rope_theta": 1e4, **parameters}}
+        for model_type, unread_keys in ((own, []), ("llama", [key])):
+            (tmp_path / "config.json").write_text(json.dumps({**raw, "model_type": model_type}))
+            config = AutoConfig.from_pretrained(tmp_path)
+            assert [name for _, name in rope.unread_keys(config)] == unread_keys
+
+
+def test_unknown_rope_parameters_are_warned_of(tmp_path):
+    parameters = dict(rope_type="default", rope_theta=1e4, magic=3, mrope_section=[2, 3, 3])
+    found = unread({**LLAMA, "rope_parameters": parameters}, tmp_path)
+    assert found.uncertain == {"magic": "magic = 3 in the rope parameters"}
+    assert not found.refused
 
 
 def logits_of(raw):
