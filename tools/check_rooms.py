@@ -24,6 +24,7 @@ from pathlib import Path
 # What an angle include that starts so needs in DEPENDS: any one of these targets.
 LIBRARIES = {
     "ATen/": ["Libtorch::torch"],
+    "caffe2/": ["Libtorch::torch"],
     "c10/": ["Libtorch::torch"],
     "torch/": ["Libtorch::torch"],
     "CLI/": ["CLI11::CLI11"],

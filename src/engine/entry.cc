@@ -73,6 +73,10 @@ class TorchEngine : public Engine {
   [[nodiscard]] const DeviceInfo& device() const override { return info_; }
   [[nodiscard]] std::string_view torch_version() const override { return torch_version_; }
 
+  [[nodiscard]] ModelInfo read_model_info(const std::string& path) override {
+    return parse_model_metadata(path, read_script_metadata(path));
+  }
+
   std::unique_ptr<Model> load_model(const std::string& path) override {
     LoadedScript script = load_script(path, device_);
     ModelInfo info = parse_model_metadata(path, script.metadata_json);

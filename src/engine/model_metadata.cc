@@ -1,5 +1,6 @@
 #include "engine/model_metadata.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "kvtool/base/error.h"
@@ -26,6 +27,21 @@ format::Geometry parse_geometry(const nlohmann::json& layers) {
   return format::Geometry(std::move(geometry));
 }
 
+// It becomes the name of a folder.
+std::string slug_field(const nlohmann::json& object) {
+  const auto slug = object.at("model_slug").get<std::string>();
+  const bool named = !slug.empty() && std::all_of(slug.begin(), slug.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
+  });
+  if (!named) {
+    throw_incompatible("model_slug \"" + slug + "\" of the model '" +
+                       object.at("model_id").get<std::string>() +
+                       "' can name no folder of recordings; export the model again with "
+                       "tools/export_model.py --model-id NAME");
+  }
+  return slug;
+}
+
 ModelInfo parse_fields(const nlohmann::json& json) {
   const int version = json.at("contract_version").get<int>();
   if (version != kContractVersion) {
@@ -35,7 +51,7 @@ ModelInfo parse_fields(const nlohmann::json& json) {
   }
   ModelInfo info;
   info.model_id = json.at("model_id").get<std::string>();
-  info.slug = json.at("model_slug").get<std::string>();
+  info.slug = slug_field(json);
   info.architecture = json.at("architecture").get<std::string>();
   info.dtype = json.at("dtype").get<std::string>();
   info.logits_dtype = dtype_field(json, "logits_dtype");

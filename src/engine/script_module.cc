@@ -1,5 +1,6 @@
 #include "engine/script_module.h"
 
+#include <caffe2/serialize/inline_container.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/passes/inliner.h>
@@ -172,33 +173,57 @@ void choose_executor() {
   torch::jit::setGraphExecutorOptimize(false);
 }
 
+constexpr const char* kMetadataName = "kvtool.json";
+
+void check_is_file(const std::string& path) {
+  if (std::filesystem::is_regular_file(path)) return;
+  throw_environment(path +
+                    ": no such model file; export one with tools/export_model.py "
+                    "--model HF_ID_OR_DIR --dtype bfloat16 --output " +
+                    path);
+}
+
+[[noreturn]] void throw_not_exported(const std::string& path) {
+  throw_incompatible(path +
+                     ": a TorchScript file, but not one of kvtool's (it holds no "
+                     "kvtool.json): export the model with tools/export_model.py");
+}
+
 }  // namespace
 
+std::string read_script_metadata(const std::string& path) {
+  check_is_file(path);
+  const std::string record = std::string("extra/") + kMetadataName;
+  std::string metadata;
+  translate_torch_errors(
+      path + ": cannot be read as TorchScript",
+      [&] {
+        caffe2::serialize::PyTorchStreamReader reader(path);
+        if (!reader.hasRecord(record)) return;
+        const auto [data, size] = reader.getRecord(record);
+        metadata.assign(static_cast<const char*>(data.get()), size);
+      },
+      ErrorCode::kEnvironment);
+  if (metadata.empty()) throw_not_exported(path);
+  return metadata;
+}
+
 LoadedScript load_script(const std::string& path, at::Device device) {
-  if (!std::filesystem::is_regular_file(path)) {
-    throw_environment(path +
-                      ": no such model file; export one with tools/export_model.py "
-                      "--model HF_ID_OR_DIR --dtype bfloat16 --output " +
-                      path);
-  }
+  check_is_file(path);
   choose_executor();
-  torch::jit::ExtraFilesMap extra{{"kvtool.json", ""}, {"token_bytes.bin", ""}};
+  torch::jit::ExtraFilesMap extra{{kMetadataName, ""}, {"token_bytes.bin", ""}};
   torch::jit::Module module;
   translate_torch_errors(
       path + ": cannot be loaded as TorchScript",
       [&] { module = torch::jit::load(path, at::kCPU, extra); }, ErrorCode::kEnvironment);
-  if (extra["kvtool.json"].empty()) {
-    throw_incompatible(path +
-                       ": a TorchScript file, but not one of kvtool's (it holds no "
-                       "kvtool.json): export the model with tools/export_model.py");
-  }
+  if (extra[kMetadataName].empty()) throw_not_exported(path);
   translate_torch_errors(path + ": cannot be moved to " + device.str(), [&] {
     module.eval();
     move_to(module, device);
     // Elsewhere a plain weight is what the kernels want.
     if (device.is_cpu()) pack_linear_weights(module);
   });
-  return {std::make_unique<ScriptModule>(std::move(module)), extra["kvtool.json"],
+  return {std::make_unique<ScriptModule>(std::move(module)), extra[kMetadataName],
           extra["token_bytes.bin"]};
 }
 

@@ -42,6 +42,15 @@ format::ReplayMode mode_of(const Recording& reference, const Recording& live) {
   return alike ? replayed_mode(live_from) : format::ReplayMode::kFree;
 }
 
+// Why equal chats have other prompts, where a chat template has read the clock.
+std::string clocks_of(const Recording& reference, const Recording& live) {
+  const auto recorded = format::text_at(reference.meta(), "prompt.clock");
+  const auto other = format::text_at(live.meta(), "prompt.clock");
+  if (!recorded || !other || *recorded == *other) return {};
+  return "; the chat template reads the clock, which was " + *recorded + " and " + *other +
+         ": record the second one from the token ids of the first";
+}
+
 void check_prompts(const Recording& reference, const Recording& live) {
   const auto recorded = reference.prompt();
   const auto other = live.prompt();
@@ -52,7 +61,7 @@ void check_prompts(const Recording& reference, const Recording& live) {
                      live.path().string() + ": another prompt, of " +
                      std::to_string(recorded.size()) + " tokens against " +
                      std::to_string(other.size()) + ", different from position " +
-                     std::to_string(first - recorded.begin()) + " on");
+                     std::to_string(first - recorded.begin()) + " on" + clocks_of(reference, live));
 }
 
 ModelDescription model_of(const Recording& recording, const ReferenceEntry& entry) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <list>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "kvtool/base/error.h"
@@ -97,6 +98,7 @@ class GenerationRun {
   void run() {
     check_has_prompts(request_);
     const std::vector<ModelFile> models = models_to_run(request_);
+    if (request_.save && models.size() > 1) check_folders_differ(models);
     RecordingLedger ledger(models.size() * batch_sizes(request_).size() * num_inputs(request_));
     try {
       for (const ModelFile& model : models) run_model(model, ledger);
@@ -110,9 +112,26 @@ class GenerationRun {
   }
 
  private:
+  // Two models whose recordings would have the same names.
+  void check_folders_differ(const std::vector<ModelFile>& models) {
+    std::map<std::string, std::string> ids;  // by slug
+    for (const ModelFile& file : models) {
+      const engine::ModelInfo info = session_.engine().read_model_info(file.path.string());
+      check_model_id(file, info);
+      const auto [other, is_new] = ids.emplace(info.slug, info.model_id);
+      if (is_new) continue;
+      throw_usage("the models '" + other->second + "' and '" + info.model_id +
+                  "' of this run would be recorded in the same folder, " + info.slug +
+                  ": record one " + setting("model") + " at a time, each with its own " +
+                  setting("out") +
+                  ", or export one of them again with tools/export_model.py --model-id NAME");
+    }
+  }
+
   void run_model(const ModelFile& file, RecordingLedger& ledger) {
-    const std::vector<EncodedPrompt> encoded =
-        encode_prompts(request_.prompts, file.path, session_.services().encoder);
+    const std::vector<EncodedPrompt> encoded = encode_prompts(
+        request_.prompts, file.path, session_.services().encoder, clock_to_continue(file));
+    warn_of_prompts(encoded);
     inputs_.clear();
     for (std::uint64_t i = 0; i < num_inputs(request_); ++i) {
       const std::size_t prompt = i % request_.prompts.size();
@@ -128,6 +147,41 @@ class GenerationRun {
     if (request_.save) prepare_folder(*model, plans);
     for (const auto& batches : plans) {
       for (const BatchPlan& batch : batches) run_batch(*model, batch, batches.size(), ledger);
+    }
+  }
+
+  // The time that chat templates saw in the run that is to be continued.
+  [[nodiscard]] std::string clock_to_continue(const ModelFile& file) {
+    const bool has_chats = std::ranges::any_of(request_.prompts, [](const Prompt& prompt) {
+      return prompt.kind == Prompt::Kind::kMessages;
+    });
+    if (!request_.resume || !has_chats) return {};
+    const std::string slug = session_.engine().read_model_info(file.path.string()).slug;
+    const std::uint64_t inputs = std::min(num_inputs(request_), request_.prompts.size());
+    for (const std::uint64_t size : batch_sizes(request_)) {
+      for (std::uint64_t input = 0; input < inputs; ++input) {
+        std::string clock = recorded_clock(session_.recording_path(slug, size, input));
+        if (!clock.empty()) return clock;
+      }
+    }
+    return {};
+  }
+
+  void warn_of_prompts(const std::vector<EncodedPrompt>& encoded) {
+    std::map<std::string, std::vector<std::size_t>> warnings;
+    for (std::size_t i = 0; i < encoded.size(); ++i) {
+      for (const std::string& warning : encoded[i].warnings) warnings[warning].push_back(i);
+      if (request_.save && !encoded[i].clock.empty()) {
+        warnings["the chat template reads the clock (" + encoded[i].clock +
+                 "): another run has other prompts; " + setting("resume") +
+                 " goes on with this time"]
+            .push_back(i);
+      }
+    }
+    for (const auto& [warning, prompts] : warnings) {
+      const std::string more =
+          prompts.size() == 1 ? "" : " and " + counted(prompts.size() - 1, "more prompt");
+      session_.warn(request_.prompts[prompts.front()].origin + more + ": " + warning);
     }
   }
 
@@ -158,7 +212,7 @@ class GenerationRun {
 
   // The folder is this run's, and what stands in it may stay or be replaced.
   void prepare_folder(const engine::Model& model, std::vector<std::vector<BatchPlan>>& plans) {
-    session_.lock_recordings(model.info().slug);
+    session_.lock_recordings(model.info());
     std::uint64_t kept = 0;
     std::uint64_t planned = 0;
     for (std::vector<BatchPlan>& batches : plans) {
@@ -256,6 +310,9 @@ class GenerationRun {
     meta.prompt = {{"text", valid_utf8(prompt_text(model, input))}};
     if (inputs_[input].prompt->kind == Prompt::Kind::kMessages) {
       meta.prompt["messages"] = inputs_[input].prompt->messages;
+    }
+    if (const std::string& clock = inputs_[input].encoded->clock; !clock.empty()) {
+      meta.prompt["clock"] = clock;
     }
     return make_meta(meta);
   }

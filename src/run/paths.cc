@@ -55,9 +55,10 @@ bool parse_number(std::string_view digits, std::uint64_t& value) {
   return error == std::errc() && end == digits.data() + digits.size();
 }
 
-// "20261122_053529", or "20261122_053529-2" for the second run of that second.
+// "20261122-053529", or "20261122-053529-2" for the second run of that second. Older
+// versions wrote "20261122_053529".
 struct Stamp {
-  std::string time;
+  std::string time;  // digits alone
   std::uint64_t number = 1;
   std::string text;  // both
 
@@ -65,12 +66,13 @@ struct Stamp {
 };
 
 std::optional<Stamp> parse_stamp(const std::string& text) {
-  constexpr std::string_view kShape = "00000000_000000";
+  constexpr std::string_view kShape = "00000000-000000";
   if (text.size() < kShape.size()) return std::nullopt;
-  Stamp stamp{.time = text.substr(0, kShape.size()), .number = 1, .text = text};
+  Stamp stamp{.time = {}, .number = 1, .text = text};
   for (std::size_t i = 0; i < kShape.size(); ++i) {
-    const char c = stamp.time[i];
-    if (kShape[i] == '_' ? c != '_' : c < '0' || c > '9') return std::nullopt;
+    const char c = text[i];
+    if (kShape[i] == '-' ? c != '-' && c != '_' : c < '0' || c > '9') return std::nullopt;
+    if (kShape[i] != '-') stamp.time += c;
   }
   const std::string_view rest = std::string_view(text).substr(kShape.size());
   if (rest.empty()) return stamp;
@@ -86,7 +88,7 @@ std::filesystem::path expand_output_pattern(std::string_view pattern, WallTime t
   if (pattern.empty()) throw_usage("the output folder is empty");
   check_placeholders(pattern);
   if (pattern.find(kTimestamp) == std::string_view::npos) return std::string(pattern);
-  const std::string timestamp = formatted_utc(time, "%Y%m%d_%H%M%S");
+  const std::string timestamp = formatted_utc(time, "%Y%m%d-%H%M%S");
   std::string unique = timestamp;
   for (int i = 2; std::filesystem::exists(stamped_part(pattern, unique)); ++i) {
     unique = fmt::format("{}-{}", timestamp, i);

@@ -91,15 +91,20 @@ EncodedPrompt parse_encoded(const json& item) {
   if (!well_formed) throw_environment("the Python helper gave an answer without token ids");
   encoded.token_ids = item["token_ids"].get<std::vector<std::int32_t>>();
   if (item.contains("text") && item["text"].is_string()) encoded.text = item["text"];
+  if (item.contains("clock") && item["clock"].is_string()) encoded.clock = item["clock"];
+  for (const json& warning : item.value("warnings", json::array())) {
+    if (warning.is_string()) encoded.warnings.push_back(warning);
+  }
   return encoded;
 }
 
 std::vector<EncodedPrompt> encode_with_helper(std::span<const Prompt> prompts,
                                               const std::filesystem::path& model,
-                                              const EncoderProcess& process) {
+                                              const EncoderProcess& process,
+                                              const std::string& clock) {
   json request = {{"prompts", json::array()}};
+  if (!clock.empty()) request["clock"] = clock;
   for (const Prompt& prompt : prompts) request["prompts"].push_back(prompt.to_json());
-  // Arguments need not be UTF-8; the helper then sees U+FFFD.
   const ProcessResult result =
       process(model, request.dump(-1, ' ', true, json::error_handler_t::replace));
   const json answer = parse_answer(result, prompts);
@@ -128,19 +133,20 @@ ProcessResult run_encoder(const std::filesystem::path& model, std::string_view i
 
 std::vector<EncodedPrompt> encode_prompts(std::span<const Prompt> prompts,
                                           const std::filesystem::path& model,
-                                          const EncoderProcess& process) {
+                                          const EncoderProcess& process, const std::string& clock) {
   const bool only_token_ids = std::all_of(prompts.begin(), prompts.end(), [](const Prompt& p) {
     return p.kind == Prompt::Kind::kTokenIds;
   });
   if (!only_token_ids) {
-    std::vector<EncodedPrompt> encoded = encode_with_helper(prompts, model, process);
+    std::vector<EncodedPrompt> encoded = encode_with_helper(prompts, model, process, clock);
     for (std::size_t i = 0; i < encoded.size(); ++i) {
       if (encoded[i].token_ids.empty()) throw_usage(prompts[i].origin + " has no token");
     }
     return encoded;
   }
   std::vector<EncodedPrompt> encoded;
-  for (const Prompt& prompt : prompts) encoded.push_back({prompt.token_ids, {}});
+  for (const Prompt& prompt : prompts)
+    encoded.push_back({.token_ids = prompt.token_ids, .text = {}});
   return encoded;
 }
 

@@ -8,6 +8,7 @@
 #include "kvtool/base/error.h"
 #include "kvtool/base/file.h"
 #include "kvtool/base/nearest.h"
+#include "kvtool/base/text.h"
 
 namespace kvtool::run {
 namespace {
@@ -103,19 +104,91 @@ std::vector<std::int32_t> parse_token_ids(const json& value, const std::string& 
   return ids;
 }
 
+// The content may be a list of parts: what they may be is the chat template's to say.
+bool is_message(const json& value) {
+  return value.is_object() && value.contains("role") && value["role"].is_string() &&
+         value.contains("content") && (value["content"].is_string() || value["content"].is_array());
+}
+
 json parse_messages(const json& value, const std::string& origin) {
   if (!value.is_array() || value.empty()) {
     throw_usage(origin + ": messages: expected a non-empty array of {\"role\", \"content\"}");
   }
   for (std::size_t i = 0; i < value.size(); ++i) {
-    for (const char* key : {"role", "content"}) {
-      if (!value[i].is_object() || !value[i].contains(key) || !value[i][key].is_string()) {
-        throw_usage(origin + ": messages[" + std::to_string(i) + "]: expected an object with a \"" +
-                    key + "\" string");
-      }
-    }
+    if (is_message(value[i])) continue;
+    throw_usage(origin + ": messages[" + std::to_string(i) +
+                "]: expected an object with a \"role\" string and a \"content\", which is a "
+                "string or an array of {\"type\": \"text\", \"text\": \"...\"}");
   }
   return value;
+}
+
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+
+// The encoding that a file has instead of UTF-8, or nothing. JSON begins with a character of
+// ASCII, so zeros tell it without a byte order mark, too.
+std::string foreign_encoding(std::string_view content) {
+  using std::string_view_literals::operator""sv;
+  for (const auto& [start, name] : {std::pair{"\xFF\xFE\0\0"sv, "UTF-32 (little-endian)"},
+                                    {"\0\0\xFE\xFF"sv, "UTF-32 (big-endian)"},
+                                    {"\xFF\xFE"sv, "UTF-16 (little-endian)"},
+                                    {"\xFE\xFF"sv, "UTF-16 (big-endian)"}}) {
+    if (content.starts_with(start)) return name;
+  }
+  if (content.size() < 4) return {};
+  const auto zero = [&](std::size_t i) { return content[i] == '\0'; };
+  if (zero(0) && zero(1) && zero(2)) return "UTF-32 (big-endian)";
+  if (zero(1) && zero(2) && zero(3)) return "UTF-32 (little-endian)";
+  if (zero(0) && zero(2)) return "UTF-16 (big-endian)";
+  if (zero(1) && zero(3)) return "UTF-16 (little-endian)";
+  return {};
+}
+
+bool is_blank(std::string_view text) {
+  return text.find_first_not_of(" \t\r\n") == std::string_view::npos;
+}
+
+void remove_byte_order_mark(std::string_view& text) {
+  if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
+}
+
+// Lines end with LF, CR LF or CR: none of them can stand inside of a JSON string.
+std::string_view take_line(std::string_view& rest) {
+  const std::size_t end = std::min(rest.find_first_of("\r\n"), rest.size());
+  const std::string_view line = rest.substr(0, end);
+  rest.remove_prefix(end);
+  rest.remove_prefix(rest.starts_with("\r\n") ? 2 : std::min<std::size_t>(rest.size(), 1));
+  return line;
+}
+
+std::vector<Prompt> parse_array(std::string_view content, const std::string& path) {
+  std::vector<Prompt> prompts;
+  for (const json& value : parse_json_text(content, path, false)) {
+    prompts.push_back(parse_prompt(value, path + " prompt " + std::to_string(prompts.size() + 1)));
+  }
+  return prompts;
+}
+
+Prompt parse_line(std::string_view line, const std::string& origin) {
+  const std::string_view text = line.substr(0, line.find_last_not_of(" \t") + 1);
+  try {
+    return parse_prompt(parse_json_text(line, origin, false), origin);
+  } catch (const Error& error) {
+    // Formatted over several lines, the first one opens what it does not close.
+    if (std::string_view("{[,:").find(text.back()) == std::string_view::npos) throw;
+    throw_usage(error.message() + "; a prompt has to stand on one line");
+  }
+}
+
+std::vector<Prompt> parse_lines(std::string_view content, const std::string& path) {
+  std::vector<Prompt> prompts;
+  for (std::size_t number = 1; !content.empty(); ++number) {
+    std::string_view line = take_line(content);
+    remove_byte_order_mark(line);  // of files that were put one behind the other
+    if (is_blank(line)) continue;
+    prompts.push_back(parse_line(line, path + " line " + std::to_string(number)));
+  }
+  return prompts;
 }
 
 }  // namespace
@@ -156,7 +229,10 @@ json Prompt::to_json() const {
 }
 
 Prompt text_prompt(std::string text, std::string origin) {
-  if (text.empty()) throw_usage(origin + " is empty");
+  if (text.empty()) {
+    throw_usage(origin + ": the text is empty: a prompt needs a text, or give its token ids");
+  }
+  if (valid_utf8(text) != text) throw_usage(origin + ": the text is not valid UTF-8");
   Prompt prompt;
   prompt.text = std::move(text);
   prompt.origin = std::move(origin);
@@ -194,20 +270,20 @@ Prompt parse_prompt(const json& value, const std::string& origin) {
 }
 
 std::vector<Prompt> load_prompts_file(const std::filesystem::path& path) {
-  const std::string content = read_text_file(path, kMaxPromptsFileBytes);
-  std::vector<Prompt> prompts;
-  std::size_t line_number = 0;
-  for (std::size_t start = 0; start < content.size();) {
-    const std::size_t end = std::min(content.find('\n', start), content.size());
-    const std::string_view line = std::string_view(content).substr(start, end - start);
-    start = end + 1;
-    ++line_number;
-    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    const std::string origin = path.string() + " line " + std::to_string(line_number);
-    prompts.push_back(parse_prompt(parse_json_text(line, origin, false), origin));
+  const std::string bytes = read_text_file(path, kMaxPromptsFileBytes);
+  const std::string encoding = foreign_encoding(bytes);
+  if (!encoding.empty()) {
+    throw_usage(path.string() + " is " + encoding + ": save it as UTF-8");
   }
-  if (prompts.empty())
+  std::string_view content = bytes;
+  remove_byte_order_mark(content);
+  const std::size_t first = content.find_first_not_of(" \t\r\n");
+  const bool is_array = first != std::string_view::npos && content[first] == '[';
+  std::vector<Prompt> prompts =
+      is_array ? parse_array(content, path.string()) : parse_lines(content, path.string());
+  if (prompts.empty()) {
     throw_usage(path.string() + " holds no prompt: write one " + kPromptForms + " a line");
+  }
   return prompts;
 }
 

@@ -116,7 +116,7 @@ class ReplayRun {
                  RecordingLedger& ledger) {
     const std::unique_ptr<engine::Model> model = session_.load_model(file);
     engine_ready_ = true;
-    if (request_.save) session_.lock_recordings(model->info().slug);
+    if (request_.save) session_.lock_recordings(model->info());
     prepare(*model, references);
     for (const auto& [entries, batches] : references) {
       check_all(*model, entries);

@@ -53,12 +53,23 @@ void check_header(const SameRun& same, const format::RecordingHeader& recorded,
 }
 
 void check_prompt(const SameRun& same, std::span<const std::int32_t> recorded,
-                  std::span<const std::int32_t> here) {
-  same.require("prompt tokens:", recorded.size(), here.size());
+                  const ExpectedRecording& expected) {
+  const bool reads_clock = format::text_at(expected.meta, "prompt.clock").has_value();
+  const std::string why = reads_clock ? " (the chat template reads the clock)" : "";
+  const std::span<const std::int32_t> here = expected.prompt;
+  same.require("prompt tokens" + why + ":", recorded.size(), here.size());
   const auto [a, b] = std::ranges::mismatch(recorded, here);
   if (a == recorded.end()) return;
-  same.require("prompt token " + std::to_string(a - recorded.begin()), std::to_string(*a),
+  same.require("prompt token " + std::to_string(a - recorded.begin()) + why, std::to_string(*a),
                std::to_string(*b));
+}
+
+// Recordings of before it was recorded cannot tell.
+void check_end_tokens(const SameRun& same, const nlohmann::json& recorded,
+                      const nlohmann::json& here) {
+  static const nlohmann::json::json_pointer kIds("/model/eos_token_ids");
+  if (!recorded.contains(kIds) || !here.contains(kIds)) return;
+  same.require("end-of-sequence ids", recorded[kIds].dump(), here[kIds].dump());
 }
 
 void check_batch(const SameRun& same, const format::RunMeta& recorded,
@@ -94,11 +105,22 @@ std::optional<format::Recording> find_whole_recording(const fs::path& path, Obse
   return std::nullopt;
 }
 
+std::string recorded_clock(const fs::path& path) {
+  if (!fs::exists(path)) return {};
+  try {
+    const format::Recording recording = format::Recording::open(path);
+    return format::text_at(recording.meta(), "prompt.clock").value_or("");
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kCorrupt) throw;
+    return {};  // find_whole_recording() says so
+  }
+}
+
 void check_same_run(const format::Recording& recording, const ExpectedRecording& expected) {
   const fs::path& path = recording.path();
   const SameRun same(path);
   check_header(same, recording.header(), expected.header);
-  check_prompt(same, recording.prompt(), expected.prompt);
+  check_prompt(same, recording.prompt(), expected);
   const auto parsed = [&](const nlohmann::json& meta) {
     return format::checked_run(format::Meta::parse(meta), expected.prompt.size(), path.string());
   };
@@ -108,6 +130,7 @@ void check_same_run(const format::Recording& recording, const ExpectedRecording&
                 " cannot continue it. Choose another " + setting("out"));
   }
   check_batch(same, *run, parsed(expected.meta).value());
+  check_end_tokens(same, recording.meta(), expected.meta);
   for (const analysis::ProvenanceDifference& difference :
        analysis::compare_provenance(recording.meta(), expected.meta)) {
     if (difference.key == kMayDiffer) continue;

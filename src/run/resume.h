@@ -26,6 +26,10 @@ struct ExpectedRecording {
 [[nodiscard]] std::optional<format::Recording> find_whole_recording(
     const std::filesystem::path& path, Observer& observer);
 
+// The time that the chat template of the recording at `path` has read, as EncodedPrompt has
+// it; empty where it read none, or there is no file.
+[[nodiscard]] std::string recorded_clock(const std::filesystem::path& path);
+
 // Error kUsage, which names the file and the setting, unless an uninterrupted run with
 // the present settings on the present device would have written `recording`.
 void check_same_run(const format::Recording& recording, const ExpectedRecording& expected);

@@ -2,11 +2,46 @@
 
 #include <algorithm>
 
+#include <nlohmann/json.hpp>
+
 #include "kvtool/base/error.h"
+#include "kvtool/base/file.h"
 #include "kvtool/base/setting.h"
+#include "kvtool/format/meta.h"
+#include "kvtool/format/reader.h"
 #include "kvtool/format/recording.h"
 
 namespace kvtool::run {
+namespace {
+
+// Nothing where it does not say, or is no recording.
+std::optional<std::string> recorded_model_id(const std::filesystem::path& path) {
+  try {
+    return format::Meta::parse(format::Recording::open(path).meta()).model.id;
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kCorrupt) throw;
+    return std::nullopt;  // whoever reads or replaces it will say so
+  }
+}
+
+// Any one finished recording says which model the folder is of.
+void check_folder_of(const std::filesystem::path& folder, const engine::ModelInfo& model) {
+  for (const std::filesystem::path& path : list_folder(folder)) {
+    if (!is_recording_path(path) || is_partial_path(path)) continue;
+    const std::optional<std::string> id = recorded_model_id(path);
+    if (!id) continue;
+    if (*id == model.model_id) return;
+    throw_usage(folder.string() + " holds recordings of the model '" + *id + "', this run is of '" +
+                model.model_id +
+                "' (names of folders keep only the letters and digits of an id): "
+                "choose another " +
+                setting("out") +
+                ", or export one of them again with "
+                "tools/export_model.py --model-id NAME");
+  }
+}
+
+}  // namespace
 
 Session::Session(const Services& services, const Request& request, Observer& observer)
     : services_(services),
@@ -44,6 +79,7 @@ std::unique_ptr<engine::Model> Session::load_model(const ModelFile& file) {
   services_.stop.throw_if_requested();
   observer_.log(LogLevel::kDebug, "loading " + file.path.string());
   observer_.progress("loading " + file.path.filename().string());
+  if (!file.id.empty()) check_model_id(file, opened.read_model_info(file.path.string()));
   std::unique_ptr<engine::Model> model = opened.load_model(file.path.string());
   observer_.progress_done();
   services_.stop.throw_if_requested();
@@ -62,17 +98,22 @@ engine::Progress Session::progress(std::string what) {
 
 std::filesystem::path Session::recording_path(const std::string& slug, std::uint64_t batch_size,
                                               std::uint64_t input_index) {
-  return base_dir_ / device_label() / slug / recording_file_name(batch_size, input_index);
+  return recordings_folder(slug) / recording_file_name(batch_size, input_index);
 }
 
-void Session::lock_recordings(const std::string& slug) {
-  const std::filesystem::path folder = base_dir_ / device_label() / slug;
+std::filesystem::path Session::recordings_folder(const std::string& slug) {
+  return base_dir_ / device_label() / slug;
+}
+
+void Session::lock_recordings(const engine::ModelInfo& model) {
+  const std::filesystem::path folder = recordings_folder(model.slug);
   if (locks_.contains(folder)) return;
   services_.files.create_directories(folder);
   locks_[folder] = services_.files.lock_folder(folder);
   if (!locks_[folder]) {
     warn(folder.string() + " is on a file system without locks: let no other kvtool write there");
   }
+  if (!request_.force) check_folder_of(folder, model);
 }
 
 format::WriterOptions Session::writer_options() const {

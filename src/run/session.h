@@ -29,6 +29,7 @@ class Session {
   // Opened on first use.
   [[nodiscard]] engine::Engine& engine();
   [[nodiscard]] const std::string& device_label();
+  // Error kUsage for a file that was found by the id of another model.
   [[nodiscard]] std::unique_ptr<engine::Model> load_model(const ModelFile& file);
 
   // Tells `what` with the step and throws Interrupted once a stop was requested.
@@ -36,13 +37,16 @@ class Session {
 
   // The base folder of this run's recordings, one timestamp for all of them.
   [[nodiscard]] const std::filesystem::path& base_dir() const { return base_dir_; }
-  // BASE_DIR/DEVICE/MODEL_SLUG/batchN_inputM.kvc.
+  // BASE_DIR/DEVICE/MODEL_SLUG.
+  [[nodiscard]] std::filesystem::path recordings_folder(const std::string& slug);
+  // batchN_inputM.kvc in it.
   [[nodiscard]] std::filesystem::path recording_path(const std::string& slug,
                                                      std::uint64_t batch_size,
                                                      std::uint64_t input_index);
   // Keeps other runs out of the folder of the model's recordings until this one ends.
-  // Error kEnvironment, which names its process, when another run has it.
-  void lock_recordings(const std::string& slug);
+  // Error kEnvironment, which names its process, when another run has it; Error kUsage
+  // when it holds recordings of another model, unless they may be replaced.
+  void lock_recordings(const engine::ModelInfo& model);
   // Error kUsage when the recording exists and is not to be replaced.
   void check_not_recorded(const std::filesystem::path& path) const;
   [[nodiscard]] format::WriterOptions writer_options() const;

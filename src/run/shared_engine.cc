@@ -49,6 +49,9 @@ class EngineHandle final : public engine::Engine {
   [[nodiscard]] std::string_view torch_version() const override {
     return state_->engine->torch_version();
   }
+  [[nodiscard]] engine::ModelInfo read_model_info(const std::string& path) override {
+    return state_->engine->read_model_info(path);
+  }
   std::unique_ptr<engine::Model> load_model(const std::string& path) override {
     if (!state_->model || state_->model_path != path) {
       state_->model.reset();  // two models need not fit beside one another

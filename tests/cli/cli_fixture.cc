@@ -30,6 +30,7 @@ run::Services CommandTest::services() {
               [this](const fs::path& /*model*/, std::string_view input) {
                 // One token per byte of the prompt.
                 encoder_requests_.emplace_back(input);
+                if (encoder_) return encoder_(input);
                 nlohmann::json answer = {{"prompts", nlohmann::json::array()}};
                 const auto request = nlohmann::json::parse(input);
                 for (const auto& prompt : request["prompts"]) {

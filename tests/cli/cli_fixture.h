@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -41,7 +42,8 @@ class CommandTest : public FolderTest {
   FakeEngineState engine_;
   FaultyFileSystem files_;
   std::vector<std::string> encoder_requests_;
-  std::string input_;  // on standard input
+  std::function<ProcessResult(std::string_view input)> encoder_;  // instead of the one above
+  std::string input_;                                             // on standard input
 };
 
 }  // namespace kvtool::cli

@@ -106,7 +106,7 @@ TEST_F(ReplaySelection, AnUnknownLabelListsTheKnownAndProposesAnOutput) {
   const CommandResult result = run("replay --from GPU1");
   EXPECT_EQ(result.status, 2);
   EXPECT_THAT(result.err, HasSubstr("ref_cache holds CPU"));
-  EXPECT_THAT(result.err, HasSubstr("kvtool replay --from outputs/20260102_030405/kv_caches/GPU1"));
+  EXPECT_THAT(result.err, HasSubstr("kvtool replay --from outputs/20260102-030405/kv_caches/GPU1"));
 }
 
 TEST_F(ReplaySelection, AMissingModelNamesTheExportCommand) {

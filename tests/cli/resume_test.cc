@@ -233,19 +233,23 @@ TEST_F(Resume, ALeftoverBesideAFinishedRecordingIsRemoved) {
 TEST_F(Resume, ATimestampMeansTheNewestFolder) {
   const std::string out = "runs/{timestamp}/kv";
   for (const char* older :
-       {"runs/20260102_030404/kv", "runs/20260102_030405/kv", "runs/20260102_030405-2/kv",
-        "runs/20260102_030405-10/kv", "runs/20260102_030405-11", "runs/20260202_x", "runs/notes"}) {
+       {"runs/20260102_030404/kv", "runs/20260102-030405/kv", "runs/20260102-030405-2/kv",
+        "runs/20260102-030405-10/kv", "runs/20260102-030405-11", "runs/20260202-x", "runs/notes"}) {
     fs::create_directories(older);
   }
-  EXPECT_EQ(run::newest_output_folder(out), fs::path("runs/20260102_030405-10/kv"));
-  fs::remove_all("runs/20260102_030405-10");
-  fs::remove_all("runs/20260102_030405-11");
+  EXPECT_EQ(run::newest_output_folder(out), fs::path("runs/20260102-030405-10/kv"));
+  fs::create_directories("runs/20260102_030406/kv");
+  EXPECT_EQ(run::newest_output_folder(out), fs::path("runs/20260102_030406/kv"))
+      << "as older versions wrote it";
+  fs::remove_all("runs/20260102_030406");
+  fs::remove_all("runs/20260102-030405-10");
+  fs::remove_all("runs/20260102-030405-11");
   interrupt_at(1, 2);
   EXPECT_EQ(save("", out).status, 130);
   go_on();
   const CommandResult result = save("--resume", out);
   EXPECT_EQ(result.status, 0);
-  EXPECT_THAT(result.err, HasSubstr("resuming in runs/20260102_030405-3/kv"));
+  EXPECT_THAT(result.err, HasSubstr("resuming in runs/20260102-030405-3/kv"));
   EXPECT_THAT(result.err, HasSubstr("1 of 5 recordings"));
 }
 
@@ -254,7 +258,7 @@ TEST_F(Resume, ATimestampWithoutAnEarlierRunStartsOne) {
   EXPECT_EQ(run::newest_output_folder("rec"), std::nullopt);
   EXPECT_EQ(save("--resume", "runs/x_{timestamp}_y").status, 0);
   EXPECT_EQ(run::newest_output_folder("runs/x_{timestamp}_y"),
-            fs::path("runs/x_20260102_030405_y"));
+            fs::path("runs/x_20260102-030405_y"));
 }
 
 TEST_F(Resume, TheConfigurationMayAskForItAndForFsync) {

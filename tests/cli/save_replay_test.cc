@@ -28,7 +28,7 @@ std::uint64_t bitwise_equal_inputs(const json& report) {
 
 TEST_F(SaveReplay, NamesFilesByTimeDeviceModelBatchAndInput) {
   save(3, "--batch-size 2");
-  const fs::path folder = "outputs/20260102_030405/kv_caches/CPU/tiny";
+  const fs::path folder = "outputs/20260102-030405/kv_caches/CPU/tiny";
   for (const char* name : {"batch2_input0.kvc", "batch2_input1.kvc", "batch2_input2.kvc"}) {
     EXPECT_TRUE(fs::exists(folder / name)) << name;
   }
@@ -38,7 +38,7 @@ TEST_F(SaveReplay, NamesFilesByTimeDeviceModelBatchAndInput) {
 TEST_F(SaveReplay, ASecondRunInTheSameSecondGetsItsOwnFolder) {
   save(1, "");
   save(1, "");
-  EXPECT_TRUE(fs::exists("outputs/20260102_030405-2/kv_caches/CPU/tiny/batch1_input0.kvc"));
+  EXPECT_TRUE(fs::exists("outputs/20260102-030405-2/kv_caches/CPU/tiny/batch1_input0.kvc"));
 }
 
 TEST_F(SaveReplay, PrintsTheCommandThatReplays) {

@@ -65,6 +65,15 @@ TEST(ModelMetadata, NamesAMissingField) {
   EXPECT_THAT(message_of(json), HasSubstr("vocab_size"));
 }
 
+TEST(ModelMetadata, RefusesASlugThatNamesNoFolder) {
+  for (const char* slug : {"", "..", "a/b", "Org", "a b", "\xE6\xA8\xA1"}) {
+    auto json = metadata();
+    json["model_slug"] = slug;
+    EXPECT_THAT(message_of(json), HasSubstr("of the model 'Org/Model' can name no folder")) << slug;
+    EXPECT_THAT(message_of(json), HasSubstr("--model-id"));
+  }
+}
+
 TEST(ModelMetadata, RefusesAnUnknownDtype) {
   auto json = metadata();
   json["layers"][0]["key_dtype"] = "int4";

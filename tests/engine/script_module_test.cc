@@ -5,6 +5,7 @@
 #include <torch/csrc/jit/api/module.h>
 
 #include <filesystem>
+#include <fstream>
 #include <string>
 
 #include "engine/packed_linear.h"
@@ -67,6 +68,21 @@ TEST_P(ScriptModuleTest, PackedWeightsComputeWhatTheModelComputes) {
     EXPECT_LT((actual - expected).abs().max().item<double>(),
               bound * expected.abs().max().item<double>());
   }
+}
+
+TEST_P(ScriptModuleTest, MetadataIsReadWithoutTheWeights) {
+  const torch::jit::Module module = make_module(GetParam());
+  module.save(path_.string(), {{"kvtool.json", "{\"a\": 1}"}, {"token_bytes.bin", "x"}});
+  EXPECT_EQ(read_script_metadata(path_.string()), "{\"a\": 1}");
+  module.save(path_.string());
+  EXPECT_EQ(error_of([&] { (void)read_script_metadata(path_.string()); }).code(),
+            ErrorCode::kIncompatible);
+  std::ofstream(path_) << "no archive";
+  EXPECT_EQ(error_of([&] { (void)read_script_metadata(path_.string()); }).code(),
+            ErrorCode::kEnvironment);
+  fs::remove(path_);
+  EXPECT_EQ(error_of([&] { (void)read_script_metadata(path_.string()); }).code(),
+            ErrorCode::kEnvironment);
 }
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, ScriptModuleTest, testing::Values(at::kFloat, at::kBFloat16),

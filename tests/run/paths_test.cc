@@ -43,14 +43,14 @@ TEST(ShellQuoted, QuotesWhatAShellWouldChange) {
 class OutputPattern : public FolderTest {};
 
 TEST_F(OutputPattern, ExpandsTheTimestamp) {
-  EXPECT_EQ(expand_output_pattern("out/{timestamp}/kv", kTime), "out/20260102_030405/kv");
+  EXPECT_EQ(expand_output_pattern("out/{timestamp}/kv", kTime), "out/20260102-030405/kv");
   EXPECT_EQ(expand_output_pattern("plain", kTime), "plain");
 }
 
 TEST_F(OutputPattern, AvoidsAFolderThatExists) {
-  std::filesystem::create_directories("out/20260102_030405");
-  std::filesystem::create_directories("out/20260102_030405-2");
-  EXPECT_EQ(expand_output_pattern("out/{timestamp}/kv", kTime), "out/20260102_030405-3/kv");
+  std::filesystem::create_directories("out/20260102-030405");
+  std::filesystem::create_directories("out/20260102-030405-2");
+  EXPECT_EQ(expand_output_pattern("out/{timestamp}/kv", kTime), "out/20260102-030405-3/kv");
 }
 
 TEST_F(OutputPattern, RefusesOtherPlaceholders) {

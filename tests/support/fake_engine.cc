@@ -211,20 +211,28 @@ void feed_end(format::RowSink& sink, const Tokens& cached, format::StopReason re
   sink.on_end({reason, 0.5, 2.0});
 }
 
+engine::ModelInfo info_of(const FakeEngineState& state, const std::string& path) {
+  const std::string stem = std::filesystem::path(path).stem().string();
+  const auto id = state.model_ids.find(stem);
+  engine::ModelInfo info;
+  info.path = path;
+  info.model_id = id == state.model_ids.end() ? "Fake/" + stem : id->second;
+  info.slug = run::model_slug(id == state.model_ids.end() ? stem : id->second);
+  info.architecture = "FakeForCausalLM";
+  info.dtype = "float32";
+  info.vocab_size = state.vocab_size;
+  info.max_positions = state.max_positions;
+  info.eos_token_ids = {kFakeEos};
+  info.geometry = geometry();
+  info.weights_sha256[0] = state.weights;
+  info.metadata_json = state.metadata_json;
+  return info;
+}
+
 class FakeModel : public engine::Model {
  public:
-  FakeModel(FakeEngineState& state, const std::string& path) : state_(state) {
-    info_.path = path;
-    info_.model_id = "Fake/" + std::filesystem::path(path).stem().string();
-    info_.slug = run::model_slug(std::filesystem::path(path).stem().string());
-    info_.architecture = "FakeForCausalLM";
-    info_.dtype = "float32";
-    info_.vocab_size = state.vocab_size;
-    info_.max_positions = state.max_positions;
-    info_.eos_token_ids = {kFakeEos};
-    info_.geometry = geometry();
-    info_.weights_sha256[0] = state.weights;
-    info_.metadata_json = R"({"torch_version": "9.9", "exporter_version": "1"})";
+  FakeModel(FakeEngineState& state, const std::string& path)
+      : state_(state), info_(info_of(state, path)) {
     for (std::uint32_t i = 0; i < state.vocab_size; ++i) {
       texts_.push_back(" t" + std::to_string(i));
     }
@@ -367,6 +375,9 @@ class FakeEngine : public engine::Engine {
   explicit FakeEngine(FakeEngineState& state) : state_(state) {}
   [[nodiscard]] const engine::DeviceInfo& device() const override { return state_.device; }
   [[nodiscard]] std::string_view torch_version() const override { return "9.9"; }
+  [[nodiscard]] engine::ModelInfo read_model_info(const std::string& path) override {
+    return info_of(state_, path);
+  }
   std::unique_ptr<engine::Model> load_model(const std::string& path) override {
     state_.loaded_models.push_back(path);
     return std::make_unique<FakeModel>(state_, path);

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -33,6 +34,10 @@ struct FakeEngineState {
       perturb_delta;
   // Called after every step of any batch.
   std::function<void(std::uint64_t batch, std::uint64_t step)> on_step;
+
+  std::string metadata_json = R"({"torch_version": "9.9", "exporter_version": "1"})";
+  // Ids of models by their file's stem; "Fake/" and the stem where there is none.
+  std::map<std::string, std::string> model_ids = {};
 
   std::vector<std::string> loaded_models;
   std::vector<std::size_t> generated_batches;             // rows of each

@@ -25,7 +25,7 @@
 namespace kvtool::engine {
 
 // Raised with every incompatible change of this header; checked by the loader.
-inline constexpr int kEngineAbi = 6;
+inline constexpr int kEngineAbi = 7;
 
 struct EngineOptions {
   std::string device = "auto";  // "auto" (CUDA when there is one), "cpu", "cuda", "cuda:N"
@@ -188,6 +188,8 @@ class Engine {
   virtual ~Engine() = default;
   [[nodiscard]] virtual const DeviceInfo& device() const = 0;
   [[nodiscard]] virtual std::string_view torch_version() const = 0;  // of the loaded torch
+  // What the file at `path` says of itself, without its weights.
+  [[nodiscard]] virtual ModelInfo read_model_info(const std::string& path) = 0;
   virtual std::unique_ptr<Model> load_model(const std::string& path) = 0;
 };
 

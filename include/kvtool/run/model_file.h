@@ -5,11 +5,15 @@
 #include <optional>
 #include <string>
 
+#include "kvtool/engine/api.h"
+
 namespace kvtool::run {
 
 struct ModelFile {
   std::filesystem::path path;
   std::string slug;  // of the id, or of the file's name: known before the file is loaded
+  // The id that it was found by, which the file has to hold; empty for a file that was named.
+  std::string id = {};
 };
 
 // An exported file, or a Hugging Face id that has one in models/ of the current
@@ -21,6 +25,10 @@ struct ModelFile {
 // models/SLUG.pt for a slug, or nothing.
 [[nodiscard]] std::optional<ModelFile> find_exported_model(
     const std::string& slug, const std::filesystem::path& config_folder);
+
+// Error kUsage that names both where `file` was found by an id, and the model in it has
+// another: ids that differ in case or punctuation have one slug.
+void check_model_id(const ModelFile& file, const engine::ModelInfo& model);
 
 // The command that exports a Hugging Face model.
 [[nodiscard]] std::string export_command(const std::string& model_id);

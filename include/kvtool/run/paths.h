@@ -17,7 +17,7 @@ using WallTime = std::chrono::system_clock::time_point;
 // "2026-11-22T05:35:29Z".
 [[nodiscard]] std::string utc_iso8601(WallTime time);
 
-// `pattern` with {timestamp} replaced by "20261122_053529" (UTC). Where the
+// `pattern` with {timestamp} replaced by "20261122-053529" (UTC). Where the
 // folder above or at the timestamp exists already, "-2", "-3", ... follow it, so that two
 // runs in one second do not share a folder. Error kUsage for any other {name}.
 [[nodiscard]] std::filesystem::path expand_output_pattern(std::string_view pattern, WallTime time);

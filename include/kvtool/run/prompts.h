@@ -15,8 +15,9 @@ struct Prompt {
   enum class Kind { kText, kMessages, kTokenIds };
 
   Kind kind = Kind::kText;
-  std::string text;                     // kText
-  nlohmann::json messages;              // kMessages: [{"role": ..., "content": ...}, ...]
+  std::string text;  // kText
+  // kMessages: [{"role": ..., "content": ...}, ...], a content a text or [{"type": "text", ...}]
+  nlohmann::json messages;
   std::vector<std::int32_t> token_ids;  // kTokenIds
   std::string origin;                   // for messages: "--prompt 2", "prompts.jsonl line 3"
 
@@ -24,12 +25,14 @@ struct Prompt {
   [[nodiscard]] nlohmann::json to_json() const;
 };
 
+// Error kUsage for a text that is empty or not UTF-8.
 [[nodiscard]] Prompt text_prompt(std::string text, std::string origin);
 
 // A JSON string or one of the three objects above. Error kUsage that names `origin`.
 [[nodiscard]] Prompt parse_prompt(const nlohmann::json& value, const std::string& origin);
 
-// One JSON value a line, empty lines skipped; Error kUsage with path and line.
+// One JSON value a line, empty lines skipped, or one array of them, in UTF-8 with or without
+// byte order mark; Error kUsage with path and line.
 [[nodiscard]] std::vector<Prompt> load_prompts_file(const std::filesystem::path& path);
 
 // "expected an array, found a string": names of JSON types for messages.

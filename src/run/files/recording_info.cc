@@ -47,6 +47,23 @@ std::string readable(std::string key) {
   return key;
 }
 
+std::string one_line_json(const json& value) {
+  return value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+// What ended the generation, and what the checkpoint asks for and kvtool does not apply.
+void take_generation(const json& model, RecordingInfo& info) {
+  if (!model.is_object()) return;
+  if (const auto ids = model.find("eos_token_ids"); ids != model.end() && ids->is_array()) {
+    info.provenance.emplace_back("end-of-sequence ids", one_line_json(*ids));
+  }
+  const auto ignored = model.find("generation_not_applied");
+  if (ignored == model.end() || !ignored->is_object()) return;
+  for (const auto& [name, value] : ignored->items()) {
+    info.provenance.emplace_back("not applied: " + name, one_line_json(value));
+  }
+}
+
 // Where the numbers come from: versions of the exporter's libraries, then all
 // that the device said of itself. META may come from anywhere.
 void take_provenance(const json& meta, const format::Meta& typed, RecordingInfo& info) {
@@ -58,6 +75,7 @@ void take_provenance(const json& meta, const format::Meta& typed, RecordingInfo&
   take("exported with ", "torch_version");
   take("exported with ", "transformers_version");
   take("", "quantized_from");
+  take_generation(meta.is_object() ? meta.value("model", json()) : json(), info);
   for (const format::MetaSetting& setting : typed.provenance()) {
     info.provenance.emplace_back(readable(setting.name), setting.text);
   }

@@ -40,7 +40,10 @@ ModelFile exported_model_of(const ReferenceSource& source, const fs::path& confi
   const std::string slug = slug_of(source, entry);
   // The slug comes from a file and becomes a path here.
   if (slug == model_slug(slug)) {
-    if (const auto model = find_exported_model(slug, config_folder)) return *model;
+    if (auto model = find_exported_model(slug, config_folder)) {
+      model->id = entry.model_id;
+      return *model;
+    }
   }
   throw_environment("the model of " + entry.path.string() + " (" +
                     (entry.model_id.empty() ? slug : entry.model_id) + ") is not at models/" +
@@ -58,6 +61,17 @@ void keep_matching(std::vector<ModelFile>& models, const std::string& from,
   }
 }
 
+void check_differ(const std::vector<ModelFile>& models) {
+  for (std::size_t i = 0; i < models.size(); ++i) {
+    for (std::size_t j = 0; j < i; ++j) {
+      if (models[i].slug != models[j].slug) continue;
+      throw_usage(models[j].path.string() + " and " + models[i].path.string() +
+                  " would both be compared with the recordings of " + models[i].slug +
+                  ": replay one " + setting("model") + " at a time");
+    }
+  }
+}
+
 }  // namespace
 
 std::vector<ModelFile> choose_models(const Request& request, const ReferenceSource& source,
@@ -67,6 +81,7 @@ std::vector<ModelFile> choose_models(const Request& request, const ReferenceSour
     models.push_back(resolve_model(given, request.config_folder));
   }
   if (models.size() > 1 && source.direct) keep_matching(models, request.from, source, recordings);
+  check_differ(models);
   if (!models.empty()) return models;
   if (source.folders.size() > 1) {
     throw_usage(request.from + " holds recordings of several models (" + folder_names(source) +
