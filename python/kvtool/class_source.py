@@ -6,6 +6,7 @@ import functools
 import inspect
 import re
 
+from transformers import cache_utils, masking_utils, modeling_rope_utils, modeling_utils
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 
@@ -18,6 +19,18 @@ def names(config, key: str) -> bool:
         re.search(rf"config\.{word}\b|[\"']{word}[\"']", own + model)
         or re.search(rf"self\.{word}\b", own)
     )
+
+
+def shared_code_names(key: str) -> bool:
+    """Whether what all models of transformers share reads `key` of a config."""
+    word = re.escape(key)
+    return bool(re.search(rf"config\.{word}\b|[\"']{word}[\"']", _shared_text()))
+
+
+@functools.cache
+def _shared_text() -> str:
+    modules = (cache_utils, masking_utils, modeling_rope_utils, modeling_utils)
+    return "\n".join(inspect.getsource(module) for module in modules)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ a warning.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -80,8 +80,6 @@ CHANGING: tuple[tuple[str, float | None], ...] = (
     (r"use_parallel_residual|parallel_attn|apply_residual_connection_post_layernorm"
      r"|do_layer_norm_before|attention_k_eq_v|moe_apply_router_weight_on_input", None),
 )  # fmt: skip
-_CHANGING_KEYS = tuple(pattern for pattern, _ in CHANGING)
-
 # Names for the same thing: the class reads one of them, and a file that has another instead
 # leaves the class with its default.
 SAME = (
@@ -152,6 +150,8 @@ def unread(raw: dict, config) -> Unread:
     for key, value in raw.items():
         if not _is_read(key, config) and not _is_built_in(key, value, config):
             _judge(key, value, raw, config, found)
+        elif _is_declared_for_nothing(key, value, config):
+            found.refused[key] = f"{key} = {_short(value)}"
     for key, value in rope.unknown_keys(config).items():
         found.uncertain[key] = f"{key} = {_short(value)} in the rope parameters"
     return found
@@ -170,7 +170,7 @@ def _judge(key: str, value, raw: dict, config, found: Unread) -> None:
             kind[key] = f"{text} (used is {own} = {_short(used[0])})"
     elif _changes(key, value, raw, config):
         found.refused[key] = text
-    elif value not in _NOTHING and not any(re.fullmatch(p, key) for p in HARMLESS + _CHANGING_KEYS):
+    elif value not in _NOTHING and not _is_harmless(key) and not _is_changing(key):
         found.uncertain[key] = text
 
 
@@ -214,6 +214,23 @@ def _is_declared(key: str, config) -> bool:
     return key in config.attribute_map or key in {known.name for known in fields(config)}
 
 
+def _is_declared_for_nothing(key: str, value, config) -> bool:
+    """Whether the class has a field `key` that none of its code reads, and another value there
+    than the one that it always computes with."""
+    default = next((known.default for known in fields(config) if known.name == key), MISSING)
+    if default is MISSING or value in (None, default) or _is_harmless(key) or key.startswith("rope_"):
+        return False
+    aliases = [a for pair in config.attribute_map.items() if key in pair for a in pair]
+    return not any(
+        class_source.names(config, name) or class_source.shared_code_names(name)
+        for name in (key, *aliases)
+    )
+
+
+def _is_harmless(key: str) -> bool:
+    return any(re.fullmatch(pattern, key) for pattern in HARMLESS)
+
+
 def _own_name(key: str, config) -> str | None:
     """The name by which the class reads what `key` names, None if there is no such."""
     of_rope = {name for parameters in rope.parameter_sets(config) for name in parameters}
@@ -230,6 +247,10 @@ def _values_of(name: str, config) -> list:
 def _is_built_in(key: str, value, config) -> bool:
     of_type = BUILT_IN.get(config.model_type, {})
     return key in of_type and of_type[key] == value
+
+
+def _is_changing(key: str) -> bool:
+    return any(re.fullmatch(pattern, key) for pattern, _ in CHANGING)
 
 
 def _changes(key: str, value, raw: dict, config) -> bool:

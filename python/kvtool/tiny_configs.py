@@ -28,7 +28,7 @@ _RULES: tuple[tuple[str, int], ...] = (
      r"|^shared_intermediate_size", 48),
     (r"intermediate_size|(^|_)ffn_dim|ffn_hidden_size|^d_inner|^dim_ff$|^dff$|feed_forward_size",
      96),
-    (r"_multiple_size|expansion_ratio", 2),
+    (r"_multiple_size", 2),
     (r"per_layer_input$|_embed_proj_dim$|_rank$|lora_rank", 16),
     (r"hidden_size(_global)?$|^d_model$|^n_embd$|^emb(edding)?_dim$|embedding_size$|lru_width", 64),
     (r"query_pre_attn_scalar", 24),

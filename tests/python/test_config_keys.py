@@ -8,7 +8,7 @@ import torch
 from published_configs import QUIET
 from transformers import CONFIG_MAPPING, AutoConfig
 
-from kvtool import config_keys, export, rope, tiny_models
+from kvtool import config_keys, export, rope, tiny_configs, tiny_models
 from kvtool.errors import UnsupportedModelError
 
 
@@ -163,6 +163,23 @@ def test_rope_parameters_that_the_type_does_not_read(parameters, key, tmp_path, 
                           "--output", str(tmp_path / "m.pt")])  # fmt: skip
     assert status == 2
     assert f"'{parameters['rope_type']}', which does not read {key}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "model_type, key, always, other",
+    [
+        ("deepseek_v2", "norm_topk_prob", False, True),
+        ("biogpt", "layer_norm_eps", 1e-12, 1e-3),
+        ("gpt_oss", "hidden_act", "silu", "gelu"),
+    ],
+)
+def test_fields_that_a_class_declares_and_does_not_read(model_type, key, always, other, tmp_path):
+    config = tiny_configs.tiny_config(model_type)
+    config.save_pretrained(tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    assert unread({**raw, key: always}, tmp_path) == config_keys.Unread()
+    assert unread({**raw, key: other}, tmp_path).refused == {key: f"{key} = {other}"}
+    assert torch.equal(logits_of({**raw, key: always}), logits_of({**raw, key: other}))
 
 
 def test_rope_parameters_that_a_class_of_its_own_reads(tmp_path):
