@@ -36,7 +36,7 @@ set(KVTOOL_TEST_HEADERS <gmock/gmock.h> <gtest/gtest.h> <nlohmann/json.hpp>)
 set(KVTOOL_TEST_OPTIONS -O0)
 
 function(kvtool_test_headers)
-  file(WRITE ${PROJECT_BINARY_DIR}/tests/headers.cc "")
+  file(GENERATE OUTPUT ${PROJECT_BINARY_DIR}/tests/headers.cc CONTENT "")
   add_library(kvtool_test_headers OBJECT ${PROJECT_BINARY_DIR}/tests/headers.cc)
   target_link_libraries(kvtool_test_headers
     PRIVATE kvtool_options GTest::gmock nlohmann_json::nlohmann_json)

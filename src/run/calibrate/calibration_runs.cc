@@ -5,7 +5,6 @@
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
-#include <stdexcept>
 #include <utility>
 
 #include "kvtool/base/error.h"
@@ -160,7 +159,7 @@ class Calibrator {
     const auto started = std::chrono::steady_clock::now();
     WorkerAnswer answer = ask(task, "the replay \"" + outcome.run.name + "\"");
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - started;
-    if (!answer.measurement) throw std::logic_error("a worker measured nothing");
+    if (!answer.measurement) throw_internal("a worker measured nothing");
     check_one_group(*answer.measurement);
     outcome.run.seconds = elapsed.count();
     outcome.run.figures = answer.measurement->figures;
@@ -259,8 +258,8 @@ class Calibrator {
     for (const CalibrationOutcome& outcome : outcomes_) {
       for (const analysis::RuleResult& rule : analysis::evaluate(gate, outcome.run.figures).rules) {
         if (rule.passed) continue;
-        throw std::logic_error("the calibrated gate fails its own run \"" + outcome.run.name +
-                               "\": " + analysis::describe(rule));
+        throw_internal("the calibrated gate fails its own run \"" + outcome.run.name +
+                       "\": " + analysis::describe(rule));
       }
     }
   }

@@ -1,9 +1,9 @@
 #include "worker_messages.h"
 
-#include <stdexcept>
 #include <utility>
 
 #include "json_fields.h"
+#include "kvtool/base/error.h"
 
 namespace kvtool::run {
 namespace {
@@ -39,7 +39,7 @@ json name_of(T value, const std::array<std::pair<T, const char*>, kCount>& names
   for (const auto& [each, name] : names) {
     if (each == value) return name;
   }
-  throw std::logic_error("an enumerator without a name");
+  throw_internal("an enumerator without a name");
 }
 
 constexpr std::array kActions = {std::pair{WorkerAction::kRecord, "record"},
