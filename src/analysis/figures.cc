@@ -55,6 +55,8 @@ constexpr std::array kLogitFigures = {
     Figure<LogitSummary>{"kl.max", [](const LogitSummary& l) { return l.kl_max; }},
 };
 
+constexpr std::string_view kRowsRecorded = "kv.recorded_rows";
+
 // K or V of one stretch, pooled in the ways that figures need.
 struct KvView {
   KvError total;
@@ -148,6 +150,8 @@ void add_summary(const std::string& prefix, const StretchSummary& stretch, Figur
   if (stretch.tokens.inputs == 0) return;
   add_all(prefix + "tokens.", kTokenFigures, stretch.tokens, figures);
   add_all(prefix, kLogitFigures, stretch.logits, figures);
+  figures.emplace(prefix + std::string(kRowsRecorded),
+                  static_cast<double>(stretch.kv.recorded_rows));
   for (const KvKind kind : kKvKinds) {
     const KvView view(stretch.kv.profile, kind);
     if (view.total.elements > 0) add_all(kv_prefix(prefix, kind), kKvFigures, view, figures);
@@ -162,6 +166,7 @@ void list_all(const std::string& prefix, const Table& table, std::vector<std::st
 void list_stretch(const std::string& prefix, std::vector<std::string>& names) {
   list_all(prefix + "tokens.", kTokenFigures, names);
   list_all(prefix, kLogitFigures, names);
+  names.push_back(prefix + std::string(kRowsRecorded));
   for (const KvKind kind : kKvKinds) list_all(kv_prefix(prefix, kind), kKvFigures, names);
 }
 

@@ -64,9 +64,29 @@ std::string beginning(const RunSummary& run, ReplayMode mode) {
   return summary == nullptr ? std::string() : beginning(summary->steps);
 }
 
+bool has_steps(const RunSummary& run) {
+  return std::any_of(run.modes.begin(), run.modes.end(), [](const ModeSummary& mode) {
+    return mode.steps.tokens.compared + mode.steps.tokens.uncompared > 0;
+  });
+}
+
+bool has_recorded_step_kv(const RunSummary& run) {
+  return std::any_of(run.modes.begin(), run.modes.end(),
+                     [](const ModeSummary& mode) { return mode.steps.kv.recorded_rows > 0; });
+}
+
 std::string describe_reproducible(const RunSummary& run) {
+  if (!has_steps(run)) {
+    return "This device reproduces the prefill: every figure of it keeps the gate's bounds. There "
+           "was no step to judge: every recorded generation ends with its first token.";
+  }
   std::string text = "This device reproduces the reference: every figure of " +
                      modes_that_ran(run) + " keeps the gate's bounds.";
+  if (!has_recorded_step_kv(run)) {
+    text +=
+        " Of the steps, only tokens and logits were judged: the recordings hold no K/V of "
+        "them.";
+  }
   if (!ran(run, ReplayMode::kForced)) {
     // A diff of generations that ran on their own has nothing more to run.
     if (!ran(run, ReplayMode::kInject)) return text;

@@ -14,6 +14,9 @@ namespace {
 
 constexpr std::string_view kTieRate = ".tokens.tie_rate";
 constexpr std::string_view kComparedTokens = ".tokens.compared";
+constexpr std::string_view kUncomparedTokens = ".tokens.uncompared";
+constexpr std::string_view kRecordedRows = ".kv.recorded_rows";
+constexpr std::array<std::string_view, 4> kStretches = {"prefill", "inject", "forced", "free"};
 
 // Of figures that a rule names without a pattern.
 using RuleNames = std::set<std::string, std::less<>>;
@@ -76,10 +79,38 @@ std::vector<Judged> judge_figures(const GateRule& rule, const Figures& figures,
   return judged;
 }
 
-RuleResult missing(const GateRule& rule) {
+bool is_zero(const Figures& figures, std::string_view stretch, std::string_view name) {
+  const auto found = figures.find(std::string(stretch) + std::string(name));
+  return found != figures.end() && found->second == 0.0;
+}
+
+// Why the stretch has nothing that a figure of this name could measure; empty when it has, or
+// did not run.
+std::string nothing_to_measure(std::string_view stretch, std::string_view figure,
+                               const Figures& figures) {
+  if (is_zero(figures, stretch, kComparedTokens) && is_zero(figures, stretch, kUncomparedTokens)) {
+    return "no step to judge";
+  }
+  const bool is_kv = figure.substr(std::min(figure.find('.'), figure.size())).starts_with(".kv.");
+  if (is_kv && is_zero(figures, stretch, kRecordedRows)) {
+    return std::string("the recordings hold no K/V of ") +
+           (stretch == kStretches.front() ? "prompts" : "steps");
+  }
+  return {};
+}
+
+// Of a rule that no figure matches.
+RuleResult missing(const GateRule& rule, const Figures& figures) {
   RuleResult result;
   result.rule = rule;
   result.figure = rule.figure;
+  for (const std::string_view stretch : kStretches) {
+    const bool ran = figures.contains(std::string(stretch) + std::string(kComparedTokens));
+    if (!ran || !matches_pattern(stretch_of(rule.figure), stretch)) continue;
+    result.unjudged = nothing_to_measure(stretch, rule.figure, figures);
+    if (result.unjudged.empty()) break;
+  }
+  result.passed = !result.unjudged.empty();
   return result;
 }
 
@@ -87,7 +118,7 @@ std::optional<RuleResult> judge(const GateRule& rule, const Figures& figures,
                                 const RuleNames& own_rules) {
   bool any_match = false;
   const std::vector<Judged> judged = judge_figures(rule, figures, own_rules, any_match);
-  if (!any_match) return missing(rule);
+  if (!any_match) return missing(rule, figures);
   if (judged.empty()) return std::nullopt;
   const Judged& worst = judged.front();
   RuleResult result;
@@ -184,6 +215,9 @@ bool GateResult::stretch_passed(std::string_view stretch) const {
 }
 
 std::string describe(const RuleResult& result) {
+  if (!result.unjudged.empty()) {
+    return result.rule.figure + ": not judged, " + result.unjudged;
+  }
   if (!result.measured) {
     return result.rule.figure + ": not measured, allowed " + allowed(result.rule, 4);
   }

@@ -159,6 +159,8 @@ struct RowComparator::Impl {
     const std::vector<std::uint32_t> heads = heads_per_layer(geometry);
     comparison.prefill_kv = KvProfile(heads, comparison_options.block_positions);
     comparison.step_kv = KvProfile(heads, comparison_options.block_positions);
+    comparison.recorded_prefill_rows = has_prefill_kv ? source.header().prompt_length : 0;
+    comparison.recorded_step_rows = has_step_kv ? num_steps : 0;
     comparison.tokens.reserve(num_steps + 1);
     comparison.live_tokens.reserve(num_steps + 1);
   }

@@ -70,8 +70,10 @@ void RunSummaryBuilder::Stretch::add_tokens(const InputName& input,
 }
 
 void RunSummaryBuilder::Stretch::add_profile(const InputName& input, const KvProfile& profile,
+                                             std::uint64_t recorded_rows,
                                              std::uint64_t first_position) {
   KvSummary& kv = summary.kv;
+  kv.recorded_rows += recorded_rows;
   kv.profile.add(profile);
   if (kv.departure) return;
   kv.departure = find_departure(profile);
@@ -145,12 +147,12 @@ void RunSummaryBuilder::add(const InputName& input, std::uint64_t prompt_length,
   const std::size_t prefill_tokens = std::min<std::size_t>(tokens.size(), 1);
   if (with_prefill) {
     prefill_.add_tokens(input, tokens.first(prefill_tokens), 0);
-    prefill_.add_profile(input, comparison.prefill_kv, 0);
+    prefill_.add_profile(input, comparison.prefill_kv, comparison.recorded_prefill_rows, 0);
   }
   Mode& entry = mode(replay_mode);
   entry.add_divergences(input, tokens);
   entry.steps.add_tokens(input, tokens.subspan(prefill_tokens), comparison.uncompared_steps);
-  entry.steps.add_profile(input, comparison.step_kv, prompt_length);
+  entry.steps.add_profile(input, comparison.step_kv, comparison.recorded_step_rows, prompt_length);
 }
 
 RunSummary RunSummaryBuilder::build() const {

@@ -72,6 +72,11 @@ void measure_gap(const StepStats& reference, TokenComparison& token) {
   }
 }
 
+void measure_live_gap(const StepStats& live, TokenComparison& token) {
+  token.live_gap = logit_of(live, token.predicted).value_or(kNaN) -
+                   logit_of(live, token.recorded).value_or(kNaN);
+}
+
 double coarser_ulp(const TokenOptions& options, const StepStats& reference) {
   const double recorded = logit_of(reference, reference.token).value_or(kNaN);
   return std::max(ulp(options.reference_logits_dtype, recorded),
@@ -81,11 +86,11 @@ double coarser_ulp(const TokenOptions& options, const StepStats& reference) {
 TokenVerdict classify(const TokenComparison& token, double tolerance_ulps) {
   if (token.predicted < 0) return TokenVerdict::kHardFlip;
   if (token.predicted == token.recorded) return TokenVerdict::kMatch;
-  // What cannot be shown to be a tie is none: the true gap may be any larger than
-  // its bound, and a NaN gap (unknown) fails both comparisons.
-  if (token.nonfinite || token.gap_is_bound) return TokenVerdict::kHardFlip;
-  if (token.gap <= token.ulp) return TokenVerdict::kTie;
-  if (token.gap <= tolerance_ulps * token.ulp) return TokenVerdict::kNearTie;
+  // What cannot be shown to be a tie is none: a NaN gap (unknown) fails both comparisons.
+  if (token.nonfinite) return TokenVerdict::kHardFlip;
+  const double gap = token.judged_gap();
+  if (gap <= token.ulp) return TokenVerdict::kTie;
+  if (gap <= tolerance_ulps * token.ulp) return TokenVerdict::kNearTie;
   return TokenVerdict::kHardFlip;
 }
 
@@ -149,6 +154,11 @@ std::string_view verdict_name(TokenVerdict verdict) {
   return "unknown";
 }
 
+double TokenComparison::judged_gap() const {
+  if (!gap_is_bound) return gap;
+  return std::isnan(live_gap) ? kNaN : std::max(gap, live_gap);
+}
+
 double kl_lower_bound(const StepStats& reference, const StepStats& live) {
   if (holds_nonfinite(reference) || holds_nonfinite(live)) return kNaN;
   if (num_recorded(reference) == 0 || num_recorded(live) == 0) return kNaN;
@@ -187,8 +197,9 @@ TokenComparison compare_token(std::uint64_t index, const StepStats& reference,
   token.predicted = live.token;
   token.ulp = coarser_ulp(options, reference);
   token.logits_equal = same_logits(reference, live);
-  token.nonfinite = holds_nonfinite(live);
+  token.nonfinite = holds_nonfinite(live) || holds_nonfinite(reference);
   measure_gap(reference, token);
+  measure_live_gap(live, token);
   token.verdict = classify(token, options.tolerance_ulps);
   token.kl = kl_lower_bound(reference, live);
   measure_agreement(reference, live, token);

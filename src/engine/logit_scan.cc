@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <functional>
+#include <limits>
 
 #include "kvtool/base/vectorized.h"
 
@@ -93,8 +95,10 @@ std::int32_t id_of_key(std::int64_t key) {
 }
 
 std::int64_t ordered_key(float logit, std::size_t id) {
-  // Adding +0 turns -0 into +0, which is equal and must rank equal.
-  const std::int32_t ordered = flip_negative(std::bit_cast<std::int32_t>(logit + 0.0F));
+  // A NaN whose sign is set, which x86 makes, would rank behind every number. Adding +0 turns -0
+  // into +0, which is equal and must rank equal.
+  const float ranked = std::isnan(logit) ? std::numeric_limits<float>::quiet_NaN() : logit + 0.0F;
+  const std::int32_t ordered = flip_negative(std::bit_cast<std::int32_t>(ranked));
   return (std::int64_t{ordered} << 32) | (kKeyIdMask - static_cast<std::int64_t>(id));
 }
 

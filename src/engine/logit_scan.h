@@ -11,7 +11,8 @@
 namespace kvtool::engine {
 
 // The logit, mapped to integers of the same order, above 2^32 - 1 - id: keys
-// sort by logit descending, then id ascending. Zeros of both signs are equal.
+// sort by logit descending, then id ascending. Zeros of both signs are equal; NaN of
+// both signs ranks before every number.
 [[nodiscard]] std::int64_t ordered_key(float logit, std::size_t id);
 [[nodiscard]] float logit_of_key(std::int64_t key);
 [[nodiscard]] std::int32_t id_of_key(std::int64_t key);

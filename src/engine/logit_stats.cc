@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 
 #include "engine/logit_scan.h"
 #include "kvtool/base/error.h"
@@ -55,8 +56,10 @@ LogitStats::LogitStats(std::int64_t vocab_size, std::int64_t top_k, at::Device d
 }
 
 at::Tensor LogitStats::ordered_keys(const at::Tensor& logits) const {
-  // Adding +0 turns -0 into +0, which is equal and must rank equal.
-  const at::Tensor bits = logits.to(at::kFloat).add(0.0).view(at::kInt);
+  // As ordered_key().
+  const at::Tensor wide = logits.to(at::kFloat).add(0.0);
+  const at::Tensor bits =
+      wide.masked_fill_(wide.isnan(), std::numeric_limits<double>::quiet_NaN()).view(at::kInt);
   const at::Tensor ordered = bits.bitwise_xor(bits.__rshift__(31).bitwise_and(0x7fffffff));
   return ordered.to(at::kLong).__lshift__(32).bitwise_or(inverted_ids_);
 }

@@ -119,7 +119,8 @@ Json json_rules(const std::vector<analysis::RuleResult>& rules) {
                     {"max", json_number(rule.rule.max)},
                     {"figure", json_text(rule.figure)},
                     {"measured", json_number(rule.measured)},
-                    {"missing", !rule.measured.has_value()},
+                    {"missing", !rule.measured.has_value() && rule.unjudged.empty()},
+                    {"unjudged", json_text(rule.unjudged)},
                     {"matched", rule.matched},
                     {"failed", rule.failed},
                     {"failures", rule.failures},
@@ -142,6 +143,7 @@ Json json_comparison(const analysis::TokenComparison& token) {
           {"margin", json_number(token.margin)},
           {"gap", json_number(token.gap)},
           {"gap_is_bound", token.gap_is_bound},
+          {"live_gap", json_number(token.live_gap)},
           {"ulp", json_number(token.ulp)},
           {"kl", json_number(token.kl)},
           {"nonfinite", token.nonfinite}};

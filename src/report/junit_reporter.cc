@@ -142,6 +142,10 @@ TestCase input_case(const run::InputResult& input) {
 
 TestCase rule_case(const run::Verdict& verdict, const analysis::RuleResult& rule) {
   TestCase test = passed_case(verdict.model_slug + ".gate", rule.rule.figure);
+  if (!rule.unjudged.empty()) {
+    test.outcome = TestCase::Outcome::kSkipped;
+    test.message = rule.unjudged;
+  }
   if (rule.passed) return test;
   test.outcome = TestCase::Outcome::kFailed;
   test.type = rule.measured ? "gate" : "missing";

@@ -92,6 +92,9 @@ std::string describe_gap(const analysis::TokenComparison& token) {
   std::string gap = fmt::format("gap {}{:.4g}", token.gap_is_bound ? "at least " : "", token.gap);
   if (token.ulp > 0.0)
     gap += fmt::format(" = {:.3g} ulp (ulp {:.3g})", token.gap / token.ulp, token.ulp);
+  if (token.gap_is_bound && std::isfinite(token.live_gap)) {
+    gap += fmt::format(", {:.4g} in the live logits", token.live_gap);
+  }
   return gap + ", " + margin;
 }
 
@@ -123,6 +126,7 @@ std::string describe_departure(const analysis::Departure& departure, std::uint64
 }
 
 std::string_view rule_status(const analysis::RuleResult& rule) {
+  if (!rule.unjudged.empty()) return "SKIPPED";
   if (rule.passed) return "PASS";
   return rule.measured ? "FAIL" : "MISSING";
 }
@@ -151,6 +155,7 @@ std::string measured_text(const analysis::RuleResult& rule) {
 }
 
 std::string pattern_note(const analysis::RuleResult& rule) {
+  if (!rule.unjudged.empty()) return rule.unjudged;
   if (rule.matched <= 1) return {};
   return fmt::format("worst of {} for {}{}", rule.matched,
                      printable(rule.rule.figure, Newlines::kEscape),

@@ -13,6 +13,8 @@ RunSummary run_of(const std::vector<ReplayMode>& modes) {
   for (const ReplayMode mode : modes) {
     ModeSummary summary;
     summary.mode = mode;
+    summary.steps.tokens.compared = 5;
+    summary.steps.kv.recorded_rows = 5;
     run.modes.push_back(std::move(summary));
   }
   return run;
@@ -93,6 +95,21 @@ bool holds(const std::string& text, const std::string& part) {
 TEST(DescribeFinding, SaysWhatRan) {
   EXPECT_TRUE(holds(describe(Finding::kReproducible, kAll),
                     "every figure of the prefill, inject, forced and free keeps"));
+}
+
+TEST(DescribeFinding, SaysThatThereWasNoStepToJudge) {
+  RunSummary run = kAll;
+  for (ModeSummary& mode : run.modes) mode.steps.tokens.compared = 0;
+  EXPECT_TRUE(holds(describe(Finding::kReproducible, run), "no step to judge"));
+  run.modes.back().steps.tokens.uncompared = 1;
+  EXPECT_FALSE(holds(describe(Finding::kReproducible, run), "no step to judge"));
+}
+
+TEST(DescribeFinding, SaysThatNoKvOfStepsWasJudged) {
+  RunSummary run = kAll;
+  for (ModeSummary& mode : run.modes) mode.steps.kv.recorded_rows = 0;
+  EXPECT_TRUE(holds(describe(Finding::kReproducible, run), "only tokens and logits were judged"));
+  EXPECT_FALSE(holds(describe(Finding::kReproducible, kAll), "only tokens and logits"));
 }
 
 TEST(DescribeFinding, SuggestsTheModesThatWouldTellMore) {

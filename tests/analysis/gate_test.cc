@@ -59,6 +59,45 @@ TEST(Gate, FailsAPatternThatMatchesNothing) {
   EXPECT_FALSE(result.measured.has_value());
 }
 
+// Inject ran, and every generation ended with its first token.
+const Figures kNoStep = {{"inject.tokens.compared", 0.0},
+                         {"inject.tokens.uncompared", 0.0},
+                         {"inject.kv.recorded_rows", 0.0},
+                         {"prefill.tokens.compared", 1.0},
+                         {"prefill.kv.recorded_rows", 9.0}};
+
+TEST(Gate, SkipsARuleOfStepsThatDoNotExist) {
+  for (const char* figure : {"inject.kl.p99", "inject.kv.key.differing_rate", "inj*.kl.p99",
+                             "inject.tokens.match_rate"}) {
+    const RuleResult result = judge(at_most(figure, 0.5), kNoStep);
+    EXPECT_TRUE(result.passed) << figure;
+    EXPECT_EQ(result.unjudged, "no step to judge") << figure;
+    EXPECT_EQ(describe(result), std::string(figure) + ": not judged, no step to judge");
+  }
+}
+
+TEST(Gate, SkipsNothingOfAStretchThatDidNotRunOrHasTokens) {
+  EXPECT_FALSE(judge(at_most("forced.kl.p99", 0.5), kNoStep).passed);
+  EXPECT_FALSE(judge(at_most("prefill.kl.p99", 0.5), kNoStep).passed);
+  EXPECT_FALSE(judge(at_most("prefill.kv.key.differing_rate", 0.0), kNoStep).passed);
+  EXPECT_FALSE(judge(at_most("*.kl.p99", 0.5), kNoStep).passed);
+  EXPECT_FALSE(judge(at_least("inject.tokens.compared", 1.0), kNoStep).passed);
+  Figures parted = kNoStep;
+  parted["inject.tokens.uncompared"] = 3.0;
+  EXPECT_FALSE(judge(at_most("inject.kl.p99", 0.5), parted).passed);
+}
+
+TEST(Gate, SkipsKvOfStepsThatTheRecordingsDoNotHold) {
+  Figures figures = kNoStep;
+  figures["inject.tokens.compared"] = 7.0;
+  const GateRule rule = at_most("inject.kv.key.differing_rate", 0.0);
+  EXPECT_EQ(judge(rule, figures).unjudged, "the recordings hold no K/V of steps");
+  EXPECT_FALSE(judge(at_most("inject.kl.p99", 0.5), figures).passed);
+  // Held, and yet not compared.
+  figures["inject.kv.recorded_rows"] = 7.0;
+  EXPECT_FALSE(judge(rule, figures).passed);
+}
+
 TEST(Gate, FailsNaNAndInfinityWhateverTheBound) {
   EXPECT_FALSE(judge(at_most("inject.kl.p99", 1e300), {{"inject.kl.p99", std::nan("")}}).passed);
   EXPECT_FALSE(judge(at_least("inject.kl.p99", 0.0), {{"inject.kl.p99", std::nan("")}}).passed);

@@ -114,12 +114,57 @@ TEST(TokenComparison, FarTokenIsAHardFlipWhateverTheMargin) {
 }
 
 // The gap is 0.125 or more: it may be any larger, so nothing shows a tie.
-TEST(TokenComparison, UnrecordedTokenIsAHardFlipWhateverTheBound) {
+TEST(TokenComparison, UnrecordedTokenIsAHardFlipWhereTheLiveLogitsDoNotSayMore) {
   const TokenComparison token =
-      compare(stats({5, 9}, {17.0F, 16.875F}), stats({3, 5}, {17.0F, 17.0F}));
+      compare(stats({5, 9}, {17.0F, 16.875F}), stats({3, 9}, {17.0F, 17.0F}));
   EXPECT_EQ(token.gap, 0.125);
   EXPECT_TRUE(token.gap_is_bound);
+  EXPECT_TRUE(std::isnan(token.live_gap));
+  EXPECT_TRUE(std::isnan(token.judged_gap()));
   EXPECT_EQ(token.verdict, TokenVerdict::kHardFlip);
+}
+
+struct UnrecordedCase {
+  const char* name;
+  float last_recorded;
+  float live_recorded;  // live logit of the recorded token; the predicted one has 17
+  double judged_gap;
+  TokenVerdict verdict;
+};
+
+class UnrecordedToken : public testing::TestWithParam<UnrecordedCase> {};
+
+TEST_P(UnrecordedToken, IsJudgedByTheLargerOfBoundAndLiveGap) {
+  const UnrecordedCase& given = GetParam();
+  const TokenComparison token = compare(stats({5, 9}, {17.0F, given.last_recorded}),
+                                        stats({3, 5}, {17.0F, given.live_recorded}));
+  EXPECT_TRUE(token.gap_is_bound);
+  EXPECT_EQ(token.judged_gap(), given.judged_gap);
+  EXPECT_EQ(token.verdict, given.verdict) << verdict_name(token.verdict);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Table, UnrecordedToken,
+    testing::Values(
+        UnrecordedCase{"AllEqual", 17.0F, 17.0F, 0.0, TokenVerdict::kTie},
+        UnrecordedCase{"LiveIsOneUlpLower", 17.0F, 16.875F, 0.125, TokenVerdict::kTie},
+        UnrecordedCase{"LastRecordedIsOneUlpLower", 16.875F, 17.0F, 0.125, TokenVerdict::kTie},
+        UnrecordedCase{"LiveIsTwoUlpsLower", 17.0F, 16.75F, 0.25, TokenVerdict::kNearTie},
+        UnrecordedCase{"LiveIsFarLower", 17.0F, 12.0F, 5.0, TokenVerdict::kHardFlip},
+        UnrecordedCase{"LastRecordedIsFarLower", 12.0F, 17.0F, 5.0, TokenVerdict::kHardFlip}),
+    [](const auto& row) { return std::string(row.param.name); });
+
+TEST(TokenComparison, SeesNonfiniteStatisticsOfEitherSide) {
+  const StepStats finite = stats({5, 9}, {17.0F, 16.0F});
+  for (const float bad : {kNan, -kNan, kInf}) {
+    StepStats holds = finite;
+    holds.logsumexp = bad;
+    EXPECT_TRUE(compare(finite, holds).nonfinite);
+    EXPECT_TRUE(compare(holds, finite).nonfinite);
+    holds = stats({5, 9}, {17.0F, bad});
+    EXPECT_TRUE(compare(finite, holds).nonfinite);
+    EXPECT_TRUE(compare(holds, finite).nonfinite);
+  }
 }
 
 TEST(TokenComparison, UlpIsThatOfTheCoarserHead) {

@@ -55,6 +55,15 @@ TEST_F(CalibrateCommand, RecordsMeasuresAndWritesAGate) {
   EXPECT_EQ(figures["forced.tokens.matches"], 3 * 5);
 }
 
+TEST_F(CalibrateCommand, WritesNoGateFromGenerationsWithoutSteps) {
+  const CommandResult result =
+      run("calibrate --model models/tiny.pt --prompts prompts.jsonl --max-new-tokens 1 "
+          "--out gate.json --runs 5");
+  EXPECT_EQ(result.status, 2);
+  EXPECT_THAT(result.err, HasSubstr("no step to measure"));
+  EXPECT_FALSE(fs::exists("gate.json"));
+}
+
 // What a calibration saw is what a replay of the same recordings says.
 TEST_F(CalibrateCommand, FiguresAreThoseOfAReplay) {
   engine_.perturb = [](std::uint64_t index, format::StepStats& stats) {

@@ -74,6 +74,36 @@ TEST_F(SaveReplay, ReplayNeedsNothingButTheLabel) {
   EXPECT_EQ(engine_.loaded_models.back(), "models/tiny.pt");
 }
 
+TEST_F(SaveReplay, GenerationsThatEndInThePrefillPassEveryGateAndSaySo) {
+  save(2, "--out ref_cache", 1);
+  for (const char* gate : {"same-device", "fp32-cross", "16bit-cross", "fp8"}) {
+    const json report =
+        replay_json("--from CPU --mode inject,forced,free --gate " + std::string(gate));
+    const json& verdict = report["verdicts"][0];
+    EXPECT_THAT(verdict["finding"]["text"].get<std::string>(), HasSubstr("no step to judge"));
+    std::size_t skipped = 0;
+    for (const json& rule : verdict["gate"]["rules"]) {
+      skipped += rule["unjudged"] == "no step to judge" ? 1 : 0;
+      EXPECT_FALSE(rule["missing"].get<bool>()) << rule;
+    }
+    EXPECT_GT(skipped, 0U);
+  }
+  EXPECT_THAT(run("replay --from CPU --gate same-device").out, HasSubstr("SKIPPED"));
+  engine_.perturb = [](std::uint64_t, format::StepStats& stats) { stats.top_logits[0] += 1.0F; };
+  replay_json("--from CPU --gate same-device", 1);
+}
+
+TEST_F(SaveReplay, PrefillOnlyRecordingsPassTheGateOfTheSameDevice) {
+  save(2, "--save-mode prefill_only --out ref_cache");
+  const json report = replay_json("--from CPU --gate same-device");
+  EXPECT_THAT(report["verdicts"][0]["finding"]["text"].get<std::string>(),
+              HasSubstr("only tokens and logits were judged"));
+  engine_.perturb = [](std::uint64_t index, format::StepStats& stats) {
+    if (index == 3) stats.logits_digest ^= 1U;
+  };
+  replay_json("--from CPU --gate same-device", 1);
+}
+
 TEST_F(SaveReplay, ReplaysTheRecordedShape) {
   save(3, "--batch-size 2 --out ref_cache");
   replay_json("--from CPU");

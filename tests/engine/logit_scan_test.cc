@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <limits>
 #include <random>
@@ -55,13 +56,22 @@ TEST(LogitScan, MinusInfinityIsALogitLikeAnyOther) {
   EXPECT_EQ(keys, sorted_keys(row, 3));
 }
 
+TEST(LogitScan, NanOfEitherSignRanksFirst) {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  const std::int64_t largest = ordered_key(std::numeric_limits<float>::infinity(), 0);
+  EXPECT_GT(ordered_key(kNan, 9), largest);
+  EXPECT_EQ(ordered_key(-kNan, 9), ordered_key(kNan, 9));
+}
+
 TEST(LogitScan, LargestLogitSeesANanAnywhere) {
   for (const std::size_t place : {0U, 31U, 32U, 69U}) {
     std::vector<float> row = random_row(70, 1, 10);
     EXPECT_TRUE(largest_logit(row).is_ordered);
     EXPECT_EQ(largest_logit(row).value, *std::max_element(row.begin(), row.end()));
-    row[place] = std::numeric_limits<float>::quiet_NaN();
-    EXPECT_FALSE(largest_logit(row).is_ordered) << place;
+    for (const float sign : {1.0F, -1.0F}) {
+      row[place] = std::copysign(std::numeric_limits<float>::quiet_NaN(), sign);
+      EXPECT_FALSE(largest_logit(row).is_ordered) << place;
+    }
   }
 }
 

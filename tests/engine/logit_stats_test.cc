@@ -57,6 +57,35 @@ TEST(LogitStats, NanYieldsNoToken) {
   EXPECT_EQ(stats_of(stats, row({1, -nan, 2})).token, -1);
 }
 
+struct NanBits {
+  at::ScalarType dtype;
+  at::ScalarType integer;
+  std::int64_t positive;
+  std::int64_t negative;  // the default NaN of x86
+};
+
+class NanOfAHead : public testing::TestWithParam<NanBits> {};
+
+TEST_P(NanOfAHead, IsTheGreedyChoiceWhateverItsSign) {
+  const LogitStats stats(3, 2, at::kCPU);
+  for (const std::int64_t bits : {GetParam().positive, GetParam().negative}) {
+    const at::Tensor logits = row({1, 0, 2}).to(GetParam().dtype);
+    logits.view(GetParam().integer)[1] = bits;
+    const std::int64_t key = stats.greedy_keys(logits.unsqueeze(0)).item<std::int64_t>();
+    EXPECT_TRUE(std::isnan(LogitStats::logit_of(key)));
+    const auto result = stats_of(stats, logits);
+    EXPECT_EQ(result.token, -1);
+    EXPECT_EQ(result.top_ids, (std::vector<std::int32_t>{1, 2}));
+    EXPECT_TRUE(std::isnan(result.top_logits[0]));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Dtypes, NanOfAHead,
+    testing::Values(NanBits{at::kFloat, at::kInt, 0x7fc00000, 0xffc00000 - 0x100000000},
+                    NanBits{at::kBFloat16, at::kShort, 0x7fc0, 0xffc0 - 0x10000},
+                    NanBits{at::kHalf, at::kShort, 0x7e00, 0xfe00 - 0x10000}));
+
 TEST(LogitStats, InfinityYieldsNoToken) {
   const LogitStats stats(3, 2, at::kCPU);
   EXPECT_EQ(stats_of(stats, row({1, std::numeric_limits<float>::infinity(), 2})).token, -1);
@@ -105,6 +134,7 @@ TEST(LogitStats, TheCpusPassesAgreeWithTensorOperations) {
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
     at::Tensor logits = at::randn({5, 3001}).mul_(4).to(dtype);
     logits[1][7] = std::numeric_limits<float>::quiet_NaN();
+    logits[4][0] = -std::numeric_limits<float>::quiet_NaN();
     logits[2][3000] = std::numeric_limits<float>::infinity();
     logits[3].fill_(-std::numeric_limits<float>::infinity());
     for (const std::int64_t top_k : {1, 32, 3001}) {

@@ -76,8 +76,8 @@ TEST(JsonReporter, HasTheMembersOfTheSchema) {
                                    "own_text", "tokens", "mismatches", "prefill_kv", "step_kv"));
   EXPECT_THAT(keys(mode["mismatches"].at(0)),
               UnorderedElementsAre("index", "recorded", "predicted", "class", "margin", "gap",
-                                   "gap_is_bound", "ulp", "kl", "nonfinite", "recorded_text",
-                                   "predicted_text"));
+                                   "gap_is_bound", "live_gap", "ulp", "kl", "nonfinite",
+                                   "recorded_text", "predicted_text"));
   const json verdict = whole["verdicts"].at(0);
   EXPECT_THAT(keys(verdict), UnorderedElementsAre(
                                  "model", "reference_device", "device", "reference_cache", "cache",
@@ -87,8 +87,8 @@ TEST(JsonReporter, HasTheMembersOfTheSchema) {
               UnorderedElementsAre("mode", "tokens", "logits", "kv", "agreed_tokens",
                                    "first_divergences", "hard_flip_count", "hard_flips"));
   EXPECT_THAT(keys(verdict["gate"]["rules"].at(0)),
-              UnorderedElementsAre("rule", "min", "max", "figure", "measured", "missing", "matched",
-                                   "failed", "failures", "passed"));
+              UnorderedElementsAre("rule", "min", "max", "figure", "measured", "missing",
+                                   "unjudged", "matched", "failed", "failures", "passed"));
   EXPECT_THAT(
       keys(verdict["modes"].at(0)["kv"]["key"]),
       UnorderedElementsAre("bitwise_equal", "elements", "differing", "nonfinite", "relative_l2",

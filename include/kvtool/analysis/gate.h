@@ -96,9 +96,12 @@ struct RuleResult {
   // tokens (docs/gates.md).
   GateRule rule;
   std::string figure;              // the worst of those that match; the rule's own when none does
-  std::optional<double> measured;  // nothing: missing, which fails
-  std::size_t matched = 0;         // figures that the rule judged
-  std::size_t failed = 0;          // of those
+  std::optional<double> measured;  // nothing: missing, which fails unless `unjudged` says why
+  // Why there was nothing to measure: the stretch has no step, or the recordings hold no K/V of
+  // it. Such a rule passes; empty otherwise.
+  std::string unjudged;
+  std::size_t matched = 0;  // figures that the rule judged
+  std::size_t failed = 0;   // of those
   bool passed = false;
   std::vector<std::string> failures;  // names of the figures that failed, worst first
 };

@@ -24,6 +24,9 @@ struct RowComparison {
   std::vector<std::int32_t> live_tokens;
   KvProfile prefill_kv;  // positions of the prompt
   KvProfile step_kv;     // position 0 is the row of step 0
+  // Positions of each stretch whose K/V the reference holds, compared or not.
+  std::uint64_t recorded_prefill_rows = 0;
+  std::uint64_t recorded_step_rows = 0;
   // Index of the first token whose logits or K/V differ in any bit (0: prefill).
   std::optional<std::uint64_t> first_bit_difference;
 

@@ -30,7 +30,7 @@ struct TokenSummary {
   std::uint64_t ties = 0;
   std::uint64_t near_ties = 0;
   std::uint64_t hard_flips = 0;
-  std::uint64_t nonfinite = 0;  // tokens whose live statistics hold NaN or Inf
+  std::uint64_t nonfinite = 0;  // tokens with NaN or Inf in the statistics of either side
 
   // matches / compared and its one-sided 95 % Clopper-Pearson lower bound.
   [[nodiscard]] std::optional<double> match_rate() const;
@@ -57,7 +57,8 @@ struct LogitSummary {
 };
 
 struct KvSummary {
-  KvProfile profile;  // pooled
+  KvProfile profile;                // pooled
+  std::uint64_t recorded_rows = 0;  // positions whose K/V the references hold
   // Of single inputs, before pooling: the first input (in order) whose error
   // leaves the profile of the others.
   std::optional<Departure> departure;
@@ -121,7 +122,7 @@ class RunSummaryBuilder {
     double top5 = 0.0;
     void add_tokens(const InputName& input, std::span<const TokenComparison> tokens,
                     std::uint64_t uncompared);
-    void add_profile(const InputName& input, const KvProfile& profile,
+    void add_profile(const InputName& input, const KvProfile& profile, std::uint64_t recorded_rows,
                      std::uint64_t first_position);
     [[nodiscard]] StretchSummary finished() const;
   };

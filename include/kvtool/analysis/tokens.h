@@ -41,16 +41,23 @@ struct TokenComparison {
   // least that it can be (gap_is_bound); NaN when nothing is known.
   double gap = 0.0;
   bool gap_is_bound = false;
+  // Live logit of the predicted token minus that of the recorded one; NaN unless both
+  // are among the live top-k.
+  double live_gap = 0.0;
   double ulp = 0.0;
   TokenVerdict verdict = TokenVerdict::kMatch;
   bool logits_equal = false;  // top-k ids and logits, log-sum-exp and digest are bitwise equal
-  bool nonfinite = false;     // the live statistics hold NaN or Inf
+  bool nonfinite = false;     // the statistics of either side hold NaN or Inf
   // Lower bound of KL(reference || live) in nats from the recorded top-k plus
   // one tail bin; NaN when it cannot be computed (see kl_lower_bound).
   double kl = 0.0;
   bool top1_agrees = false;  // the same best id
   // Common ids of both sides' best five (of fewer, when top_k is less), as a fraction.
   double top5_overlap = 0.0;
+
+  // What the verdict holds against the ulp: the gap; where that is only a bound, the larger of
+  // it and the live gap; NaN when nothing shows how large it is.
+  [[nodiscard]] double judged_gap() const;
 };
 
 [[nodiscard]] TokenComparison compare_token(std::uint64_t index, const format::StepStats& reference,

@@ -60,9 +60,12 @@ std::string rule_row(const analysis::RuleResult& result) {
   return fmt::format(
       "<tr class=\"{}\"><td class=\"mark\">{} {}</td><th scope=\"row\">{}</th>"
       "<td class=\"number\">{}</td><td class=\"number\">{}</td><td>{}</td></tr>\n",
-      result.passed ? "passed" : "failed", result.passed ? "✓" : "✗", rule_status(result),
-      figure_cell(result), text(measured_text(result)), text(allowed_text(result.rule)),
-      usage_bar(result));
+      result.passed ? "passed" : "failed",
+      !result.unjudged.empty() ? "–"
+      : result.passed          ? "✓"
+                               : "✗",
+      rule_status(result), figure_cell(result), text(measured_text(result)),
+      text(allowed_text(result.rule)), usage_bar(result));
 }
 
 }  // namespace

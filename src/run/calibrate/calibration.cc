@@ -148,6 +148,21 @@ bool all_zero(const std::vector<CalibratedRule>& rules) {
                      [](const CalibratedRule& rule) { return rule.rule.min || rule.noise == 0.0; });
 }
 
+// A gate without bounds of steps would pass whatever a step computes.
+void check_has_steps(const CalibrationOutcome& outcome) {
+  const auto compared = outcome.run.figures.find("inject.tokens.compared");
+  if (compared == outcome.run.figures.end() || compared->second > 0.0) return;
+  throw_usage(
+      "cannot calibrate: every generation ends with its first token, so that there is no step to "
+      "measure: use other prompts, a larger " +
+      setting("max_new_tokens") + ", or recordings with steps");
+}
+
+bool holds_no_step_kv(const CalibrationOutcome& outcome) {
+  const auto rows = outcome.run.figures.find("inject.kv.recorded_rows");
+  return rows != outcome.run.figures.end() && rows->second == 0.0;
+}
+
 double near_tie_ulps(const std::vector<CalibrationOutcome>& outcomes) {
   double largest = analysis::kDefaultToleranceUlps;
   for (const CalibrationOutcome& outcome : outcomes) {
@@ -237,7 +252,10 @@ std::vector<std::string> calibration_notes(const CalibrationMachine& machine) {
 }
 
 CalibratedGate calibrate_gate(const std::vector<CalibrationOutcome>& outcomes, double safety) {
-  for (const CalibrationOutcome& outcome : outcomes) check_no_fault(outcome);
+  for (const CalibrationOutcome& outcome : outcomes) {
+    check_has_steps(outcome);
+    check_no_fault(outcome);
+  }
   CalibratedGate gate;
   gate.near_tie_ulps = near_tie_ulps(outcomes);
   const auto add = [&](const std::string& name, const CalibratedFigure& figure) {
@@ -256,6 +274,10 @@ CalibratedGate calibrate_gate(const std::vector<CalibrationOutcome>& outcomes, d
     }
   }
   add(std::string("forced.") + kAmplification.name, kAmplification);
+  if (std::ranges::any_of(outcomes, holds_no_step_kv)) {
+    gate.notes.emplace_back(
+        "K/V of steps has no bound: the recordings hold none (they are prefill_only)");
+  }
   if (all_zero(gate.rules)) {
     gate.notes.emplace_back(
         "no variation changed a single bit: this gate demands nearly bitwise equality, which "

@@ -72,7 +72,7 @@ double largest_gap_ulps(const analysis::RowComparison& row) {
   for (const analysis::TokenComparison& token : row.tokens) {
     if (token.verdict == analysis::TokenVerdict::kMatch) continue;
     if (token.verdict == analysis::TokenVerdict::kHardFlip) continue;
-    largest = std::max(largest, token.gap / token.ulp);
+    largest = std::max(largest, token.judged_gap() / token.ulp);
   }
   return largest;
 }
