@@ -8,6 +8,7 @@
 #include <string_view>
 #include <utility>
 
+#include "environment.h"
 #include "kvtool/format/meta.h"
 
 namespace kvtool::analysis {
@@ -60,10 +61,6 @@ constexpr std::array kEntries = {
     Entry{"device.provenance.cpu_model", "CPU", "kernels are chosen by CPU model", Scope::kBothCpu},
     Entry{"device.provenance.cpu_isa", "instruction set",
           "another vector width adds in another order", Scope::kBothCpu},
-    Entry{"device.provenance.onednn_max_cpu_isa", "ONEDNN_MAX_CPU_ISA",
-          "limits the instructions of matrix products", Scope::kBothCpu, "not set"},
-    Entry{"device.provenance.mkl_enable_instructions", "MKL_ENABLE_INSTRUCTIONS",
-          "limits the instructions of matrix products", Scope::kBothCpu, "not set"},
     Entry{"device.provenance.threads", "CPU threads",
           "another number of threads splits sums at other places", Scope::kBothCpu},
     Entry{"device.provenance.compute_capability", "compute capability",
@@ -74,8 +71,6 @@ constexpr std::array kEntries = {
           "another driver may bring other library kernels", Scope::kBothCuda},
     Entry{"device.provenance.cuda_runtime_version", "CUDA",
           "cuBLAS and cuDNN of another version may choose other kernels", Scope::kBothCuda},
-    Entry{"device.provenance.cublas_workspace_config", "CUBLAS_WORKSPACE_CONFIG",
-          "the workspace decides how cuBLAS splits sums", Scope::kBothCuda, "not set"},
     Entry{"device.provenance.tf32_matmul", "TF32 matrix products",
           "TF32 keeps 10 of float32's 23 fraction bits", Scope::kAlways, "false"},
     Entry{"device.provenance.tf32_cudnn", "TF32 in cuDNN",
@@ -117,6 +112,16 @@ bool applies(Scope scope, const DeviceTypes& types) {
     case Scope::kBothCpu: return types.both("cpu");
     case Scope::kBothCuda: return types.both("cuda");
     case Scope::kNotBothCpu: return !types.both("cpu");
+  }
+  return true;
+}
+
+bool applies(format::VariableEffect effect, const DeviceTypes& types) {
+  switch (effect) {
+    case format::VariableEffect::kNone: return false;
+    case format::VariableEffect::kCpu: return applies(Scope::kBothCpu, types);
+    case format::VariableEffect::kCuda: return applies(Scope::kBothCuda, types);
+    case format::VariableEffect::kAny: return true;
   }
   return true;
 }
@@ -167,7 +172,7 @@ void add_others(const json& recorded, const json& live,
   add_setting_names(live, names);
   for (const std::string& name : names) {
     const std::string key = kProvenance + name;
-    if (is_listed(key)) continue;
+    if (is_listed(key) || is_environment_setting(name)) continue;
     const Entry entry{key.c_str(), name.c_str(), kOtherWhy, Scope::kAlways, kNotCompared};
     if (auto found = difference(entry, recorded, live)) differences.push_back(std::move(*found));
   }
@@ -183,6 +188,9 @@ std::vector<ProvenanceDifference> compare_provenance(const json& recorded, const
     if (!applies(entry.scope, types)) continue;
     if (auto found = difference(entry, recorded, live)) differences.push_back(std::move(*found));
   }
+  add_environment(
+      recorded, live, [&](format::VariableEffect effect) { return applies(effect, types); },
+      differences);
   // Another kind of device has other settings by its nature.
   if (types.both("cpu") || types.both("cuda")) add_others(recorded, live, differences);
   return differences;

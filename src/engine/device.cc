@@ -5,6 +5,7 @@
 #include <ATen/Version.h>
 #include <sys/utsname.h>
 #include <torch/cuda.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
@@ -15,6 +16,7 @@
 #include "engine/cuda_driver.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
+#include "kvtool/format/kernel_variables.h"
 
 namespace kvtool::engine {
 namespace {
@@ -74,6 +76,7 @@ nlohmann::json cpu_provenance() {
       {"mkl_enable_instructions", environment_value("MKL_ENABLE_INSTRUCTIONS")},
       {"threads", at::get_num_threads()},
   };
+  json["environment"] = format::recorded_variables(environ);
   if (std::getenv("ATEN_CPU_CAPABILITY") != nullptr) {
     json["aten_cpu_capability"] = environment_value("ATEN_CPU_CAPABILITY");
   }

@@ -207,5 +207,71 @@ TEST(Provenance, OtherScalarsOfBothSidesAreListedWithAGeneralReason) {
   EXPECT_FALSE(differences[0].why.empty());
 }
 
+json with_environment(const json& environment) {
+  json meta = cpu_meta();
+  meta["device"]["provenance"]["environment"] = environment;
+  return meta;
+}
+
+TEST(Provenance, VariablesThatChangeKernelsAreNamed) {
+  const auto found = compare_provenance(
+      with_environment({{"MKL_CBWR", "AVX2"}}),
+      with_environment({{"MKL_CBWR", "COMPATIBLE"}, {"ONEDNN_DEFAULT_FPMATH_MODE", "BF16"}}));
+  ASSERT_EQ(keys_of(found), (Keys{"device.provenance.environment.MKL_CBWR",
+                                  "device.provenance.environment.ONEDNN_DEFAULT_FPMATH_MODE"}));
+  EXPECT_EQ(found[0].label, "MKL_CBWR");
+  EXPECT_EQ(found[0].recorded, "AVX2");
+  EXPECT_EQ(found[0].live, "COMPATIBLE");
+  EXPECT_EQ(found[1].recorded, "not set");
+  EXPECT_EQ(found[1].live, "BF16");
+  EXPECT_EQ(found[1].why, "lets float32 products be computed in fewer bits");
+}
+
+TEST(Provenance, OneDnnsSpellingsAreOneVariable) {
+  const json older = with_environment({{"DNNL_MAX_CPU_ISA", "AVX2"}});
+  EXPECT_TRUE(
+      compare_provenance(older, with_environment({{"ONEDNN_MAX_CPU_ISA", "AVX2"}})).empty());
+  // The newer spelling is read where both are set.
+  EXPECT_TRUE(compare_provenance(older, with_environment({{"DNNL_MAX_CPU_ISA", "SSE41"},
+                                                          {"ONEDNN_MAX_CPU_ISA", "AVX2"}}))
+                  .empty());
+  const auto found = compare_provenance(with_environment(json::object()), older);
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_EQ(found[0].label, "DNNL_MAX_CPU_ISA");
+}
+
+TEST(Provenance, AVariableExplainsOnlyTheDevicesThatReadIt) {
+  json recorded = cuda_meta();
+  json live = cuda_meta();
+  recorded["device"]["provenance"]["environment"] = json::object();
+  live["device"]["provenance"]["environment"] = {{"MKL_CBWR", "AVX2"},
+                                                 {"NVIDIA_TF32_OVERRIDE", "1"}};
+  EXPECT_EQ(keys_of(compare_provenance(recorded, live)),
+            Keys{"device.provenance.environment.NVIDIA_TF32_OVERRIDE"});
+  EXPECT_TRUE(compare_provenance(with_environment(json::object()),
+                                 with_environment({{"NVIDIA_TF32_OVERRIDE", "1"}}))
+                  .empty());
+}
+
+TEST(Provenance, ARecordingWithoutVariablesCannotTell) {
+  EXPECT_TRUE(compare_provenance(cpu_meta(), with_environment(json::object())).empty());
+  const auto found = compare_provenance(
+      cpu_meta(), with_environment({{"MKL_CBWR", "AVX2"}, {"OMP_DYNAMIC", "true"}}));
+  ASSERT_EQ(keys_of(found), Keys{"device.provenance.environment"});
+  EXPECT_EQ(found[0].recorded, "not recorded");
+  EXPECT_EQ(found[0].live, "MKL_CBWR=AVX2, OMP_DYNAMIC=true");
+  // Under its own name it was recorded always.
+  EXPECT_EQ(
+      keys_of(compare_provenance(cpu_meta(), with_environment({{"ONEDNN_MAX_CPU_ISA", "AVX2"}}))),
+      Keys{"device.provenance.onednn_max_cpu_isa"});
+}
+
+TEST(Provenance, AVariableOfANewerKvtoolIsNamed) {
+  const auto found = compare_provenance(with_environment(json::object()),
+                                        with_environment({{"NEW_LIBRARY_MODE", "fast"}}));
+  ASSERT_EQ(keys_of(found), Keys{"device.provenance.environment.NEW_LIBRARY_MODE"});
+  EXPECT_EQ(found[0].why, "a variable that this kvtool does not know");
+}
+
 }  // namespace
 }  // namespace kvtool::analysis

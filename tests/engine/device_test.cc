@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+
 #include <nlohmann/json.hpp>
 
 namespace kvtool::engine {
@@ -21,9 +23,18 @@ TEST(DescribeDevice, NamesEverythingThatCanChangeAResult) {
                           "cudnn_deterministic", "cudnn_benchmark", "onednn_deterministic"}) {
     EXPECT_TRUE(json.at(key).is_boolean()) << key;
   }
+  EXPECT_TRUE(json.at("environment").is_object());
   EXPECT_TRUE(json.contains("onednn_max_cpu_isa"));
   EXPECT_TRUE(json.contains("mkl_enable_instructions"));
   EXPECT_FALSE(json.contains("driver_version"));
+}
+
+TEST(DescribeDevice, HoldsTheVariablesThatAreSet) {
+  ::setenv("MKL_CBWR", "AVX2", 1);
+  const auto json = nlohmann::json::parse(describe_device(at::kCPU).provenance_json);
+  ::unsetenv("MKL_CBWR");
+  EXPECT_EQ(json.at("environment").at("MKL_CBWR"), "AVX2");
+  EXPECT_FALSE(json.at("environment").contains("HOME"));
 }
 
 }  // namespace

@@ -37,7 +37,7 @@ struct DeviceInfo {
   int index = 0;
   std::string label;  // "CPU", "NVIDIA_H200"
   std::string name;   // CPU model or GPU name
-  // Provenance as a JSON object: torch_version, cpu_model, cpu_isa, threads,
+  // Provenance as a JSON object: torch_version, cpu_model, cpu_isa, threads, environment,
   // driver_version, deterministic, tf32, ...
   std::string provenance_json;
 };

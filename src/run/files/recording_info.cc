@@ -64,6 +64,23 @@ void take_generation(const json& model, RecordingInfo& info) {
   }
 }
 
+void take_environment(const json& meta, RecordingInfo& info) {
+  static const json::json_pointer kDevice("/device/provenance");
+  if (!meta.contains(kDevice) || !meta.at(kDevice).is_object()) return;
+  const json& provenance = meta.at(kDevice);
+  const auto found = provenance.find("environment");
+  const bool is_recorded = found != provenance.end() && found->is_object();
+  if (!is_recorded || found->empty()) {
+    info.provenance.emplace_back("environment variables",
+                                 is_recorded ? "none that changes kernels" : "not recorded");
+    return;
+  }
+  for (const auto& [name, value] : found->items()) {
+    info.provenance.emplace_back(
+        "environment " + name, value.is_string() ? value.get<std::string>() : one_line_json(value));
+  }
+}
+
 // Where the numbers come from: versions of the exporter's libraries, then all
 // that the device said of itself. META may come from anywhere.
 void take_provenance(const json& meta, const format::Meta& typed, RecordingInfo& info) {
@@ -79,6 +96,7 @@ void take_provenance(const json& meta, const format::Meta& typed, RecordingInfo&
   for (const format::MetaSetting& setting : typed.provenance()) {
     info.provenance.emplace_back(readable(setting.name), setting.text);
   }
+  take_environment(meta, info);
 }
 
 void take_meta(const json& meta, RecordingInfo& info) {
