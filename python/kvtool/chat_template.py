@@ -7,6 +7,7 @@ chat templates are written for; tests compare the result with
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from datetime import datetime
@@ -52,17 +53,21 @@ def render(template: str, messages: list[dict], variables: dict, clock: Clock | 
     `variables` are the template's special tokens (bos_token, ...). Raises
     jinja2.TemplateError when the template is wrong or refuses the messages.
     """
-    environment = _environment()
-    environment.globals[_CLOCK] = (clock or Clock()).strftime
     # jinja can draw lots: equal messages have to give equal prompts all the same.
     random.seed(0)
-    return environment.from_string(template).render(
+    return _compiled(template).render(
+        {_CLOCK: (clock or Clock()).strftime},
         messages=messages,
         tools=None,
         documents=None,
         add_generation_prompt=True,
         **variables,
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(template: str) -> jinja2.Template:
+    return _environment().from_string(template)
 
 
 def may_read_clock(template: str) -> bool:
