@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
-#include "bounded_json.h"
+#include "format/bounded_json.h"
 #include "kvtool/base/error.h"
 #include "memory_budget.h"
 

@@ -5,8 +5,8 @@
 #include <random>
 #include <vector>
 
-#include "bytes.h"
-#include "layout.h"
+#include "format/bytes.h"
+#include "format/layout.h"
 #include "seal.h"
 
 extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, std::size_t max_size);

@@ -4,11 +4,11 @@
 #include <cstdlib>
 
 #include "format/memory_file_system.h"
+#include "format/packed/packed_file.h"
 #include "kvtool/format/pack.h"
 #include "kvtool/format/reader.h"
 #include "memory_budget.h"
 #include "mutate.h"
-#include "packed_file.h"
 #include "read_everything.h"
 
 namespace {

@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
-#include "bytes.h"
+#include "format/bytes.h"
 #include "format/memory_file_system.h"
 #include "kvtool/format/reader.h"
 #include "kvtool/format/safetensors.h"

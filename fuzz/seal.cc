@@ -3,14 +3,14 @@
 #include <algorithm>
 #include <optional>
 
-#include "bytes.h"
-#include "checksum.h"
-#include "header_codec.h"
+#include "format/bytes.h"
+#include "format/checksum.h"
+#include "format/layout.h"
+#include "format/packed/packed_block.h"
+#include "format/packed/packed_file.h"
+#include "format/records/header_codec.h"
+#include "format/records/record_codec.h"
 #include "kvtool/base/error.h"
-#include "layout.h"
-#include "packed_block.h"
-#include "packed_file.h"
-#include "record_codec.h"
 #include "seal_packed.h"
 
 namespace kvtool::fuzz {

@@ -3,9 +3,9 @@
 #include <optional>
 #include <vector>
 
-#include "bytes.h"
-#include "checksum.h"
-#include "packed_block.h"
+#include "format/bytes.h"
+#include "format/checksum.h"
+#include "format/packed/packed_block.h"
 
 namespace kvtool::fuzz {
 namespace {

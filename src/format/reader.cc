@@ -8,11 +8,11 @@
 #include "bounded_json.h"
 #include "bytes.h"
 #include "checksum.h"
-#include "header_codec.h"
+#include "format/packed/packed_file.h"
+#include "format/records/header_codec.h"
+#include "format/records/trailer.h"
 #include "kvtool/base/error.h"
-#include "packed_file.h"
 #include "reader_impl.h"
-#include "trailer.h"
 
 namespace kvtool::format {
 

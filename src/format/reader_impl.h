@@ -8,10 +8,10 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "format/packed/packed_file.h"
+#include "format/records/record_source.h"
+#include "format/records/record_walk.h"
 #include "kvtool/format/reader.h"
-#include "packed_file.h"
-#include "record_source.h"
-#include "record_walk.h"
 
 namespace kvtool::format {
 

@@ -4,9 +4,9 @@
 #include <optional>
 #include <string>
 
-#include "block_reader.h"
 #include "bounded_json.h"
 #include "bytes.h"
+#include "format/records/block_reader.h"
 #include "kvtool/base/error.h"
 #include "layout.h"
 

@@ -3,8 +3,8 @@
 
 #include <vector>
 
-#include "file_scan.h"
-#include "read_block.h"
+#include "format/records/read_block.h"
+#include "format/repair/file_scan.h"
 
 namespace kvtool::format {
 

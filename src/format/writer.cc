@@ -13,12 +13,12 @@
 #include "bounded_json.h"
 #include "bytes.h"
 #include "checksum.h"
-#include "checksums_record.h"
-#include "header_codec.h"
+#include "format/records/checksums_record.h"
+#include "format/records/header_codec.h"
+#include "format/records/record_codec.h"
 #include "kvtool/base/checked.h"
 #include "kvtool/base/error.h"
 #include "layout.h"
-#include "record_codec.h"
 
 namespace kvtool::format {
 namespace {

@@ -8,11 +8,11 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "checksum.h"
+#include "format/checksum.h"
+#include "format/layout.h"
 #include "kvtool/format/coded_row.h"
 #include "kvtool/format/logit_sample.h"
 #include "kvtool/format/verify.h"
-#include "layout.h"
 #include "sample.h"
 #include "support/error_of.h"
 

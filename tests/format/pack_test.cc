@@ -8,7 +8,7 @@
 #include <random>
 #include <thread>
 
-#include "packed_file.h"
+#include "format/packed/packed_file.h"
 #include "raw_recording.h"
 #include "sample.h"
 #include "support/error_of.h"

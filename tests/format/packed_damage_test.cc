@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <functional>
 
-#include "bytes.h"
-#include "checksum.h"
+#include "format/bytes.h"
+#include "format/checksum.h"
+#include "format/packed/packed_block.h"
 #include "kvtool/format/pack.h"
-#include "packed_block.h"
 #include "raw_recording.h"
 #include "sample.h"
 #include "support/error_of.h"

@@ -4,13 +4,13 @@
 
 #include <algorithm>
 
-#include "bytes.h"
-#include "checksum.h"
+#include "format/bytes.h"
+#include "format/checksum.h"
+#include "format/layout.h"
+#include "format/packed/packed_block.h"
 #include "kvtool/format/pack.h"
 #include "kvtool/format/recover.h"
 #include "kvtool/format/verify.h"
-#include "layout.h"
-#include "packed_block.h"
 #include "sample.h"
 #include "support/error_of.h"
 #include "verified.h"

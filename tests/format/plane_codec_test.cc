@@ -1,4 +1,4 @@
-#include "plane_codec.h"
+#include "format/packed/plane_codec.h"
 
 #include <gtest/gtest.h>
 

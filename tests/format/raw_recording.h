@@ -6,11 +6,11 @@
 #include <functional>
 #include <string_view>
 
-#include "bytes.h"
-#include "checksum.h"
-#include "checksums_record.h"
-#include "header_codec.h"
-#include "record_codec.h"
+#include "format/bytes.h"
+#include "format/checksum.h"
+#include "format/records/checksums_record.h"
+#include "format/records/header_codec.h"
+#include "format/records/record_codec.h"
 #include "sample.h"
 
 namespace kvtool::format {

@@ -1,4 +1,4 @@
-#include "record_grammar.h"
+#include "format/records/record_grammar.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "bytes.h"
-#include "layout.h"
+#include "format/bytes.h"
+#include "format/layout.h"
 #include "sample.h"
 #include "support/error_of.h"
 

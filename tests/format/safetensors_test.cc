@@ -8,7 +8,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "bytes.h"
+#include "format/bytes.h"
 #include "sample.h"
 
 namespace kvtool::format {

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <random>
 
-#include "layout.h"
+#include "format/layout.h"
 #include "raw_recording.h"
 #include "sample.h"
 #include "verified.h"

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <array>
 
-#include "block_reader.h"
-#include "bytes.h"
-#include "checksums_record.h"
-#include "layout.h"
+#include "format/bytes.h"
+#include "format/layout.h"
+#include "format/records/block_reader.h"
+#include "format/records/checksums_record.h"
 
 namespace kvtool::format {
 namespace {

@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "bytes.h"
+#include "format/bytes.h"
 #include "kvtool/base/error.h"
 
 // Chosen when the program starts; sanitized builds have one version, because the

@@ -9,8 +9,8 @@
 #include <span>
 #include <string>
 
+#include "format/layout.h"
 #include "kvtool/format/recording.h"
-#include "layout.h"
 
 namespace kvtool::format {
 

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "checksum.h"
+#include "format/checksum.h"
 #include "kvtool/format/geometry.h"
 
 namespace kvtool::format {

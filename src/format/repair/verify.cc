@@ -6,11 +6,11 @@
 #include <mutex>
 #include <thread>
 
-#include "block_reader.h"
 #include "damage_place.h"
 #include "file_scan.h"
+#include "format/records/block_reader.h"
+#include "format/task_check.h"
 #include "kvtool/base/error.h"
-#include "task_check.h"
 
 namespace kvtool::format {
 namespace {

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "bytes.h"
-#include "checksum.h"
+#include "format/bytes.h"
+#include "format/checksum.h"
 
 namespace kvtool::format {
 namespace {

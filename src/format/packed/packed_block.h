@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "format/records/record_codec.h"
 #include "plane_codec.h"
-#include "record_codec.h"
 
 namespace kvtool::format {
 

@@ -9,11 +9,11 @@
 #include <optional>
 #include <vector>
 
-#include "header_codec.h"
+#include "format/records/header_codec.h"
+#include "format/records/record_source.h"
 #include "kvtool/base/file.h"
 #include "packed_block.h"
 #include "packed_damage.h"
-#include "record_source.h"
 
 namespace kvtool::format {
 

@@ -1,7 +1,7 @@
 #include "record_codec.h"
 
-#include "bytes.h"
-#include "checksum.h"
+#include "format/bytes.h"
+#include "format/checksum.h"
 
 namespace kvtool::format {
 namespace {

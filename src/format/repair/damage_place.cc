@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <iterator>
 
-#include "block_reader.h"
-#include "bytes.h"
-#include "checksums_record.h"
+#include "format/bytes.h"
+#include "format/layout.h"
+#include "format/records/block_reader.h"
+#include "format/records/checksums_record.h"
 #include "kvtool/base/error.h"
-#include "layout.h"
 
 namespace kvtool::format {
 namespace {

@@ -15,14 +15,14 @@
 #include <utility>
 #include <vector>
 
-#include "header_codec.h"
+#include "format/packed/packed_file.h"
+#include "format/records/header_codec.h"
+#include "format/records/read_block.h"
+#include "format/records/record_codec.h"
+#include "format/records/record_grammar.h"
+#include "format/records/record_index.h"
+#include "format/records/record_source.h"
 #include "kvtool/base/file.h"
-#include "packed_file.h"
-#include "read_block.h"
-#include "record_codec.h"
-#include "record_grammar.h"
-#include "record_index.h"
-#include "record_source.h"
 
 namespace kvtool::format {
 

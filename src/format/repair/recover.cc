@@ -7,19 +7,19 @@
 #include <optional>
 #include <utility>
 
-#include "block_reader.h"
-#include "bounded_json.h"
-#include "bytes.h"
-#include "checksum.h"
-#include "checksums_record.h"
 #include "damage_place.h"
 #include "file_scan.h"
+#include "format/bounded_json.h"
+#include "format/bytes.h"
+#include "format/checksum.h"
+#include "format/layout.h"
+#include "format/records/block_reader.h"
+#include "format/records/checksums_record.h"
+#include "format/task_check.h"
 #include "kvtool/base/checked.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
-#include "layout.h"
 #include "salvage.h"
-#include "task_check.h"
 
 namespace kvtool::format {
 namespace {

@@ -5,10 +5,10 @@
 #include <new>
 #include <utility>
 
-#include "bytes.h"
-#include "checksum.h"
+#include "format/bytes.h"
+#include "format/checksum.h"
+#include "format/records/read_block.h"
 #include "kvtool/base/error.h"
-#include "read_block.h"
 
 namespace kvtool::format {
 namespace {

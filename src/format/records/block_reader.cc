@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <string>
 
-#include "bytes.h"
-#include "checksum.h"
+#include "format/bytes.h"
+#include "format/checksum.h"
 #include "kvtool/format/verify.h"
 
 namespace kvtool::format {

@@ -2,7 +2,7 @@
 
 #include <array>
 
-#include "checksum.h"
+#include "format/checksum.h"
 #include "kvtool/base/checked.h"
 #include "kvtool/base/error.h"
 

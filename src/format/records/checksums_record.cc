@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "bytes.h"
+#include "format/bytes.h"
 
 namespace kvtool::format {
 namespace {

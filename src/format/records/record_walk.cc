@@ -5,8 +5,8 @@
 #include <optional>
 #include <vector>
 
-#include "bytes.h"
-#include "checksum.h"
+#include "format/bytes.h"
+#include "format/checksum.h"
 #include "kvtool/base/checked.h"
 #include "read_block.h"
 #include "record_grammar.h"

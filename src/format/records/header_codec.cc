@@ -4,11 +4,11 @@
 #include <cstdio>
 #include <utility>
 
-#include "bytes.h"
-#include "checksum.h"
+#include "format/bytes.h"
+#include "format/checksum.h"
+#include "format/layout.h"
 #include "kvtool/base/checked.h"
 #include "kvtool/base/error.h"
-#include "layout.h"
 
 namespace kvtool::format {
 namespace {

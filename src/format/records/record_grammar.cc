@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "layout.h"
+#include "format/layout.h"
 
 namespace kvtool::format {
 namespace {

@@ -5,12 +5,12 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
-#include "block_reader.h"
-#include "bytes.h"
+#include "format/bytes.h"
+#include "format/layout.h"
+#include "format/records/block_reader.h"
+#include "format/safetensors_header.h"
 #include "kvtool/base/checked.h"
 #include "kvtool/base/error.h"
-#include "layout.h"
-#include "safetensors_header.h"
 
 namespace kvtool::format {
 namespace {

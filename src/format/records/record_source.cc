@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "bytes.h"
-#include "checksum.h"
+#include "format/bytes.h"
+#include "format/checksum.h"
 #include "kvtool/base/error.h"
 
 namespace kvtool::format {

@@ -5,17 +5,17 @@
 #include <utility>
 #include <vector>
 
-#include "bytes.h"
-#include "checksum.h"
-#include "header_codec.h"
+#include "format/bytes.h"
+#include "format/checksum.h"
+#include "format/layout.h"
+#include "format/records/header_codec.h"
+#include "format/records/record_source.h"
 #include "kvtool/base/checked.h"
 #include "kvtool/base/error.h"
 #include "kvtool/format/pack.h"
 #include "kvtool/format/reader.h"
-#include "layout.h"
 #include "packed_block.h"
 #include "packed_file.h"
-#include "record_source.h"
 
 namespace kvtool::format {
 namespace {
