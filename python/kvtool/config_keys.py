@@ -202,6 +202,8 @@ def _is_read(key: str, config) -> bool:
         key = "rope_parameters"
     if key == "rope_parameters":  # which every config gets that a file gives it to
         return _is_declared(key, config) or class_source.names(config, key)
+    if key == "layer_types":  # some name it only to complain of it
+        return _is_declared(key, config)
     # What a class takes from its arguments by hand does not become an attribute.
     if _is_declared(key, config) or hasattr(type(config), key) or key not in vars(config):
         return True
@@ -241,7 +243,7 @@ def _own_name(key: str, config) -> str | None:
 def _values_of(name: str, config) -> list:
     """What the class computes with: one value, or one for each kind of layer."""
     of_rope = [p[name] for p in rope.parameter_sets(config) if name in p]
-    return of_rope or [getattr(config, name, None)]
+    return of_rope or [_get(config, name)]
 
 
 def _is_built_in(key: str, value, config) -> bool:
@@ -267,7 +269,7 @@ def _changes(key: str, value, raw: dict, config) -> bool:
         return value != _head_dim(config)
     if key == "rotary_dim":
         factors = [p.get("partial_rotary_factor") or 1 for p in rope.parameter_sets(config)]
-        return not any(value == int(_head_dim(config) * factor) for factor in factors)
+        return not any(value == int((_head_dim(config) or 0) * factor) for factor in factors)
     if key == "position_embedding_type":
         return "relative" in str(value)
     if isinstance(value, list):  # of layers: rotary positions in each, the same kind each
@@ -275,9 +277,17 @@ def _changes(key: str, value, raw: dict, config) -> bool:
     return True
 
 
-def _head_dim(config) -> int:
-    given = getattr(config, "head_dim", None)
-    return given or config.hidden_size // config.num_attention_heads
+def _head_dim(config) -> int | None:
+    size, heads = _get(config, "hidden_size"), _get(config, "num_attention_heads")
+    return _get(config, "head_dim") or (size // heads if size and heads else None)
+
+
+def _get(config, name: str):
+    """None for what the config lacks, or has for single layers only."""
+    try:
+        return getattr(config, name, None)
+    except RuntimeError:  # transformers' error for the latter
+        return None
 
 
 def _class_name(config) -> str:

@@ -4,7 +4,7 @@ One forward pass runs with an attention implementation that computes the usual
 result and notes every call. The attention *mask* of a layer is the authority on
 what the layer sees: eager attention follows nothing else, while the
 `sliding_window` argument that models pass beside it is only a hint for some
-kernels. transformers builds each mask from a function of two positions, so the
+kernels (a model that passes another window than its mask has is refused). transformers builds each mask from a function of two positions, so the
 probe evaluates that function far beyond the length of the pass and accepts
 exactly two shapes: causal, and causal within a window of W keys.
 """
@@ -37,7 +37,6 @@ _HARMLESS_ARGUMENTS = frozenset(
         "output_router_logits",
         "position_ids",
         "return_dict",
-        "sliding_window",  # the mask decides; see the module text
         "use_cache",
     }
 )
@@ -144,6 +143,7 @@ class _Probe:
         scale = arguments.pop("scaling", None)
         softcap = arguments.pop("softcap", None)
         sinks = arguments.pop("s_aux", None)
+        passed_window = arguments.pop("sliding_window", None)
         if arguments.pop("dropout", 0.0):
             refuse("it uses dropout in evaluation mode")
         if arguments.pop("is_causal", True) is False or getattr(module, "is_causal", True) is False:
@@ -166,6 +166,11 @@ class _Probe:
             refuse(
                 "its attention mask is neither causal nor causal within a sliding window "
                 "(bidirectional, chunked, or mixed with another pattern)"
+            )
+        if passed_window not in (None, window):
+            refuse(
+                f"it passes a sliding window of {passed_window} positions, but its mask has "
+                f"{window or 'none'}: which one counts depends on the implementation of attention"
             )
 
         spec = LayerSpec(

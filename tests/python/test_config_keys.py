@@ -135,6 +135,18 @@ def test_classes_without_rotary_positions(tmp_path):
         assert list(unread({"model_type": "gpt2", key: value}, tmp_path).refused) == [key]
 
 
+def test_types_that_complain_of_layer_types_and_ignore_them(tmp_path):
+    kinds = ["full_attention", "sliding_attention"]
+    raw = {**LLAMA, "model_type": "ministral3", "head_dim": 16, "layer_types": kinds}
+    assert list(unread(raw, tmp_path).refused) == ["layer_types"]
+
+
+def test_settings_of_single_layers(tmp_path):
+    tiny_configs.tiny_config("gemma4_text").save_pretrained(tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    assert list(unread({**raw, "rotary_dim": 8}, tmp_path).refused) == ["rotary_dim"]
+
+
 def test_part_of_a_head_that_the_class_would_rotate_whole(tmp_path):
     """As MiniMax-M2 is published: transformers' class knows the part by another name."""
     raw = dict(model_type="minimax_m2", head_dim=128, rotary_dim=64, scoring_func="sigmoid",

@@ -96,6 +96,11 @@ MODEL_REFUSALS = {
         dict(LLAMA, head_dim=8, num_key_value_heads=2, use_bidirectional_attention=True),
         "not causal",
     ),
+    "window_without_a_mask": (
+        transformers.OlmoeConfig,
+        dict(LLAMA, num_experts=4, num_experts_per_tok=2, sliding_window=8),
+        "it passes a sliding window of 8 positions, but its mask has none",
+    ),
     "expert_loop": (
         transformers.JetMoeConfig,
         dict(
