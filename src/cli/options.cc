@@ -75,9 +75,10 @@ void add_common_options(CLI::App& app, RunOptions& options) {
       ->option_text("TEXT")
       ->allow_extra_args(false)
       ->group(inputs);
-  app.add_option("--prompts", options.prompts_file,
-                 "Prompts, one JSON object a line: {\"text\": ...}, {\"messages\": [...]} (through "
-                 "the model's chat template) or {\"token_ids\": [...]}")
+  app.add_option(
+         "--prompts", options.prompts_file,
+         "Prompts, one JSON object a line (or an array of them): {\"text\": ...}, "
+         "{\"messages\": [...]} (through the model's chat template) or {\"token_ids\": [...]}")
       ->option_text("FILE.jsonl")
       ->group(inputs);
   app.add_option("--request-number", options.request_number,

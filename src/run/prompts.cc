@@ -19,6 +19,30 @@ constexpr std::uint64_t kMaxPromptsFileBytes = std::uint64_t{1} << 30U;
 const std::string kPromptForms =
     "{\"text\": \"...\"}, {\"messages\": [...]} or {\"token_ids\": [...]}";
 
+// The encoding that a file has instead of UTF-8, or nothing. JSON begins with a character of
+// ASCII, so zeros tell it without a byte order mark, too.
+std::string foreign_encoding(std::string_view content) {
+  using std::string_view_literals::operator""sv;
+  for (const auto& [start, name] : {std::pair{"\xFF\xFE\0\0"sv, "UTF-32 (little-endian)"},
+                                    {"\0\0\xFE\xFF"sv, "UTF-32 (big-endian)"},
+                                    {"\xFF\xFE"sv, "UTF-16 (little-endian)"},
+                                    {"\xFE\xFF"sv, "UTF-16 (big-endian)"}}) {
+    if (content.starts_with(start)) return name;
+  }
+  if (content.size() < 4) return {};
+  const auto zero = [&](std::size_t i) { return content[i] == '\0'; };
+  if (zero(0) && zero(1) && zero(2)) return "UTF-32 (big-endian)";
+  if (zero(1) && zero(2) && zero(3)) return "UTF-32 (little-endian)";
+  if (zero(0) && zero(2)) return "UTF-16 (big-endian)";
+  if (zero(1) && zero(3)) return "UTF-16 (little-endian)";
+  return {};
+}
+
+void require_utf8(std::string_view content, const std::string& subject) {
+  const std::string encoding = foreign_encoding(content);
+  if (!encoding.empty()) throw_usage(subject + " is " + encoding + ": save it as UTF-8");
+}
+
 std::pair<std::size_t, std::size_t> line_and_column(std::string_view text, std::size_t offset) {
   offset = std::min(offset, text.size());
   std::size_t line = 1;
@@ -125,25 +149,6 @@ json parse_messages(const json& value, const std::string& origin) {
 
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
-// The encoding that a file has instead of UTF-8, or nothing. JSON begins with a character of
-// ASCII, so zeros tell it without a byte order mark, too.
-std::string foreign_encoding(std::string_view content) {
-  using std::string_view_literals::operator""sv;
-  for (const auto& [start, name] : {std::pair{"\xFF\xFE\0\0"sv, "UTF-32 (little-endian)"},
-                                    {"\0\0\xFE\xFF"sv, "UTF-32 (big-endian)"},
-                                    {"\xFF\xFE"sv, "UTF-16 (little-endian)"},
-                                    {"\xFE\xFF"sv, "UTF-16 (big-endian)"}}) {
-    if (content.starts_with(start)) return name;
-  }
-  if (content.size() < 4) return {};
-  const auto zero = [&](std::size_t i) { return content[i] == '\0'; };
-  if (zero(0) && zero(1) && zero(2)) return "UTF-32 (big-endian)";
-  if (zero(1) && zero(2) && zero(3)) return "UTF-32 (little-endian)";
-  if (zero(0) && zero(2)) return "UTF-16 (big-endian)";
-  if (zero(1) && zero(3)) return "UTF-16 (little-endian)";
-  return {};
-}
-
 bool is_blank(std::string_view text) {
   return text.find_first_not_of(" \t\r\n") == std::string_view::npos;
 }
@@ -194,6 +199,7 @@ std::vector<Prompt> parse_lines(std::string_view content, const std::string& pat
 }  // namespace
 
 json parse_json_text(std::string_view text, const std::string& subject, bool ignore_comments) {
+  require_utf8(text, subject);
   try {
     DocumentCheck check(subject);
     static_cast<void>(json::sax_parse(text.begin(), text.end(), &check, json::input_format_t::json,
@@ -271,10 +277,7 @@ Prompt parse_prompt(const json& value, const std::string& origin) {
 
 std::vector<Prompt> load_prompts_file(const std::filesystem::path& path) {
   const std::string bytes = read_text_file(path, kMaxPromptsFileBytes);
-  const std::string encoding = foreign_encoding(bytes);
-  if (!encoding.empty()) {
-    throw_usage(path.string() + " is " + encoding + ": save it as UTF-8");
-  }
+  require_utf8(bytes, path.string());
   std::string_view content = bytes;
   remove_byte_order_mark(content);
   const std::size_t first = content.find_first_not_of(" \t\r\n");

@@ -54,6 +54,14 @@ TEST(Config, ABatchSizeMayBeANumber) {
             (std::vector<std::uint64_t>{4}));
 }
 
+TEST(Config, IsUtf8WithOrWithoutAMark) {
+  EXPECT_EQ(parse_config("\xEF\xBB\xBF{\"batch_size\": 4}\r\n", "c.json").batch_sizes.size(), 1U);
+  EXPECT_EQ(error_of(std::string("\xFF\xFE{\0}\0", 6)),
+            "dir/c.json is UTF-16 (little-endian): save it as UTF-8");
+  EXPECT_EQ(error_of(std::string("\0{\0}", 4)),
+            "dir/c.json is UTF-16 (big-endian): save it as UTF-8");
+}
+
 TEST(Config, SyntaxErrorsHaveLineAndColumn) {
   EXPECT_THAT(error_of("{\n  \"models\": [\"a\"\n  \"cpu\": 1}"), HasSubstr("dir/c.json:3:7: "));
   EXPECT_THAT(error_of(""), HasSubstr("dir/c.json:1:1: "));

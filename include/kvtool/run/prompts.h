@@ -38,9 +38,9 @@ struct Prompt {
 // "expected an array, found a string": names of JSON types for messages.
 [[nodiscard]] std::string json_type_name(const nlohmann::json& value);
 
-// JSON that may hold comments. Error kUsage as "SUBJECT:line:column: reason";
-// duplicate keys are refused, since one of them would be ignored silently, and so is
-// nesting deeper than 64.
+// JSON that may hold comments. Error kUsage as "SUBJECT:line:column: reason"; UTF-16 and UTF-32
+// are refused by name, duplicate keys since one of them would be ignored silently, and so
+// is nesting deeper than 64.
 [[nodiscard]] nlohmann::json parse_json_text(std::string_view text, const std::string& subject,
                                              bool ignore_comments);
 
