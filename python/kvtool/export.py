@@ -227,6 +227,7 @@ def _export(options: argparse.Namespace) -> None:
         longest=longest,
         weights_sha256=weights_digest(state),
         eos_token_ids=eos_token_ids,
+        graph_sha256=tracing.graph_digest(traced),
     )
     extra_files = _extra_files(metadata, tokenizer)
     size_bytes = _largest_size(state, extra_files, len(layers))

@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from kvtool import CONTRACT_VERSION, __version__
+from kvtool.canonical_config import canonical_config, config_digest
 from kvtool.generation_settings import not_applied
 from kvtool.layer_probe import LayerSpec
 from kvtool.output_file import model_slug
@@ -27,11 +28,13 @@ def describe(
     longest: int | None,
     weights_sha256: str,
     eos_token_ids: list[int],
+    graph_sha256: str,
 ) -> dict:
     """The content of `kvtool.json`. `vocab_size` is the width of the logits, `longest` the
     number of positions that the exported model was made for, if it has a limit,
     `eos_token_ids` as `end_tokens.chosen` returns them."""
     generation = getattr(model, "generation_config", None)
+    config = canonical_config(model.config)
     return {
         "contract_version": CONTRACT_VERSION,
         "model_id": model_id,
@@ -47,6 +50,9 @@ def describe(
         "generation_not_applied": not_applied(generation),
         "layers": [_layer(spec) for spec in layers],
         "weights_sha256": weights_sha256,
+        "config": config,
+        "config_sha256": config_digest(config),
+        "graph_sha256": graph_sha256,
         "quantized_from": quantized_from,
         "has_chat_template": tokenizer is not None and chat_template_of(tokenizer) is not None,
         "torch_version": torch.__version__,

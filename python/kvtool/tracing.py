@@ -10,6 +10,7 @@ checked in `agreement`.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import warnings
 from collections.abc import Sequence
@@ -216,18 +217,38 @@ class _TracedAttention:
         return out, None
 
 
+def graph_digest(traced: torch.jit.ScriptModule) -> str:
+    """SHA-256 in hex of what the file computes with weights: its graph, and the buffers that
+    are computed from the config (rotary frequencies), which no weights hold."""
+    digest = hashlib.sha256("\n".join(_graph_lines(traced)).encode())
+    digest.update(weights_digest(dict(traced.named_buffers())).encode())
+    return digest.hexdigest()
+
+
 def _graph_lines(traced: torch.jit.ScriptModule) -> list[str]:
     """One line per node: kind, constants and where its inputs come from. Names of
     values and shapes of the example are left out."""
     graph = traced.inlined_graph
     number = {value.debugName(): index for index, value in enumerate(graph.inputs())}
+    return _block_lines(graph, number)
+
+
+def _block_lines(block, number: dict[str, int]) -> list[str]:
     lines = []
-    for node in graph.nodes():
-        inputs = ", ".join(f"%{number[value.debugName()]}" for value in node.inputs())
-        lines.append(f"{node.kind()}({inputs}) {_attributes(node)}")
+    for node in block.nodes():
+        lines.append(f"{node.kind()}({_numbers(node.inputs(), number)}) {_attributes(node)}")
+        for inner in node.blocks():
+            for value in inner.inputs():
+                number[value.debugName()] = len(number)
+            lines += _block_lines(inner, number)
         for value in node.outputs():
             number[value.debugName()] = len(number)
+    lines.append(f"return({_numbers(block.outputs(), number)})")
     return lines
+
+
+def _numbers(values, number: dict[str, int]) -> str:
+    return ", ".join(f"%{number[value.debugName()]}" for value in values)
 
 
 def _attributes(node) -> str:

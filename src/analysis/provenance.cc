@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "environment.h"
+#include "kvtool/analysis/model_config.h"
 #include "kvtool/format/meta.h"
 
 namespace kvtool::analysis {
@@ -20,6 +21,7 @@ constexpr const char* kUnknown = "unknown";
 // For `when_absent`: what one side does not know is no difference. Older
 // recordings lack the member, or it is checked elsewhere.
 constexpr const char* kNotCompared = "";
+constexpr const char* kConfig = "model.config";
 
 // On which pairs of devices a setting can explain anything.
 enum class Scope {
@@ -42,6 +44,10 @@ constexpr std::array kEntries = {
     Entry{"model.weights_sha256", "weights", "other weights are another model", Scope::kAlways,
           kNotCompared},
     Entry{"model.architecture", "architecture", "equal weights can be read by another network"},
+    // The label stands before the name of a field.
+    Entry{kConfig, "config", "equal weights of another config are another model"},
+    Entry{"model.graph_sha256", "traced graph",
+          "another graph computes with other operations or constants"},
     Entry{"model.dtype", "model dtype", "another number format rounds every result differently"},
     Entry{"cache", "K/V cache",
           "another cache may keep rows in other numbers, or show a query others", Scope::kAlways,
@@ -152,6 +158,44 @@ std::optional<ProvenanceDifference> difference(const Entry& entry, const json& r
   return result;
 }
 
+const json& model_of(const json& meta) {
+  static const json kNone;
+  const auto found = meta.is_object() ? meta.find("model") : meta.end();
+  return meta.is_object() && found != meta.end() ? *found : kNone;
+}
+
+// The digest of a config, or else that there is one.
+std::string config_name(const json& meta, bool known) {
+  if (!known) return kUnknown;
+  return format::text_at(meta, "model.config_sha256").value_or("known");
+}
+
+void add_config(const Entry& entry, const json& recorded, const json& live,
+                std::vector<ProvenanceDifference>& differences) {
+  const ConfigComparison configs = compare_configs(model_of(recorded), model_of(live));
+  if (configs.recorded_known != configs.live_known) {
+    ProvenanceDifference& unknown = differences.emplace_back();
+    unknown = {
+        .key = entry.key,
+        .label = entry.label,
+        .recorded = config_name(recorded, configs.recorded_known),
+        .live = config_name(live, configs.live_known),
+        .why = "one side is from before configs were recorded: another config cannot be told"};
+    shorten_digests(unknown.recorded, unknown.live);
+  }
+  const auto add = [&](const FieldDifference& each, const char* why) {
+    differences.push_back({.key = std::string(entry.key) + "." + each.field,
+                           .label = std::string(entry.label) + " " + each.field,
+                           .recorded = each.recorded,
+                           .live = each.live,
+                           .why = why});
+  };
+  for (const FieldDifference& each : configs.other) add(each, entry.why);
+  for (const FieldDifference& each : configs.undecided) {
+    add(each, "only one version of transformers has this field: it may be another model");
+  }
+}
+
 bool is_listed(const std::string& key) {
   return std::any_of(kEntries.begin(), kEntries.end(),
                      [&](const Entry& entry) { return key == entry.key; });
@@ -186,6 +230,10 @@ std::vector<ProvenanceDifference> compare_provenance(const json& recorded, const
   std::vector<ProvenanceDifference> differences;
   for (const Entry& entry : kEntries) {
     if (!applies(entry.scope, types)) continue;
+    if (std::string_view(entry.key) == kConfig) {
+      add_config(entry, recorded, live, differences);
+      continue;
+    }
     if (auto found = difference(entry, recorded, live)) differences.push_back(std::move(*found));
   }
   add_environment(

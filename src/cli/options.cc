@@ -263,7 +263,8 @@ void add_gate_options(CLI::App& app, std::optional<std::string>& gate,
       ->option_text("NAME|FILE")
       ->group(group);
   app.add_flag("--allow-different-weights", allow_different_weights,
-               "Compare with recordings of other weights or K/V types, such as FP8 with FP16")
+               "Compare with recordings of other weights, K/V types or another config of the "
+               "model, such as FP8 with FP16")
       ->group(group);
 }
 

@@ -42,6 +42,37 @@ std::string slug_field(const nlohmann::json& object) {
   return slug;
 }
 
+// What a recording's META has room for (docs/format.md, "The model's config").
+constexpr std::size_t kMaxConfigBytes = std::size_t{256} * 1024;
+constexpr int kMaxConfigDepth = 8;
+
+bool is_deeper(const nlohmann::json& value, int levels) {
+  if (!value.is_structured()) return false;
+  if (levels == 0) return true;
+  return std::any_of(value.begin(), value.end(),
+                     [&](const nlohmann::json& each) { return is_deeper(each, levels - 1); });
+}
+
+// Model files from before there were configs have none.
+void check_identity(const nlohmann::json& json) {
+  for (const char* key : {"config_sha256", "graph_sha256"}) {
+    if (json.contains(key) && !format::parse_sha256(json[key].get<std::string>())) {
+      throw_incompatible(std::string(key) + " is not 64 hex digits");
+    }
+  }
+  if (!json.contains("config")) return;
+  const nlohmann::json& config = json["config"];
+  if (!config.is_object()) throw_incompatible("config is not an object");
+  if (is_deeper(config, kMaxConfigDepth)) {
+    throw_incompatible("config is nested deeper than " + std::to_string(kMaxConfigDepth));
+  }
+  const std::size_t size = config.dump().size();
+  if (size > kMaxConfigBytes) {
+    throw_incompatible("config takes " + std::to_string(size) + " bytes, at most " +
+                       std::to_string(kMaxConfigBytes) + " fit into a recording");
+  }
+}
+
 ModelInfo parse_fields(const nlohmann::json& json) {
   const int version = json.at("contract_version").get<int>();
   if (version != kContractVersion) {
@@ -62,6 +93,7 @@ ModelInfo parse_fields(const nlohmann::json& json) {
   const auto digest = format::parse_sha256(json.at("weights_sha256").get<std::string>());
   if (!digest) throw_incompatible("weights_sha256 is not 64 hex digits");
   info.weights_sha256 = *digest;
+  check_identity(json);
   return info;
 }
 

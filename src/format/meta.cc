@@ -39,6 +39,8 @@ constexpr std::array kModelTexts = {
     Text<MetaModel>{"architecture", &MetaModel::architecture},
     Text<MetaModel>{"dtype", &MetaModel::dtype},
     Text<MetaModel>{"weights_sha256", &MetaModel::weights_sha256},
+    Text<MetaModel>{"config_sha256", &MetaModel::config_sha256},
+    Text<MetaModel>{"graph_sha256", &MetaModel::graph_sha256},
     Text<MetaModel>{"exporter_version", &MetaModel::exporter_version},
     Text<MetaModel>{"torch_version", &MetaModel::torch_version},
     Text<MetaModel>{"transformers_version", &MetaModel::transformers_version},

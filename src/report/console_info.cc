@@ -42,6 +42,9 @@ class RecordingPart {
     row("State:", info_.complete ? "complete" : "truncated: " + info_.truncation);
     row("Model:", info_.model_id);
     row("Weights:", info_.model_sha256);
+    row("Config:", info_.config_sha256.empty() ? "unknown, from before configs were recorded"
+                                               : info_.config_sha256);
+    row("Traced graph:", info_.graph_sha256);
     row("Dtype:", info_.model_dtype);
     row("Device:", info_.device_name.empty() ? info_.device_label
                                              : info_.device_label + " (" + info_.device_name + ")");

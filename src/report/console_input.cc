@@ -203,6 +203,7 @@ void show_sources(ConsolePage& page, const run::Replay& replay) {
                     8);
   if (!replay.live.empty()) page.line("Live:   {}", one_line(replay.live));
   if (replay.different_weights) page.wrapped_line(std::string(kDifferentWeights), 8);
+  if (replay.different_config) page.wrapped_line(std::string(kDifferentConfig), 8);
   if (replay.parallel) page.wrapped_line(std::string(kParallelReplay), 8);
 }
 

@@ -113,6 +113,9 @@ void show_verdict(ConsolePage& page, const run::Verdict& verdict, const FlipText
   if (verdict.different_weights) {
     page.wrapped_line(page.painted(Paint::kBad, std::string(kDifferentWeights)), 4);
   }
+  if (verdict.different_config) {
+    page.wrapped_line(page.painted(Paint::kBad, std::string(kDifferentConfig)), 4);
+  }
   if (const std::string caches = cache_line(verdict); !caches.empty()) {
     page.wrapped_line(one_line(caches), 4);
   }

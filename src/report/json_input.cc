@@ -91,6 +91,7 @@ Json replay_object(const run::Replay& replay, const run::InputResult& input) {
           {"truncation", json_known(replay.truncation)},
           {"reference_has_prefill_kv", replay.reference_has_prefill_kv},
           {"different_weights", replay.different_weights},
+          {"different_config", replay.different_config},
           {"parallel", replay.parallel},
           {"failed", input_failed(input)},
           {"provenance", json_provenance(replay.provenance)},

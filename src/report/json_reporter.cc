@@ -38,7 +38,9 @@ class JsonReporter : public Reporter {
                                    {"architecture", json_known(model.architecture)},
                                    {"dtype", json_known(model.dtype)},
                                    {"layers", model.num_layers},
-                                   {"weights_sha256", json_known(model.weights_sha256)}});
+                                   {"weights_sha256", json_known(model.weights_sha256)},
+                                   {"config_sha256", json_known(model.config_sha256)},
+                                   {"graph_sha256", json_known(model.graph_sha256)}});
   }
 
   void input(const run::InputResult& input) override {

@@ -112,6 +112,7 @@ Json json_verdict(const run::Verdict& verdict, const FlipTexts& texts) {
           {"reference_cache", json_known(verdict.reference_cache)},
           {"cache", json_known(verdict.cache)},
           {"different_weights", verdict.different_weights},
+          {"different_config", verdict.different_config},
           {"parallel", verdict.parallel},
           {"passed", verdict.gate.passed},
           {"finding",

@@ -202,6 +202,9 @@ void add_properties(const run::Verdict& verdict, TestSuite& suite) {
   if (verdict.different_weights) {
     suite.properties.emplace_back("different_weights", std::string(kDifferentWeights));
   }
+  if (verdict.different_config) {
+    suite.properties.emplace_back("different_config", std::string(kDifferentConfig));
+  }
   if (verdict.parallel) suite.properties.emplace_back("parallel", std::string(kParallelReplay));
   for (const analysis::ProvenanceDifference& difference : verdict.provenance) {
     suite.properties.emplace_back(

@@ -155,6 +155,7 @@ std::string mode_lines(const run::ModeReplay& mode, const run::InputResult& inpu
 void add_markdown_verdict(MarkdownPage& page, const run::Verdict& verdict, const FlipTexts& texts) {
   page.add("## " + markdown_text(verdict_title(verdict)) + "\n\n");
   if (verdict.different_weights) page.add("**" + std::string(kDifferentWeights) + "**\n\n");
+  if (verdict.different_config) page.add("**" + std::string(kDifferentConfig) + "**\n\n");
   if (const std::string caches = cache_line(verdict); !caches.empty()) {
     page.add(markdown_text(caches) + "\n\n");
   }

@@ -83,6 +83,8 @@ struct StepCounts {
 [[nodiscard]] std::string divergence_text(const analysis::ModeSummary& mode);
 inline constexpr std::string_view kDifferentWeights =
     "Different weights: this model does not hold the weights of the reference.";
+inline constexpr std::string_view kDifferentConfig =
+    "Another config: this model is not built as the model of the reference.";
 inline constexpr std::string_view kParallelReplay =
     "Parallel replay: all steps of an input in one pass; other kernels than step by step.";
 

@@ -10,7 +10,6 @@
 #include "kvtool/base/error.h"
 #include "kvtool/format/meta.h"
 #include "kvtool/format/reader.h"
-#include "model_check.h"
 
 namespace kvtool::run {
 namespace {
@@ -66,6 +65,7 @@ void check_prompts(const Recording& reference, const Recording& live) {
 
 ModelDescription model_of(const Recording& recording, const ReferenceEntry& entry) {
   const ModelIdentity identity = identity_of(recording);
+  const format::MetaModel meta = format::Meta::parse(recording.meta()).model;
   return {.id = identity.id,
           .slug = entry.model_slug.empty()
                       ? std::filesystem::absolute(entry.path).parent_path().filename().string()
@@ -74,7 +74,9 @@ ModelDescription model_of(const Recording& recording, const ReferenceEntry& entr
           .architecture = identity.architecture,
           .dtype = identity.dtype,
           .num_layers = identity.geometry.num_layers(),
-          .weights_sha256 = format::to_hex(identity.weights_sha256)};
+          .weights_sha256 = format::to_hex(identity.weights_sha256),
+          .config_sha256 = meta.config_sha256.value_or(""),
+          .graph_sha256 = meta.graph_sha256.value_or("")};
 }
 
 void warn_truncated(const Recording& recording, std::vector<std::string>& warnings) {
@@ -199,7 +201,7 @@ DiffPlan plan_diff(RecordingPair pair, bool allow_different_weights) {
   const Recording& reference = *pair.reference.recording;
   const Recording& live = *pair.live.recording;
   DiffPlan plan;
-  plan.different_weights =
+  plan.differences =
       check_same_model(identity_of(reference), identity_of(live), allow_different_weights);
   check_prompts(reference, live);
   plan.model = model_of(live, pair.live);
@@ -247,7 +249,8 @@ DiffResult compare_pair(const DiffPlan& plan, const DiffOptions& options) {
   replay.save_mode = format::save_mode_name(reference.header().save_mode);
   replay.truncation = reference.truncation();
   replay.reference_has_prefill_kv = recorded_row->has_prefill_kv();
-  replay.different_weights = plan.different_weights;
+  replay.different_weights = plan.differences.weights;
+  replay.different_config = plan.differences.config;
   replay.provenance = plan.provenance;
   replay.modes.push_back(std::move(mode));
   // The pair is done, but stays open with all others.

@@ -11,6 +11,7 @@
 #include "kvtool/analysis/gate.h"
 #include "kvtool/format/replay_mode.h"
 #include "kvtool/run/result.h"
+#include "model_check.h"
 #include "run/reference/pair_recordings.h"
 
 namespace kvtool::run {
@@ -21,13 +22,13 @@ struct DiffPlan {
   ModelDescription model;  // of the live side
   analysis::GateContext context;
   format::ReplayMode mode = format::ReplayMode::kFree;
-  bool different_weights = false;
+  ModelDifferences differences;
   std::vector<analysis::ProvenanceDifference> provenance;
   std::vector<std::string> warnings;  // what is not compared, and why
 };
 
 // Error kIncompatible naming both files: another vocabulary, shape or prompt
-// always; other weights, architecture, K/V or logits dtypes unless allowed.
+// always; other weights, architecture, config, K/V or logits dtypes unless allowed.
 [[nodiscard]] DiffPlan plan_diff(RecordingPair pair, bool allow_different_weights);
 
 struct DiffOptions {

@@ -65,14 +65,22 @@ class Diff {
   // Differences of provenance once for the whole run.
   void warn_about(const DiffPlan& plan) {
     for (const std::string& warning : plan.warnings) warn(warning);
-    if (plan.different_weights && warned_.insert(plan.model.slug).second) {
-      warn(plan.model.slug + " was recorded with other weights: the comparison is of two models");
-    }
+    warn_about_models(plan);
     for (const analysis::ProvenanceDifference& difference : plan.provenance) {
       const std::string text = difference.label + ": " + difference.recorded + " against " +
                                difference.live + " (" + difference.why + ")";
       if (warned_.insert(text).second) warn(text);
     }
+  }
+
+  void warn_about_models(const DiffPlan& plan) {
+    const auto warn_of = [&](bool differs, const std::string& what) {
+      const std::string text =
+          plan.model.slug + " was recorded with " + what + ": the comparison is of two models";
+      if (differs && warned_.insert(text).second) warn(text);
+    };
+    warn_of(plan.differences.weights, "other weights");
+    warn_of(plan.differences.config, "another config");
   }
 
   [[nodiscard]] std::uint64_t block_positions() const {

@@ -1,7 +1,9 @@
 #include "model_check.h"
 
+#include "kvtool/analysis/model_config.h"
 #include "kvtool/base/error.h"
 #include "kvtool/format/meta.h"
+#include "run_meta.h"
 
 namespace kvtool::run {
 namespace {
@@ -31,7 +33,9 @@ std::string quoted_or_unknown(const std::string& text) { return text.empty() ? "
 class Check {
  public:
   Check(const ModelIdentity& recorded, const ModelIdentity& live)
-      : recorded_(recorded), live_(live) {}
+      : recorded_(recorded),
+        live_(live),
+        configs_(analysis::compare_configs(recorded.exported, live.exported)) {}
 
   // What weights may never explain away.
   void shape() const {
@@ -56,6 +60,11 @@ class Check {
         recorded_.architecture != live_.architecture) {
       fail("another architecture", recorded_.architecture, live_.architecture);
     }
+    // Nor do equal weights compute the same with another rope theta or epsilon.
+    if (!configs_.other.empty()) {
+      fail("another config of the model", analysis::recorded_fields(configs_.other),
+           analysis::live_fields(configs_.other));
+    }
     const std::string difference = describe_difference(recorded_.geometry, live_.geometry);
     if (!difference.empty()) {
       fail("another K/V geometry, " + difference, size_of(recorded_.geometry),
@@ -65,6 +74,11 @@ class Check {
       fail("another dtype of the logits", std::string(dtype_name(recorded_.logits_dtype)),
            std::string(dtype_name(live_.logits_dtype)));
     }
+  }
+
+  [[nodiscard]] ModelDifferences differences() const {
+    return {.weights = recorded_.weights_sha256 != live_.weights_sha256,
+            .config = !configs_.other.empty()};
   }
 
  private:
@@ -77,13 +91,15 @@ class Check {
 
   const ModelIdentity& recorded_;
   const ModelIdentity& live_;
+  analysis::ConfigComparison configs_;
 };
 
 }  // namespace
 
 ModelIdentity identity_of(const format::Recording& recording) {
   const format::RecordingHeader& header = recording.header();
-  const format::MetaModel model = format::Meta::parse(recording.meta()).model;
+  const nlohmann::json& meta = recording.meta();
+  const format::MetaModel model = format::Meta::parse(meta).model;
   return {.subject = recording.path().string(),
           .id = model.id.value_or(""),
           .dtype = model.dtype.value_or(""),
@@ -91,7 +107,8 @@ ModelIdentity identity_of(const format::Recording& recording) {
           .weights_sha256 = header.model_sha256,
           .vocab_size = header.vocab_size,
           .geometry = header.geometry,
-          .logits_dtype = header.logits_dtype};
+          .logits_dtype = header.logits_dtype,
+          .exported = meta.value("model", nlohmann::json())};
 }
 
 ModelIdentity identity_of(const engine::ModelInfo& model) {
@@ -102,15 +119,16 @@ ModelIdentity identity_of(const engine::ModelInfo& model) {
           .weights_sha256 = model.weights_sha256,
           .vocab_size = model.vocab_size,
           .geometry = model.geometry,
-          .logits_dtype = model.logits_dtype};
+          .logits_dtype = model.logits_dtype,
+          .exported = exporter_members(model)};
 }
 
-bool check_same_model(const ModelIdentity& recorded, const ModelIdentity& live,
-                      bool allow_different_weights) {
+ModelDifferences check_same_model(const ModelIdentity& recorded, const ModelIdentity& live,
+                                  bool allow_different_weights) {
   const Check check(recorded, live);
   check.shape();
   if (!allow_different_weights) check.sameness();
-  return recorded.weights_sha256 != live.weights_sha256;
+  return check.differences();
 }
 
 }  // namespace kvtool::run

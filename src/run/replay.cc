@@ -159,13 +159,9 @@ class ReplayRun {
   void check_all(const engine::Model& model, const std::vector<ReferenceEntry>& entries) {
     for (const ReferenceEntry& entry : entries) {
       static_cast<void>(replay_cache(request_.kv_cache, entry));
-      const bool different =
-          check_same_model(identity_of(*entry.recording), identity_of(model.info()),
-                           request_.allow_different_weights);
-      if (different && different_weights_.insert(model.info().slug).second) {
-        session_.warn(model.info().model_id +
-                      " has other weights than the recordings: the comparison is of two models");
-      }
+      note_differences(model.info(),
+                       check_same_model(identity_of(*entry.recording), identity_of(model.info()),
+                                        request_.allow_different_weights));
       if (request_.save && entry.selected) {
         const fs::path target = target_of(model, entry);
         session_.check_not_recorded(target);
@@ -175,6 +171,16 @@ class ReplayRun {
         }
       }
     }
+  }
+
+  void note_differences(const engine::ModelInfo& model, const ModelDifferences& found) {
+    const auto note = [&](bool differs, const std::string& what, std::set<std::string>& slugs) {
+      if (!differs || !slugs.insert(model.slug).second) return;
+      session_.warn(model.model_id + " has " + what +
+                    " than the recordings: the comparison is of two models");
+    };
+    note(found.weights, "other weights", different_weights_);
+    note(found.config, "another config", different_config_);
   }
 
   [[nodiscard]] fs::path target_of(const engine::Model& model, const ReferenceEntry& entry) {
@@ -305,6 +311,7 @@ class ReplayRun {
     replay.truncation = row.truncation;
     replay.reference_has_prefill_kv = row.reference_has_prefill_kv;
     replay.different_weights = different_weights_.contains(model.info().slug);
+    replay.different_config = different_config_.contains(model.info().slug);
     replay.parallel = parallel();
     replay.modes = row.modes;
     replay.provenance = analysis::compare_provenance(row.reference_meta,
@@ -341,6 +348,7 @@ class ReplayRun {
   std::vector<format::ReplayMode> modes_;
   std::uint64_t block_positions_ = 1;  // one for all inputs of a model, so that they can be pooled
   std::set<std::string> different_weights_;  // slugs
+  std::set<std::string> different_config_;   // slugs
   std::set<std::string> warned_;
 };
 

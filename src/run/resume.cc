@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "kvtool/analysis/model_config.h"
 #include "kvtool/analysis/provenance.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
@@ -50,6 +51,22 @@ void check_header(const SameRun& same, const format::RecordingHeader& recorded,
                std::string(dtype_name(here.logits_dtype)));
   const std::string difference = describe_difference(recorded.geometry, here.geometry);
   same.require("a cache of other geometry:", difference, "");
+}
+
+// Exit status of another model, as of a replay: what is there is of no use to this run.
+void check_config(const fs::path& path, const nlohmann::json& recorded,
+                  const nlohmann::json& here) {
+  const auto model_of = [](const nlohmann::json& meta) {
+    return meta.value("model", nlohmann::json());
+  };
+  const analysis::ConfigComparison configs =
+      analysis::compare_configs(model_of(recorded), model_of(here));
+  if (configs.other.empty()) return;
+  throw_incompatible(
+      path.string() + ": it was recorded with another config of the model: " + setting("resume") +
+      " continues with the model that a run was started " + "with. Choose that one, or another " +
+      setting("out") + "\n    recorded: " + analysis::recorded_fields(configs.other) +
+      "\n    here:     " + analysis::live_fields(configs.other));
 }
 
 void check_prompt(const SameRun& same, std::span<const std::int32_t> recorded,
@@ -120,6 +137,7 @@ void check_same_run(const format::Recording& recording, const ExpectedRecording&
   const fs::path& path = recording.path();
   const SameRun same(path);
   check_header(same, recording.header(), expected.header);
+  check_config(path, recording.meta(), expected.meta);
   check_prompt(same, recording.prompt(), expected);
   const auto parsed = [&](const nlohmann::json& meta) {
     return format::checked_run(format::Meta::parse(meta), expected.prompt.size(), path.string());

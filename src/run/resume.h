@@ -31,7 +31,8 @@ struct ExpectedRecording {
 [[nodiscard]] std::string recorded_clock(const std::filesystem::path& path);
 
 // Error kUsage, which names the file and the setting, unless an uninterrupted run with
-// the present settings on the present device would have written `recording`.
+// the present settings on the present device would have written `recording`; kIncompatible
+// for another config of the model.
 void check_same_run(const format::Recording& recording, const ExpectedRecording& expected);
 
 }  // namespace kvtool::run

@@ -10,19 +10,18 @@ json parsed_object(const std::string& text) {
   return parsed.is_object() ? parsed : json::object();
 }
 
-// What the exporter wrote of its own libraries and of how text is made, as it stands in the
-// model file.
+}  // namespace
+
 json exporter_members(const engine::ModelInfo& info) {
   json members = json::object();
   const json metadata = parsed_object(info.metadata_json);
-  for (const char* key : {"torch_version", "transformers_version", "exporter_version",
-                          "quantized_from", "eos_token_ids", "generation_not_applied"}) {
+  for (const char* key :
+       {"torch_version", "transformers_version", "exporter_version", "quantized_from", "config",
+        "config_sha256", "graph_sha256", "eos_token_ids", "generation_not_applied"}) {
     if (metadata.contains(key)) members[key] = metadata[key];
   }
   return members;
 }
-
-}  // namespace
 
 json make_meta(const MetaParts& parts) {
   const engine::ModelInfo& model = *parts.model;

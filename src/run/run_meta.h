@@ -9,6 +9,10 @@
 
 namespace kvtool::run {
 
+// What the exporter wrote of the model, of how text is made and of its own libraries, as it
+// stands in the model file and in META's member `model`.
+[[nodiscard]] nlohmann::json exporter_members(const engine::ModelInfo& info);
+
 struct MetaParts {
   std::string kvtool_version;
   std::string created_utc;

@@ -10,6 +10,7 @@
 #include "kvtool/format/meta.h"
 #include "kvtool/format/reader.h"
 #include "kvtool/format/recording.h"
+#include "run_meta.h"
 
 namespace kvtool::run {
 namespace {
@@ -84,8 +85,16 @@ std::unique_ptr<engine::Model> Session::load_model(const ModelFile& file) {
   observer_.progress_done();
   services_.stop.throw_if_requested();
   const engine::ModelInfo& info = model->info();
-  observer_.model({info.model_id, info.slug, info.path, info.architecture, info.dtype,
-                   info.geometry.num_layers(), format::to_hex(info.weights_sha256)});
+  const nlohmann::json exported = exporter_members(info);
+  observer_.model({.id = info.model_id,
+                   .slug = info.slug,
+                   .path = info.path,
+                   .architecture = info.architecture,
+                   .dtype = info.dtype,
+                   .num_layers = info.geometry.num_layers(),
+                   .weights_sha256 = format::to_hex(info.weights_sha256),
+                   .config_sha256 = format::text_at(exported, "config_sha256").value_or(""),
+                   .graph_sha256 = format::text_at(exported, "graph_sha256").value_or("")});
   return model;
 }
 

@@ -40,6 +40,7 @@ void VerdictBuilder::add(const analysis::GateContext& context, const InputResult
                   /*with_prefill=*/&mode == &replay.modes.front());
   }
   group.different_weights = group.different_weights || replay.different_weights;
+  group.different_config = group.different_config || replay.different_config;
   group.parallel = group.parallel || replay.parallel;
   for (const analysis::ProvenanceDifference& difference : replay.provenance) {
     const bool known =
@@ -62,6 +63,7 @@ std::vector<Verdict> VerdictBuilder::build() const {
     verdict.reference_cache = group.context.reference_cache;
     verdict.cache = group.context.cache;
     verdict.different_weights = group.different_weights;
+    verdict.different_config = group.different_config;
     verdict.parallel = group.parallel;
     verdict.run = group.run.build();
     verdict.figures = analysis::figures_of(verdict.run);

@@ -30,6 +30,7 @@ class VerdictBuilder {
     analysis::GateContext context;
     analysis::RunSummaryBuilder run;
     bool different_weights = false;
+    bool different_config = false;
     bool parallel = false;
     std::vector<analysis::ProvenanceDifference> provenance;
   };

@@ -129,6 +129,56 @@ TEST(Provenance, WeightsThatOneSideDoesNotNameAreNoDifference) {
   EXPECT_TRUE(compare_provenance(recorded, cpu_meta()).empty());
 }
 
+TEST(Provenance, FieldsOfTheConfigAreNamedBehindTheWeights) {
+  json recorded = cpu_meta();
+  recorded["model"]["config"] = {{"rms_norm_eps", 1e-6}, {"rope_parameters", {{"theta", 10000}}}};
+  recorded["model"]["config_sha256"] = std::string(64, 'a');
+  recorded["model"]["graph_sha256"] = std::string(64, 'b');
+  json live = recorded;
+  EXPECT_TRUE(compare_provenance(recorded, live).empty());
+  live["model"]["weights_sha256"] = "0123456789abcdef";
+  live["model"]["config"]["rope_parameters"]["theta"] = 1000000;
+  live["model"]["config_sha256"] = std::string(64, 'c');
+  live["model"]["graph_sha256"] = std::string(64, 'd');
+  live["model"]["dtype"] = "float16";
+  const auto differences = compare_provenance(recorded, live);
+  ASSERT_EQ(keys_of(differences),
+            (Keys{"model.weights_sha256", "model.config.rope_parameters.theta",
+                  "model.graph_sha256", "model.dtype"}));
+  EXPECT_EQ(differences[1].label, "config rope_parameters.theta");
+  EXPECT_EQ(differences[1].recorded, "10000");
+  EXPECT_EQ(differences[1].live, "1000000");
+  EXPECT_EQ(differences[1].why, "equal weights of another config are another model");
+  EXPECT_EQ(differences[2].label, "traced graph");
+  EXPECT_EQ(differences[2].recorded, "bbbbbbbbbbbb...");
+}
+
+TEST(Provenance, AFieldOfOneVersionAloneIsNamed) {
+  json recorded = cpu_meta();
+  recorded["model"]["config"] = {{"rms_norm_eps", 1e-6}};
+  json live = recorded;
+  live["model"]["config"]["new_setting"] = 2;
+  live["model"]["transformers_version"] = "5.18.0";
+  const auto differences = compare_provenance(recorded, live);
+  ASSERT_EQ(keys_of(differences), (Keys{"model.config.new_setting", "model.transformers_version"}));
+  EXPECT_EQ(differences[0].recorded, "not there");
+  EXPECT_EQ(differences[0].live, "2");
+  EXPECT_NE(differences[0].why, "equal weights of another config are another model");
+}
+
+TEST(Provenance, AConfigThatOneSideDoesNotKnowCannotBeTold) {
+  json live = cpu_meta();
+  live["model"]["config"] = {{"rms_norm_eps", 1e-6}};
+  live["model"]["config_sha256"] = std::string(64, 'c');
+  const auto differences = compare_provenance(cpu_meta(), live);
+  ASSERT_EQ(keys_of(differences), Keys{"model.config"});
+  EXPECT_EQ(differences[0].recorded, "unknown");
+  EXPECT_EQ(differences[0].live, "cccccccccccc...");
+  EXPECT_NE(differences[0].why.find("cannot be told"), std::string::npos);
+  live["model"].erase("config_sha256");
+  EXPECT_EQ(compare_provenance(live, cpu_meta())[0].recorded, "known");
+}
+
 TEST(Provenance, WhatNeitherSideKnowsIsNoDifference) {
   json recorded = cpu_meta();
   recorded["device"].erase("provenance");

@@ -259,6 +259,39 @@ TEST_F(DiffCommandTest, OtherWeightsAreComparedOnRequest) {
   EXPECT_EQ(report["verdicts"][0]["different_weights"], true);
 }
 
+TEST_F(DiffCommandTest, AnotherConfigIsComparedOnRequest) {
+  engine_.metadata_json = fake_metadata(1000);
+  save(2, "--batch-size 2 --out a");
+  engine_.metadata_json = fake_metadata(5000);
+  save(2, "--batch-size 2 --out b");
+  const CommandResult refused = run("diff a b");
+  EXPECT_EQ(refused.status, 3);
+  EXPECT_THAT(refused.err, HasSubstr("another config of the model"));
+  EXPECT_THAT(refused.err, HasSubstr("recorded: rope_parameters.rope_theta = 1000\n"));
+  EXPECT_THAT(refused.err, HasSubstr("here:     rope_parameters.rope_theta = 5000"));
+  const CommandResult allowed = run("diff a b --allow-different-weights");
+  EXPECT_EQ(allowed.status, 0);
+  EXPECT_THAT(allowed.err, HasSubstr("recorded with another config: the comparison is of two"));
+  EXPECT_THAT(allowed.out,
+              HasSubstr("config rope_parameters.rope_theta: recorded 1000, live 5000"));
+  const json report = diff_json("a b --allow-different-weights");
+  EXPECT_EQ(report["verdicts"][0]["different_config"], true);
+  EXPECT_EQ(report["verdicts"][0]["different_weights"], false);
+  EXPECT_EQ(report["models"][0]["config_sha256"],
+            json::parse(fake_metadata(5000))["config_sha256"]);
+}
+
+TEST_F(DiffCommandTest, AnotherGraphIsANamedDifferenceOnly) {
+  engine_.metadata_json = fake_metadata(1000);
+  save(1, "--out a");
+  engine_.metadata_json = fake_metadata(1000, 'c');
+  save(1, "--out b");
+  const json verdict = diff_json("a b")["verdicts"][0];
+  EXPECT_EQ(verdict["different_config"], false);
+  ASSERT_EQ(verdict["provenance"].size(), 1U);
+  EXPECT_EQ(verdict["provenance"][0]["label"], "traced graph");
+}
+
 TEST_F(DiffCommandTest, ADamagedRecordingIsExitStatusFour) {
   save(2, "--batch-size 2 --out a");
   save(2, "--batch-size 2 --out b");

@@ -171,6 +171,32 @@ TEST_F(Resume, AnotherSettingIsRefusedWithFileAndField) {
   EXPECT_TRUE(engine_.generated_batches.empty());
 }
 
+TEST_F(Resume, AnotherConfigOrGraphIsRefused) {
+  engine_.metadata_json = fake_metadata(1000);
+  ASSERT_EQ(save("--batch-size 2").status, 0);
+  fs::remove(kFolder / "batch2_input3.kvc");
+  const auto before = bytes_of(kFolder);
+  engine_.metadata_json = fake_metadata(5000);
+  const CommandResult config = save("--batch-size 2 --resume");
+  EXPECT_EQ(config.status, 3);
+  EXPECT_THAT(config.err, HasSubstr("rec/CPU/tiny/batch2_input0.kvc: it was recorded with another "
+                                    "config of the model"));
+  EXPECT_THAT(config.err, HasSubstr("recorded: rope_parameters.rope_theta = 1000\n"));
+  EXPECT_THAT(config.err, HasSubstr("here:     rope_parameters.rope_theta = 5000"));
+  // Not another model by itself, but its bits may be others.
+  engine_.metadata_json = fake_metadata(1000, 'c');
+  const CommandResult graph = save("--batch-size 2 --resume");
+  EXPECT_EQ(graph.status, 2);
+  EXPECT_THAT(graph.err, HasSubstr("recorded with traced graph bbbbbbbbbbbb..."));
+  engine_.metadata_json = R"({"torch_version": "9.9", "exporter_version": "1"})";
+  const CommandResult unknown = save("--batch-size 2 --resume");
+  EXPECT_EQ(unknown.status, 2);
+  EXPECT_THAT(unknown.err, HasSubstr("this run has unknown"));
+  EXPECT_EQ(bytes_of(kFolder), before);
+  engine_.metadata_json = fake_metadata(1000);
+  EXPECT_EQ(save("--batch-size 2 --resume").status, 0);
+}
+
 TEST_F(Resume, AnotherEndOfSequenceRuleOrLastBatchIsRefused) {
   ASSERT_EQ(save("--batch-size 2").status, 0);
   const CommandResult longer = save("--batch-size 2 --resume --request-number 6");

@@ -53,6 +53,35 @@ TEST(ModelMetadata, ReadsWhatTheEngineNeeds) {
   EXPECT_EQ(info.weights_sha256[0], 0xaa);
 }
 
+TEST(ModelMetadata, TakesAConfigAndFilesFromBeforeThereWasOne) {
+  auto json = metadata();
+  EXPECT_EQ(message_of(json), "accepted");
+  json["config"] = {{"rope_parameters", {{"rope_theta", 10000}}}};
+  json["config_sha256"] = std::string(64, 'c');
+  json["graph_sha256"] = std::string(64, 'd');
+  EXPECT_EQ(message_of(json), "accepted");
+  EXPECT_EQ(parse_model_metadata("m.pt", json.dump()).metadata_json, json.dump());
+}
+
+TEST(ModelMetadata, RefusesAConfigThatNoRecordingHolds) {
+  auto json = metadata();
+  json["config"] = "x";
+  EXPECT_THAT(message_of(json), HasSubstr("m.pt: config is not an object"));
+  json["config"] = {{"table", std::string(256 * 1024, 'x')}};
+  EXPECT_THAT(message_of(json), HasSubstr("at most 262144 fit into a recording"));
+  nlohmann::json nested = 1;
+  for (int i = 0; i < 8; ++i) nested = {{"a", nested}};
+  json["config"] = nested;
+  EXPECT_EQ(message_of(json), "accepted");
+  json["config"] = {{"a", nested}};
+  EXPECT_THAT(message_of(json), HasSubstr("nested deeper than 8"));
+  json.erase("config");
+  json["graph_sha256"] = "ab";
+  EXPECT_THAT(message_of(json), HasSubstr("graph_sha256 is not 64 hex digits"));
+  json["graph_sha256"] = 3;
+  EXPECT_THAT(message_of(json), HasSubstr("damaged"));
+}
+
 TEST(ModelMetadata, RefusesAnotherContract) {
   auto json = metadata();
   json["contract_version"] = 2;

@@ -116,6 +116,18 @@ TEST(Meta, MadeOfItsPartsHasTheBytesThatItHadBefore) {
   EXPECT_EQ(meta.to_json().dump(), kSavedMeta);
 }
 
+TEST(Meta, KeepsTheModelsConfig) {
+  json whole = saved();
+  whole["model"]["config"] = {{"rope_parameters", {{"rope_theta", 10000}}}, {"window", nullptr}};
+  whole["model"]["config_sha256"] = "cd";
+  whole["model"]["graph_sha256"] = "ef";
+  const Meta meta = Meta::parse(whole);
+  EXPECT_EQ(meta.model.config_sha256, "cd");
+  EXPECT_EQ(meta.model.graph_sha256, "ef");
+  EXPECT_EQ(meta.to_json(), whole);
+  EXPECT_FALSE(Meta::parse(saved()).model.config_sha256) << "an old recording has none";
+}
+
 TEST(Meta, NeedsNothingToStartFrom) {
   EXPECT_EQ(Meta{}.to_json().dump(), "{}");
   Meta meta;

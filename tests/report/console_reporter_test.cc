@@ -137,6 +137,7 @@ TEST(ConsoleReporter, ShowsThreeModesSideBySide) {
   run::Summary summary = judged(inputs);
   summary.verdicts[0].provenance = {sample_difference()};
   summary.verdicts[0].different_weights = true;
+  summary.verdicts[0].different_config = true;
   EXPECT_EQ(console_run(inputs, summary), std::string(kReplayedInput) + R"golden(
 Input 6 (row 2 of a batch of 4)
 From:   ref_cache/NVIDIA_H200/tiny/batch4_input6.kvc
@@ -168,6 +169,7 @@ Steps: 12, Match: 11/12 (91.6%), TPS: 3.00
 
 Org/Tiny (bfloat16): CPU against NVIDIA_H200
 Different weights: this model does not hold the weights of the reference.
+Another config: this model is not built as the model of the reference.
                           prefill      inject      forced        free
 Tokens compared                 2          12           8           6
   after divergence              0           0           0           2

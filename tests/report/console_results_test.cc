@@ -87,6 +87,8 @@ Size:         1.23 MB
 State:        complete
 Model:        Org/Tiny
 Weights:      abcd
+Config:       cdef
+Traced graph: efab
 Dtype:        bfloat16
 Device:       CPU (Some CPU)
 KV cache:     bfloat16, 30 layers, 3 KV heads, key dim 64, value dim 64

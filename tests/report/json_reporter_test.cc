@@ -62,10 +62,11 @@ TEST(JsonReporter, HasTheMembersOfTheSchema) {
               UnorderedElementsAre("schema_version", "command", "kvtool_version", "created_utc",
                                    "device", "models", "results", "verdicts", "summary"));
   const json replay = whole["results"].at(1)["replay"];
-  EXPECT_THAT(keys(replay), UnorderedElementsAre(
-                                "recording", "live", "recorded_device", "reference_cache", "cache",
-                                "save_mode", "truncation", "reference_has_prefill_kv",
-                                "different_weights", "parallel", "failed", "provenance", "modes"));
+  EXPECT_THAT(keys(replay),
+              UnorderedElementsAre("recording", "live", "recorded_device", "reference_cache",
+                                   "cache", "save_mode", "truncation", "reference_has_prefill_kv",
+                                   "different_weights", "different_config", "parallel", "failed",
+                                   "provenance", "modes"));
   const json mode = replay["modes"].at(1);
   EXPECT_THAT(keys(mode),
               UnorderedElementsAre("mode", "own_step_kv", "prefill_seconds", "decode_seconds",
@@ -79,10 +80,11 @@ TEST(JsonReporter, HasTheMembersOfTheSchema) {
                                    "gap_is_bound", "live_gap", "ulp", "kl", "nonfinite",
                                    "recorded_text", "predicted_text"));
   const json verdict = whole["verdicts"].at(0);
-  EXPECT_THAT(keys(verdict), UnorderedElementsAre(
-                                 "model", "reference_device", "device", "reference_cache", "cache",
-                                 "different_weights", "parallel", "passed", "finding", "gate",
-                                 "figures", "amplification", "provenance", "prefill", "modes"));
+  EXPECT_THAT(
+      keys(verdict),
+      UnorderedElementsAre("model", "reference_device", "device", "reference_cache", "cache",
+                           "different_weights", "different_config", "parallel", "passed", "finding",
+                           "gate", "figures", "amplification", "provenance", "prefill", "modes"));
   EXPECT_THAT(keys(verdict["modes"].at(0)),
               UnorderedElementsAre("mode", "tokens", "logits", "kv", "agreed_tokens",
                                    "first_divergences", "hard_flip_count", "hard_flips"));

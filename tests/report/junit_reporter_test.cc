@@ -72,11 +72,13 @@ TEST(JunitReporter, PropertiesSayWhereTheTwoSidesDiffer) {
   run::Summary summary = summary_of({replayed_input()});
   summary.verdicts = {verdict_of({replayed_input()}, sample_gate(), true)};
   summary.verdicts.front().different_weights = true;
+  summary.verdicts.front().different_config = true;
   summary.verdicts.front().provenance = {sample_difference()};
   summary.missing = {"a/batch1_input7.kvc"};
-  const pugi::xml_document document = parsed(
-      junit([&](Reporter& reporter) { report_run(reporter, {replayed_input()}, summary); }));
+  const pugi::xml_document document =
+      parsed(junit([&](Reporter& reporter) { report_run(reporter, {replayed_input()}, summary); }));
   EXPECT_EQ(count(document, "//property[@name='different_weights']"), 1U);
+  EXPECT_EQ(count(document, "//property[@name='different_config']"), 1U);
   EXPECT_EQ(count(document,
                   "//property[@name='provenance: torch'][@value='recorded 2.13.0, here 2.14.1']"),
             1U);

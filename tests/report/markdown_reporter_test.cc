@@ -20,6 +20,7 @@ std::string run_of(const std::vector<run::InputResult>& inputs) {
     summary.verdicts = {verdict_of(inputs, sample_gate(), true)};
     summary.verdicts[0].provenance = {sample_difference()};
     summary.verdicts[0].different_weights = true;
+    summary.verdicts[0].different_config = true;
     report_run(reporter, inputs, summary);
   });
 }
@@ -34,6 +35,8 @@ TEST(MarkdownReporter, ShowsThreeModes) {
 ## Org/Tiny (bfloat16): CPU against NVIDIA&#95;H200
 
 **Different weights: this model does not hold the weights of the reference.**
+
+**Another config: this model is not built as the model of the reference.**
 
 What the pattern means.
 

@@ -200,6 +200,8 @@ run::RecordingInfo recording_info() {
   info.model_slug = "org_tiny";
   info.model_dtype = "bfloat16";
   info.model_sha256 = "abcd";
+  info.config_sha256 = "cdef";
+  info.graph_sha256 = "efab";
   info.device_label = "CPU";
   info.device_name = "Some CPU";
   info.save_mode = "delta";

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <span>
 #include <string>
@@ -388,6 +389,17 @@ class FakeEngine : public engine::Engine {
 };
 
 }  // namespace
+
+std::string fake_metadata(int rope_theta, char graph, const std::string& transformers_version) {
+  return nlohmann::json{
+      {"torch_version", "9.9"},
+      {"exporter_version", "1"},
+      {"transformers_version", transformers_version},
+      {"config", {{"rms_norm_eps", 1e-6}, {"rope_parameters", {{"rope_theta", rope_theta}}}}},
+      {"config_sha256", std::string(60, '0') + std::to_string(rope_theta)},
+      {"graph_sha256", std::string(64, graph)}}
+      .dump();
+}
 
 std::unique_ptr<engine::Engine> make_fake_engine(FakeEngineState& state) {
   return std::make_unique<FakeEngine>(state);

@@ -46,6 +46,10 @@ struct FakeEngineState {
   std::vector<engine::ReplayOptions> replay_options;  // of each
 };
 
+// kvtool.json of a model with this config, for FakeEngineState.
+[[nodiscard]] std::string fake_metadata(int rope_theta, char graph = 'b',
+                                        const std::string& transformers_version = "5.17.0");
+
 inline constexpr std::int32_t kFakeEos = 2;
 
 [[nodiscard]] std::unique_ptr<engine::Engine> make_fake_engine(FakeEngineState& state);

@@ -16,7 +16,7 @@ struct ProvenanceDifference {
 };
 
 // Every difference between two META records (docs/format.md) that can explain a
-// mismatch: weights and architecture, K/V cache, exporter, torch and transformers
+// mismatch: weights, architecture, config and graph, K/V cache, exporter, torch and transformers
 // versions, device and driver, CPU model and instruction-set limit, threads,
 // determinism and TF32, batch shape. META is advisory: any member may be
 // missing or of another type. What neither side knows is no difference.

@@ -21,6 +21,8 @@ struct MetaModel {
   std::optional<std::string> architecture = {};
   std::optional<std::string> dtype = {};
   std::optional<std::string> weights_sha256 = {};
+  std::optional<std::string> config_sha256 = {};
+  std::optional<std::string> graph_sha256 = {};
   std::optional<std::uint64_t> max_positions = {};
   std::optional<std::string> exporter_version = {};
   std::optional<std::string> torch_version = {};         // that exported the model

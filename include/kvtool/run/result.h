@@ -37,6 +37,9 @@ struct ModelDescription {
   std::string dtype;
   std::uint64_t num_layers = 0;
   std::string weights_sha256;
+  // Empty for a model that was exported before there were any.
+  std::string config_sha256 = {};
+  std::string graph_sha256 = {};
 };
 
 // Seconds of the batch that the row was part of, steps of the row itself.
@@ -90,6 +93,7 @@ struct Replay {
   std::string truncation;  // empty when the reference is complete
   bool reference_has_prefill_kv = true;
   bool different_weights = false;
+  bool different_config = false;
   bool parallel = false;          // all steps in one pass instead of one by one
   std::vector<ModeReplay> modes;  // at least one, in the order they ran
   std::vector<analysis::ProvenanceDifference> provenance;
@@ -122,6 +126,7 @@ struct Verdict {
   std::string reference_cache = format::kUnnamedCache;  // as of Replay
   std::string cache = format::kUnnamedCache;
   bool different_weights = false;
+  bool different_config = false;
   bool parallel = false;  // a parallel replay judged, of one input at least
   analysis::RunSummary run;
   analysis::Figures figures;
@@ -178,6 +183,8 @@ struct RecordingInfo {
   std::string model_slug;
   std::string model_dtype;
   std::string model_sha256;
+  std::string config_sha256;  // empty: recorded before there were any
+  std::string graph_sha256;   // likewise
   std::string device_label;
   std::string device_name;
   std::string save_mode;

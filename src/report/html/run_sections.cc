@@ -86,7 +86,9 @@ std::string run_section(const RunDescription& run, const run::DeviceDescription&
     list += definition("model", model.id) + definition("architecture", model.architecture) +
             definition("dtype", model.dtype) +
             definition("layers", std::to_string(model.num_layers)) +
-            definition("weights SHA-256", model.weights_sha256) + definition("file", model.path);
+            definition("weights SHA-256", model.weights_sha256) +
+            definition("config SHA-256", model.config_sha256) +
+            definition("graph SHA-256", model.graph_sha256) + definition("file", model.path);
   }
   const auto provenance = nlohmann::json::parse(device.provenance_json, nullptr, false);
   if (provenance.is_object()) list += settings(provenance, "");

@@ -38,10 +38,18 @@ bool bitwise_equal(const analysis::Figures& figures) {
   return judged;
 }
 
+// What makes two models of it.
+std::string model_notices(const run::Verdict& verdict) {
+  std::string notices;
+  const auto add = [&](bool differs, std::string_view words) {
+    if (differs) notices += fmt::format("<p class=\"notice\">⚠ {}</p>\n", words);
+  };
+  add(verdict.different_weights, kDifferentWeights);
+  add(verdict.different_config, kDifferentConfig);
+  return notices;
+}
+
 std::string heading(const run::Verdict& verdict) {
-  const std::string weights = verdict.different_weights
-                                  ? fmt::format("<p class=\"notice\">⚠ {}</p>\n", kDifferentWeights)
-                                  : std::string();
   const std::string caches = cache_line(verdict);
   const std::string cache_notice =
       caches.empty() ? std::string() : fmt::format("<p class=\"notice\">{}</p>\n", text(caches));
@@ -55,7 +63,8 @@ std::string heading(const run::Verdict& verdict) {
       "<p class=\"finding\">{}</p>\n{}{}{}</header>\n",
       badge(verdict.gate.passed ? Outcome::kPass : Outcome::kFail), text(verdict.model_id),
       text(verdict.reference_device), text(verdict.device), text(verdict.dtype),
-      mode_list(verdict.run), text(verdict.finding_text), weights, cache_notice, parallel);
+      mode_list(verdict.run), text(verdict.finding_text), model_notices(verdict), cache_notice,
+      parallel);
 }
 
 std::string match_tile(const run::Verdict& verdict, const std::string& stretch) {

@@ -104,6 +104,8 @@ void take_meta(const json& meta, RecordingInfo& info) {
   info.model_id = typed.model.id.value_or("");
   info.model_slug = typed.model.slug.value_or("");
   info.model_dtype = typed.model.dtype.value_or("");
+  info.config_sha256 = typed.model.config_sha256.value_or("");
+  info.graph_sha256 = typed.model.graph_sha256.value_or("");
   info.device_label = typed.device.label.value_or("");
   info.device_name = typed.device.name.value_or("");
   info.kv_cache = typed.cache_or_unnamed();
