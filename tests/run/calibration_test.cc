@@ -234,7 +234,9 @@ class FakeWorkers {
                       .architecture = "Llama",
                       .dtype = "bfloat16",
                       .num_layers = 2,
-                      .weights_sha256 = "ab"}};
+                      .weights_sha256 = "ab",
+                      .config_sha256 = "cd",
+                      .graph_sha256 = "ef"}};
   }
 };
 
@@ -355,6 +357,7 @@ TEST_F(CalibrationRuns, GateFileHasRulesToleranceAndEvidence) {
   EXPECT_EQ(evidence["device"]["name"], "Some CPU");
   EXPECT_EQ(evidence["device"]["provenance"]["threads"], 2);
   EXPECT_EQ(evidence["model"]["weights_sha256"], "ab");
+  EXPECT_EQ(evidence["model"]["config_sha256"], "cd");
   ASSERT_EQ(evidence["runs"].size(), 5U);
   EXPECT_EQ(evidence["runs"][1]["settings"],
             (json{{"cpu_isa", "avx2"}, {"threads", 0}, {"batch", "recorded"}}));

@@ -172,7 +172,7 @@ TEST(WorkerAnswer, MeasurementComesBackAsItWasWritten) {
   measured.groups = 1;
   measured.cache = "int8";
   measured.device = {"CPU", "cpu", "Some CPU", "2.13.0", R"({"threads": 2})"};
-  measured.model = {"org/Tiny", "org_tiny", "m.pt", "Llama", "bfloat16", 30, "ab"};
+  measured.model = {"org/Tiny", "org_tiny", "m.pt", "Llama", "bfloat16", 30, "ab", "cd", "ef"};
   const WorkerAnswer read = parse_answer(write_answer({.error = {}, .measurement = measured}));
   EXPECT_FALSE(read.error);
   ASSERT_TRUE(read.measurement);
@@ -193,6 +193,8 @@ TEST(WorkerAnswer, MeasurementComesBackAsItWasWritten) {
   EXPECT_EQ(read.measurement->model.dtype, "bfloat16");
   EXPECT_EQ(read.measurement->model.num_layers, 30U);
   EXPECT_EQ(read.measurement->model.weights_sha256, "ab");
+  EXPECT_EQ(read.measurement->model.config_sha256, "cd");
+  EXPECT_EQ(read.measurement->model.graph_sha256, "ef");
 }
 
 // Not a number is no figure either: it counts as the worst there is.

@@ -215,7 +215,8 @@ class Calibrator {
             {"model",
              {{"id", first.model.id},
               {"dtype", first.model.dtype},
-              {"weights_sha256", first.model.weights_sha256}}},
+              {"weights_sha256", first.model.weights_sha256},
+              {"config_sha256", first.model.config_sha256}}},
             {"runs", runs_of_evidence(outcomes_)}};
   }
 

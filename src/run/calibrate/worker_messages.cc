@@ -187,6 +187,8 @@ struct JsonFields<ModelDescription> {
       json_field<&ModelDescription::dtype>("dtype"),
       json_field<&ModelDescription::num_layers>("num_layers"),
       json_field<&ModelDescription::weights_sha256>("weights_sha256"),
+      json_field<&ModelDescription::config_sha256>("config_sha256"),
+      json_field<&ModelDescription::graph_sha256>("graph_sha256"),
   };
 };
 
