@@ -234,7 +234,9 @@ def _export(options: argparse.Namespace) -> None:
     del loaded, model, state
 
     started = time.monotonic()
-    temporary = output.with_name(f"{output.name}.partial-{os.getpid()}")
+    target = Path(os.path.realpath(output))  # a link stays one
+    # Never too long where the file's own name is not.
+    temporary = target.with_name(f"{target.name[:200]}.partial-{os.getpid()}")
     try:
         _save(traced, temporary, extra_files, size_bytes)
         # One copy of the weights at a time: the traced module goes before the file comes.
@@ -248,7 +250,7 @@ def _export(options: argparse.Namespace) -> None:
         )
         # Again: an export takes minutes, in which another may have ended.
         output_file.require_replaceable(output, source.model_id, options.force)
-        os.replace(temporary, output)
+        os.replace(temporary, target)
     except OSError as error:
         raise EnvironmentFailure(f"{output}: cannot write: {error.strerror or error}") from None
     finally:

@@ -207,7 +207,7 @@ class PosixRandomAccessFile final : public RandomAccessFile {
 };
 
 [[noreturn]] void throw_open_failure(const std::filesystem::path& path, int error) {
-  const std::string message = path.string() + ": cannot be opened: " + reason(error);
+  const std::string message = shortened_path(path) + ": cannot be opened: " + reason(error);
   if (error == EMFILE || error == ENFILE || error == ENOMEM) throw_environment(message);
   throw_corrupt(message);
 }
@@ -220,7 +220,7 @@ Descriptor open_for_append(const std::filesystem::path& path, int flags) {
     descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | flags, 0666);
   } while (descriptor < 0 && errno == EINTR);
   if (descriptor < 0) {
-    throw_environment(path.string() + ": cannot be created: " + reason(errno));
+    throw_environment(shortened_path(path) + ": cannot be created: " + reason(errno));
   }
   return Descriptor(descriptor);
 }
@@ -294,7 +294,7 @@ class PosixFileSystem final : public FileSystem {
     std::error_code error;
     std::filesystem::create_directories(path, error);
     if (error) {
-      throw_environment(path.string() + ": folder cannot be created: " + error.message());
+      throw_environment(shortened_path(path) + ": folder cannot be created: " + error.message());
     }
   }
 
@@ -332,7 +332,22 @@ class PosixFileSystem final : public FileSystem {
   }
 };
 
+// A name of its own, which is never too long where that of `path` is not.
+std::filesystem::path temporary_beside(const std::filesystem::path& path) {
+  constexpr std::size_t kKept = 200;
+  const std::string name = path.filename().string().substr(0, kKept);
+  return path.parent_path() / (name + ".tmp." + std::to_string(::getpid()));
+}
+
 }  // namespace
+
+std::string shortened_path(const std::filesystem::path& path) {
+  constexpr std::size_t kShown = 60;
+  const std::string text = path.string();
+  if (text.size() <= 3 * kShown) return text;
+  return text.substr(0, kShown) + "..." + text.substr(text.size() - kShown) + " (" +
+         std::to_string(text.size()) + " bytes)";
+}
 
 void FileSystem::create_directories(const std::filesystem::path& /*path*/) {}
 void FileSystem::sync_directory(const std::filesystem::path& /*path*/) {}
@@ -392,16 +407,55 @@ std::string read_text_file(const std::filesystem::path& path, std::uint64_t max_
   }
 }
 
-void write_file_atomically(const std::filesystem::path& path, std::string_view content) {
-  std::filesystem::path temporary = path;
-  temporary += ".tmp." + std::to_string(::getpid());
+OutputTarget find_output_target(const std::filesystem::path& path) {
+  constexpr int kMaxLinks = 40;  // as Linux
+  OutputTarget target{.path = path, .can_be_replaced = true};
+  struct stat status{};
+  for (int links = 0;; ++links) {
+    // What a process holds open, /dev/stdout among it, is that very file, whatever its name.
+    if (target.path.native().starts_with("/proc/")) target.can_be_replaced = false;
+    if (::lstat(target.path.c_str(), &status) != 0) {
+      if (errno == ENOENT) return target;
+      throw_usage(shortened_path(path) + ": " + reason(errno));
+    }
+    if (!S_ISLNK(status.st_mode) || !target.can_be_replaced) break;
+    if (links == kMaxLinks) throw_usage(shortened_path(path) + ": " + reason(ELOOP));
+    std::error_code error;
+    const std::filesystem::path next = std::filesystem::read_symlink(target.path, error);
+    if (error) throw_usage(shortened_path(path) + ": " + error.message());
+    target.path = next.is_absolute() ? next : target.path.parent_path() / next;
+  }
+  target.can_be_replaced = target.can_be_replaced && S_ISREG(status.st_mode);
+  return target;
+}
+
+std::unique_ptr<WritableFile> open_to_write_into(const std::filesystem::path& path) {
+  int descriptor = -1;
+  do {
+    descriptor = ::open(path.c_str(), O_WRONLY | O_APPEND | O_NOCTTY | O_CLOEXEC);
+  } while (descriptor < 0 && errno == EINTR);
+  if (descriptor < 0) {
+    throw_environment(path.string() + ": cannot be opened to write: " + reason(errno));
+  }
+  return std::make_unique<PosixWritableFile>(Descriptor(descriptor), path);
+}
+
+void write_output_file(const std::filesystem::path& path, std::string_view content) {
+  const OutputTarget target = find_output_target(path);
+  const auto bytes = std::as_bytes(std::span(content));
   FileSystem& files = posix_file_system();
+  if (!target.can_be_replaced) {
+    const std::unique_ptr<WritableFile> file = open_to_write_into(target.path);
+    file->append(bytes);
+    return file->close();
+  }
+  const std::filesystem::path temporary = temporary_beside(target.path);
   files.remove(temporary);
   try {
     const std::unique_ptr<WritableFile> file = files.create(temporary);
-    file->append(std::as_bytes(std::span(content)));
+    file->append(bytes);
     file->close();
-    files.rename(temporary, path);
+    files.rename(temporary, target.path);
   } catch (const Error&) {
     ::unlink(temporary.c_str());
     throw;

@@ -167,7 +167,11 @@ class Program {
   }
 
   int report_parse_error(const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app_.exit(error, terminal_.out, terminal_.err);
+    if (error.get_exit_code() == 0) {
+      const int status = app_.exit(error, terminal_.out, terminal_.err);
+      require_written(terminal_);
+      return status;
+    }
     CLI::App& command = parsed_app();
     const std::string where =
         command.get_name() == "kvtool" ? std::string("kvtool") : "kvtool " + command.get_name();

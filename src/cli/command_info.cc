@@ -32,7 +32,7 @@ Examples:
   int execute(Terminal& terminal) override {
     return with_observer(terminal, {name(), {.json = json_ ? "-" : ""}, false, verbose_},
                          [&](run::Observer& observer) {
-                           const run::InfoResult info = run::read_info(path_);
+                           const run::InfoResult info = run::read_info(path_, observer);
                            observer.info(info);
                            observer.finish({});
                            return info.readable() ? 0 : static_cast<int>(ErrorCode::kCorrupt);

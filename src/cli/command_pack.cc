@@ -64,7 +64,7 @@ class PackCommand : public Command {
     return with_observer(
         terminal, {name(), reports_, quiet_, verbose_}, [&](run::Observer& observer) {
           const run::PackingOutcome outcome = run::run_packing(
-              {unpack_, recordings(), output_, threads_}, terminal.services.stop, observer);
+              {unpack_, recordings(observer), output_, threads_}, terminal.services.stop, observer);
           observer.packing(outcome.result);
           observer.finish({});
           return outcome.failure ? exit_status_of(*outcome.failure) : 0;
@@ -72,9 +72,10 @@ class PackCommand : public Command {
   }
 
  private:
-  [[nodiscard]] std::vector<fs::path> recordings() const {
+  [[nodiscard]] std::vector<fs::path> recordings(run::Observer& observer) const {
     // Whoever writes an unfinished one is not done.
-    std::vector<fs::path> found = run::named_recordings(paths_, run::Unfinished::kLeftOut);
+    std::vector<fs::path> found =
+        run::named_recordings(paths_, run::Unfinished::kLeftOut, observer);
     std::sort(found.begin(), found.end());
     found.erase(std::unique(found.begin(), found.end()), found.end());
     check_output(found.size());
@@ -87,6 +88,7 @@ class PackCommand : public Command {
       throw_usage("--out names one file, so give one recording");
     }
     if (fs::is_directory(output_)) throw_usage(output_ + " is a folder: name a file");
+    run::check_holds_recording(output_);
     if (!force_ && fs::exists(output_)) {
       throw_usage(output_ + " exists already: choose another name, or --force to replace it");
     }

@@ -40,7 +40,7 @@ Examples:
   int execute(Terminal& terminal) override {
     return with_observer(terminal, {name(), reports_, quiet_, false}, [&](run::Observer& observer) {
       const run::VerificationRequest request{
-          run::named_recordings(paths_, run::Unfinished::kIncluded), threads_};
+          run::named_recordings(paths_, run::Unfinished::kIncluded, observer), threads_};
       const run::VerifyTotals totals = run::run_verification(request, terminal.services, observer);
       observer.finish({});
       return totals.all_intact() ? 0 : static_cast<int>(ErrorCode::kCorrupt);

@@ -54,7 +54,9 @@ bool as_bool(const Value& value) {
 std::uint64_t as_count(const Value& value) {
   const bool fits = value.node.is_number_integer() && value.node >= 1 &&
                     value.node <= std::numeric_limits<std::int32_t>::max();
-  if (!fits) value.fail("an integer of at least 1");
+  if (!fits) {
+    value.fail("an integer from 1 to " + std::to_string(std::numeric_limits<std::int32_t>::max()));
+  }
   return value.node.get<std::uint64_t>();
 }
 

@@ -1,11 +1,13 @@
 #include "failure.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <new>
 #include <system_error>
 
 #include "interrupt.h"
 #include "kvtool/base/error.h"
+#include "kvtool/base/file.h"
 #include "kvtool/base/setting.h"
 #include "kvtool/run/paths.h"
 
@@ -55,7 +57,9 @@ Failure describe_failure(const std::exception_ptr& exception, const StopToken& s
   } catch (const std::bad_alloc&) {
     return {kEnvironmentStatus,
             "out of memory: use a smaller --batch-size, fewer --max-new-tokens or a smaller model"};
-  } catch (const std::system_error& error) {  // std::filesystem's among them
+  } catch (const std::filesystem::filesystem_error& error) {
+    return {kEnvironmentStatus, shortened_path(error.path1()) + ": " + error.code().message()};
+  } catch (const std::system_error& error) {
     return {kEnvironmentStatus, error.what()};
   } catch (const std::exception& error) {
     return bug(error.what());

@@ -30,9 +30,18 @@ constexpr ReportKind kReportKinds[] = {
 };
 constexpr const char* kStdout = "-";
 
+// Text on stdout would mix with a report that goes there under any of its names.
+std::string as_target(const std::string& given) {
+  for (const char* name : {"/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}) {
+    if (given == name) return kStdout;
+  }
+  return given;
+}
+
 // Before a run of hours, not after it.
 void check_target(const std::string& option, const std::filesystem::path& target) {
-  const std::filesystem::path folder = target.has_parent_path() ? target.parent_path() : ".";
+  const std::filesystem::path file = find_output_target(target).path;
+  const std::filesystem::path folder = file.has_parent_path() ? file.parent_path() : ".";
   const std::string where = option + " " + target.string();
   if (!std::filesystem::is_directory(folder)) {
     throw_usage(where + ": the folder " + folder.string() + " does not exist");
@@ -53,8 +62,8 @@ std::unique_ptr<report::Reporter> console(const Terminal& terminal,
 void check_distinct(const ReportTargets& targets) {
   for (const ReportKind& kind : kReportKinds) {
     for (const ReportKind* other = &kind + 1; other != std::end(kReportKinds); ++other) {
-      const std::string& target = targets.*kind.target;
-      if (target.empty() || target != targets.*other->target) continue;
+      const std::string target = as_target(targets.*kind.target);
+      if (target.empty() || target != as_target(targets.*other->target)) continue;
       throw_usage(std::string(kind.option) + " and " + other->option + " both write to " +
                   (target == kStdout ? "stdout" : target));
     }
@@ -67,7 +76,7 @@ std::unique_ptr<report::Reporter> choose_reporters(const Terminal& terminal,
   std::vector<std::unique_ptr<report::Reporter>> reporters;
   bool text_on_stdout = true;
   for (const ReportKind& kind : kReportKinds) {
-    const std::string& target = options.targets.*kind.target;
+    const std::string target = as_target(options.targets.*kind.target);
     if (target.empty()) continue;
     if (target == kStdout) {
       text_on_stdout = false;
@@ -77,8 +86,8 @@ std::unique_ptr<report::Reporter> choose_reporters(const Terminal& terminal,
       continue;
     }
     check_target(kind.option, target);
-    reporters.push_back(kind.make(
-        [target](const std::string& document) { write_file_atomically(target, document); }));
+    reporters.push_back(
+        kind.make([target](const std::string& document) { write_output_file(target, document); }));
   }
   if (text_on_stdout) reporters.insert(reporters.begin(), console(terminal, options));
   return report::make_reporter_list(std::move(reporters));
@@ -99,8 +108,7 @@ int with_observer(const Terminal& terminal, const ReportingOptions& options,
     reporter->fail(failure.exit_status, failure.message);
     throw;
   }
-  terminal.out.flush();
-  if (!terminal.out) throw_environment("standard output could not be written");
+  require_written(terminal);
   return status;
 }
 

@@ -9,6 +9,7 @@
 
 #include "command.h"
 #include "interrupt.h"
+#include "kvtool/base/error.h"
 #include "kvtool/base/subprocess.h"
 
 namespace kvtool::cli {
@@ -36,6 +37,11 @@ Terminal system_terminal() {
           .err_is_terminal = ::isatty(STDERR_FILENO) == 1,
           .no_color = no_color != nullptr && *no_color != '\0',
           .services = std::move(services)};
+}
+
+void require_written(const Terminal& terminal) {
+  terminal.out.flush();
+  if (!terminal.out) throw_environment("standard output could not be written");
 }
 
 }  // namespace kvtool::cli

@@ -22,4 +22,7 @@ struct Terminal {
 // The process's own streams and services; Ctrl-C stops a run.
 [[nodiscard]] Terminal system_terminal();
 
+// Error kEnvironment when something of the results did not get out: a full disk, a closed pipe.
+void require_written(const Terminal& terminal);
+
 }  // namespace kvtool::cli

@@ -141,6 +141,10 @@ class Export {
 
 }  // namespace
 
+void write_safetensors(const Recording& recording, std::int64_t step, WritableFile& file) {
+  Export(recording, step).write_to(file);
+}
+
 void write_safetensors(const Recording& recording, std::int64_t step,
                        const std::filesystem::path& target, FileSystem* file_system) {
   FileSystem& files = file_system != nullptr ? *file_system : posix_file_system();

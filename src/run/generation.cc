@@ -4,8 +4,11 @@
 #include <list>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <span>
+#include <utility>
 
 #include "kvtool/base/error.h"
+#include "kvtool/base/file.h"
 #include "kvtool/base/setting.h"
 #include "kvtool/base/text.h"
 #include "kvtool/format/recording_check.h"
@@ -34,6 +37,10 @@ struct BatchPlan {
   [[nodiscard]] bool all_kept() const { return std::ranges::find(kept, false) == kept.end(); }
 };
 
+// Where a batch stands: the size's place among those of the run, then its index.
+using BatchPlace = std::pair<std::size_t, std::uint64_t>;
+
+// Prompts repeat, and millions of inputs may be asked for: each is what its prompt is.
 struct EncodedInput {
   const Prompt* prompt = nullptr;
   const EncodedPrompt* encoded = nullptr;
@@ -71,8 +78,9 @@ void check_vocabulary(const EncodedInput& input, std::uint64_t index,
   }
 }
 
-void check_positions(const EncodedInput& input, std::uint64_t index, const BatchPlan& batch,
-                     const Request& request, const engine::ModelInfo& model) {
+// Every batch is as long as its longest prompt: what fits alone fits in any.
+void check_positions(const EncodedInput& input, std::uint64_t index, const Request& request,
+                     const engine::ModelInfo& model) {
   const std::uint64_t length = input.encoded->token_ids.size();
   if (model.max_positions == 0) return;
   if (length > model.max_positions) {
@@ -80,8 +88,8 @@ void check_positions(const EncodedInput& input, std::uint64_t index, const Batch
                 ") has a prompt of " + std::to_string(length) + " tokens, but " + model.model_id +
                 " has " + std::to_string(model.max_positions) + " positions: shorten the prompt");
   }
-  const std::uint64_t needed = batch.padded_length + request.max_new_tokens - 1;
-  if (length == batch.padded_length && needed > model.max_positions) {
+  const std::uint64_t needed = length + request.max_new_tokens - 1;
+  if (needed > model.max_positions) {
     throw_usage("input " + std::to_string(index) + " (" + input.prompt->origin + "): a prompt of " +
                 std::to_string(length) + " tokens and " + std::to_string(request.max_new_tokens) +
                 " new ones need " + std::to_string(needed) + " positions, but " + model.model_id +
@@ -99,7 +107,7 @@ class GenerationRun {
     check_has_prompts(request_);
     const std::vector<ModelFile> models = models_to_run(request_);
     if (request_.save && models.size() > 1) check_folders_differ(models);
-    RecordingLedger ledger(models.size() * batch_sizes(request_).size() * num_inputs(request_));
+    RecordingLedger ledger(models.size() * sizes_.size() * num_inputs_);
     try {
       for (const ModelFile& model : models) run_model(model, ledger);
     } catch (...) {
@@ -129,24 +137,20 @@ class GenerationRun {
   }
 
   void run_model(const ModelFile& file, RecordingLedger& ledger) {
-    const std::vector<EncodedPrompt> encoded = encode_prompts(
-        request_.prompts, file.path, session_.services().encoder, clock_to_continue(file));
-    warn_of_prompts(encoded);
-    inputs_.clear();
-    for (std::uint64_t i = 0; i < num_inputs(request_); ++i) {
-      const std::size_t prompt = i % request_.prompts.size();
-      inputs_.push_back({&request_.prompts[prompt], &encoded[prompt]});
-    }
+    encoded_ = encode_prompts(request_.prompts, file.path, session_.services().encoder,
+                              clock_to_continue(file));
+    warn_of_prompts(encoded_);
     const std::unique_ptr<engine::Model> model = session_.load_model(file);
     engine_ready_ = true;
-    for (std::uint64_t i = 0; i < inputs_.size(); ++i)
-      check_vocabulary(inputs_[i], i, model->info());
-    std::vector<std::vector<BatchPlan>> plans;
-    for (const std::uint64_t size : batch_sizes(request_)) plans.push_back(plan(size));
-    for (const auto& batches : plans) check_batches(batches, model->info());
-    if (request_.save) prepare_folder(*model, plans);
-    for (const auto& batches : plans) {
-      for (const BatchPlan& batch : batches) run_batch(*model, batch, batches.size(), ledger);
+    check_inputs(model->info());
+    kept_.clear();
+    if (request_.save) prepare_folder(*model);
+    for (std::size_t size = 0; size < sizes_.size(); ++size) {
+      for (std::uint64_t index = 0; index < num_batches(size); ++index) {
+        const auto kept = kept_.find({size, index});
+        run_batch(*model, kept == kept_.end() ? plan({size, index}) : kept->second,
+                  num_batches(size), ledger);
+      }
     }
   }
 
@@ -157,10 +161,10 @@ class GenerationRun {
     });
     if (!request_.resume || !has_chats) return {};
     const std::string slug = session_.engine().read_model_info(file.path.string()).slug;
-    const std::uint64_t inputs = std::min(num_inputs(request_), request_.prompts.size());
-    for (const std::uint64_t size : batch_sizes(request_)) {
-      for (std::uint64_t input = 0; input < inputs; ++input) {
-        std::string clock = recorded_clock(session_.recording_path(slug, size, input));
+    const std::uint64_t inputs = std::min<std::uint64_t>(num_inputs_, request_.prompts.size());
+    for (const std::uint64_t size : sizes_) {
+      for (std::uint64_t index = 0; index < inputs; ++index) {
+        std::string clock = recorded_clock(session_.recording_path(slug, size, index));
         if (!clock.empty()) return clock;
       }
     }
@@ -185,70 +189,89 @@ class GenerationRun {
     }
   }
 
-  [[nodiscard]] std::vector<BatchPlan> plan(std::uint64_t batch_size) const {
-    std::vector<BatchPlan> batches;
-    for (std::uint64_t first = 0; first < inputs_.size(); first += batch_size) {
-      BatchPlan batch{batch_size, batches.size(),
-                      first,      std::min<std::uint64_t>(batch_size, inputs_.size() - first),
-                      0,          format::to_string(format::random_uuid())};
-      batch.kept.assign(batch.rows, false);
-      for (std::uint64_t i = first; i < first + batch.rows; ++i) {
-        batch.padded_length =
-            std::max<std::uint64_t>(batch.padded_length, inputs_[i].encoded->token_ids.size());
-      }
-      batches.push_back(batch);
-    }
-    return batches;
+  [[nodiscard]] EncodedInput input(std::uint64_t index) const {
+    const std::size_t prompt = index % request_.prompts.size();
+    return {&request_.prompts[prompt], &encoded_[prompt]};
   }
 
-  // All before the first token is generated.
-  void check_batches(const std::vector<BatchPlan>& batches, const engine::ModelInfo& model) const {
-    for (const BatchPlan& batch : batches) {
-      for (std::uint64_t i = batch.first; i < batch.first + batch.rows; ++i) {
-        check_positions(inputs_[i], i, batch, request_, model);
-      }
+  [[nodiscard]] std::uint64_t num_batches(std::size_t size) const {
+    return (num_inputs_ + sizes_[size] - 1) / sizes_[size];
+  }
+
+  // Made when it is its turn: a run may have millions.
+  [[nodiscard]] BatchPlan plan(BatchPlace place) const {
+    const std::uint64_t size = sizes_[place.first];
+    BatchPlan batch{.batch_size = size,
+                    .index = place.second,
+                    .first = place.second * size,
+                    .id = format::to_string(format::random_uuid())};
+    batch.rows = std::min(size, num_inputs_ - batch.first);
+    batch.kept.assign(batch.rows, false);
+    for (std::uint64_t i = batch.first; i < batch.first + batch.rows; ++i) {
+      batch.padded_length =
+          std::max<std::uint64_t>(batch.padded_length, input(i).encoded->token_ids.size());
     }
+    return batch;
+  }
+
+  // All before the first token is generated. The first inputs have all prompts.
+  void check_inputs(const engine::ModelInfo& model) const {
+    const std::uint64_t distinct = std::min<std::uint64_t>(num_inputs_, request_.prompts.size());
+    for (std::uint64_t i = 0; i < distinct; ++i) check_vocabulary(input(i), i, model);
+    for (std::uint64_t i = 0; i < distinct; ++i) check_positions(input(i), i, request_, model);
   }
 
   // The folder is this run's, and what stands in it may stay or be replaced.
-  void prepare_folder(const engine::Model& model, std::vector<std::vector<BatchPlan>>& plans) {
+  void prepare_folder(const engine::Model& model) {
     session_.lock_recordings(model.info());
     std::uint64_t kept = 0;
-    std::uint64_t planned = 0;
-    for (std::vector<BatchPlan>& batches : plans) {
-      for (BatchPlan& batch : batches) {
-        if (request_.resume) {
-          find_kept(model, batch);
-        } else {
-          check_not_recorded(model, batch);
-        }
-        planned += batch.rows;
-        kept += static_cast<std::uint64_t>(std::ranges::count(batch.kept, true));
+    for (const auto& [place, rows] : recorded_rows(model.info())) {
+      session_.services().stop.throw_if_requested();
+      BatchPlan batch = plan(place);
+      if (!request_.resume) {
+        session_.check_not_recorded(path_of(batch, batch.first + rows.front(), model.info()));
+        continue;
       }
+      find_kept(model, rows, batch);
+      kept += static_cast<std::uint64_t>(std::ranges::count(batch.kept, true));
+      kept_.emplace(place, std::move(batch));
     }
     if (request_.resume) {
       session_.observer().log(LogLevel::kInfo, std::to_string(kept) + " of " +
-                                                   std::to_string(planned) + " recordings of " +
-                                                   model.info().slug + " are complete and kept");
+                                                   std::to_string(sizes_.size() * num_inputs_) +
+                                                   " recordings of " + model.info().slug +
+                                                   " are complete and kept");
     }
   }
 
-  void check_not_recorded(const engine::Model& model, const BatchPlan& batch) {
-    for (std::uint64_t i = batch.first; i < batch.first + batch.rows; ++i) {
-      session_.check_not_recorded(path_of(batch, i, model.info()));
+  // Rows of this run that the folder holds: what is there is listed, since it may be little of
+  // all that is planned.
+  [[nodiscard]] std::map<BatchPlace, std::vector<std::uint64_t>> recorded_rows(
+      const engine::ModelInfo& model) {
+    std::map<BatchPlace, std::vector<std::uint64_t>> rows;
+    for (const fs::path& path : list_folder(session_.recordings_folder(model.slug))) {
+      const auto name = parse_recording_file_name(path.filename().string());
+      if (!name || name->partial || name->input_index >= num_inputs_) continue;
+      const auto size = std::ranges::find(sizes_, name->batch_size);
+      if (size == sizes_.end()) continue;
+      rows[{static_cast<std::size_t>(size - sizes_.begin()), name->input_index / *size}].push_back(
+          name->input_index % *size);
     }
+    for (auto& [place, found] : rows) std::ranges::sort(found);
+    return rows;
   }
 
-  void find_kept(const engine::Model& model, BatchPlan& batch) {
-    for (std::uint64_t row = 0; row < batch.rows; ++row) {
-      const std::uint64_t input = batch.first + row;
-      const fs::path path = path_of(batch, input, model.info());
+  void find_kept(const engine::Model& model, std::span<const std::uint64_t> rows,
+                 BatchPlan& batch) {
+    for (const std::uint64_t row : rows) {
+      const std::uint64_t index = batch.first + row;
+      const fs::path path = path_of(batch, index, model.info());
       const std::optional<format::Recording> recording =
           find_whole_recording(path, session_.observer());
       if (!recording) continue;
-      check_same_run(*recording, {.header = make_header(model, input),
-                                  .prompt = inputs_[input].encoded->token_ids,
-                                  .meta = make_input_meta(model, batch, input)});
+      check_same_run(*recording, {.header = make_header(model, index),
+                                  .prompt = input(index).encoded->token_ids,
+                                  .meta = make_input_meta(model, batch, index)});
       // A row that is recorded beside it belongs to the same batch.
       const std::string id = format::Meta::parse(recording->meta()).run.value().batch_id.value();
       if (std::ranges::count(batch.kept, true) > 0 && id != batch.id) {
@@ -262,18 +285,18 @@ class GenerationRun {
     }
   }
 
-  [[nodiscard]] fs::path path_of(const BatchPlan& batch, std::uint64_t input,
+  [[nodiscard]] fs::path path_of(const BatchPlan& batch, std::uint64_t index,
                                  const engine::ModelInfo& model) {
-    return session_.recording_path(model.slug, batch.batch_size, input);
+    return session_.recording_path(model.slug, batch.batch_size, index);
   }
 
-  [[nodiscard]] std::string prompt_text(const engine::Model& model, std::uint64_t input) const {
-    const EncodedPrompt& encoded = *inputs_[input].encoded;
+  [[nodiscard]] std::string prompt_text(const engine::Model& model, std::uint64_t index) const {
+    const EncodedPrompt& encoded = *input(index).encoded;
     return encoded.text.empty() ? text_of(model, encoded.token_ids) : encoded.text;
   }
 
   [[nodiscard]] format::RecordingHeader make_header(const engine::Model& model,
-                                                    std::uint64_t input) const {
+                                                    std::uint64_t index) const {
     const engine::ModelInfo& info = model.info();
     format::RecordingHeader header;
     header.uuid = format::random_uuid();
@@ -282,13 +305,13 @@ class GenerationRun {
     header.logits_dtype = info.logits_dtype;
     header.vocab_size = info.vocab_size;
     header.top_k = std::min(request_.top_k, info.vocab_size);
-    header.prompt_length = inputs_[input].encoded->token_ids.size();
+    header.prompt_length = input(index).encoded->token_ids.size();
     header.geometry = info.geometry;
     return header;
   }
 
   [[nodiscard]] nlohmann::json make_input_meta(const engine::Model& model, const BatchPlan& batch,
-                                               std::uint64_t input) {
+                                               std::uint64_t index) {
     MetaParts meta;
     meta.kvtool_version = KVTOOL_VERSION;
     meta.created_utc = session_.created_utc();
@@ -299,37 +322,37 @@ class GenerationRun {
     meta.run = {.batch_id = batch.id,
                 .batch_size = batch.batch_size,
                 .batch_index = batch.index,
-                .row = input - batch.first,
+                .row = index - batch.first,
                 .rows = batch.rows,
-                .input_index = input,
+                .input_index = index,
                 .padded_length = batch.padded_length,
-                .padding = batch.padded_length - inputs_[input].encoded->token_ids.size(),
+                .padding = batch.padded_length - input(index).encoded->token_ids.size(),
                 .cache_capacity = batch.padded_length + request_.max_new_tokens - 1,
                 .max_new_tokens = request_.max_new_tokens,
                 .ignore_eos = request_.ignore_eos};
-    meta.prompt = {{"text", valid_utf8(prompt_text(model, input))}};
-    if (inputs_[input].prompt->kind == Prompt::Kind::kMessages) {
-      meta.prompt["messages"] = inputs_[input].prompt->messages;
+    meta.prompt = {{"text", valid_utf8(prompt_text(model, index))}};
+    if (input(index).prompt->kind == Prompt::Kind::kMessages) {
+      meta.prompt["messages"] = input(index).prompt->messages;
     }
-    if (const std::string& clock = inputs_[input].encoded->clock; !clock.empty()) {
+    if (const std::string& clock = input(index).encoded->clock; !clock.empty()) {
       meta.prompt["clock"] = clock;
     }
     return make_meta(meta);
   }
 
   std::unique_ptr<format::RowSink> make_sink(const engine::Model& model, const BatchPlan& batch,
-                                             std::uint64_t input) {
+                                             std::uint64_t index) {
     return format::make_recording_sink(
-        {.path = path_of(batch, input, model.info()),
-         .header = make_header(model, input),
-         .meta_json = make_input_meta(model, batch, input)
+        {.path = path_of(batch, index, model.info()),
+         .header = make_header(model, index),
+         .meta_json = make_input_meta(model, batch, index)
                           .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
-         .prompt = inputs_[input].encoded->token_ids,
+         .prompt = input(index).encoded->token_ids,
          .token_text = [&model](std::int32_t token) { return model.token_bytes(token); },
          .writer = session_.writer_options()});
   }
 
-  void run_batch(engine::Model& model, const BatchPlan& batch, std::size_t num_batches,
+  void run_batch(engine::Model& model, const BatchPlan& batch, std::uint64_t of_batches,
                  RecordingLedger& ledger) {
     std::vector<engine::Input> inputs;
     std::vector<std::unique_ptr<format::RowSink>> sinks;
@@ -337,7 +360,7 @@ class GenerationRun {
     std::vector<fs::path> paths;
     std::list<format::Recording> kept;
     for (std::uint64_t i = batch.first; i < batch.first + batch.rows; ++i) {
-      inputs.push_back({inputs_[i].encoded->token_ids});
+      inputs.push_back({input(i).encoded->token_ids});
       if (request_.save) paths.push_back(path_of(batch, i, model.info()));
     }
     ledger.begin_batch(paths);
@@ -360,7 +383,7 @@ class GenerationRun {
                         .kv_cache = kv_cache_},
                        sink_pointers,
                        session_.progress("batch " + std::to_string(batch.index + 1) + "/" +
-                                         std::to_string(num_batches) + " of size " +
+                                         std::to_string(of_batches) + " of size " +
                                          std::to_string(batch.batch_size)));
     sinks.clear();
     ledger.end_batch();
@@ -373,33 +396,36 @@ class GenerationRun {
                   const engine::GenerateResult& result) {
     const std::uint64_t index = batch.first + row;
     const engine::GeneratedRow& generated = result.rows.at(row);
-    InputResult input;
-    input.model_slug = model.info().slug;
-    input.batch_size = batch.batch_size;
-    input.rows = batch.rows;
-    input.row = row;
-    input.input_index = index;
-    input.prompt_text = prompt_text(model, index);
-    input.prompt_length = inputs_[index].encoded->token_ids.size();
-    input.timing = {result.timing.prefill_seconds, result.timing.decode_seconds,
+    InputResult shown;
+    shown.model_slug = model.info().slug;
+    shown.batch_size = batch.batch_size;
+    shown.rows = batch.rows;
+    shown.row = row;
+    shown.input_index = index;
+    shown.prompt_text = prompt_text(model, index);
+    shown.prompt_length = input(index).encoded->token_ids.size();
+    shown.timing = {result.timing.prefill_seconds, result.timing.decode_seconds,
                     generated.tokens.empty() ? 0 : generated.tokens.size() - 1,
                     result.timing.attention_seconds};
-    input.generation = Generation{generated.tokens, text_of(model, generated.tokens),
+    shown.generation = Generation{generated.tokens, text_of(model, generated.tokens),
                                   std::string(stop_reason_name(generated.stop_reason))};
     if (request_.save) {
       const fs::path path = path_of(batch, index, model.info());
       const auto mode = request_.save_mode.value_or(format::SaveMode::kDelta);
-      input.saved = SavedRecording{path.string(), fs::file_size(path),
+      shown.saved = SavedRecording{path.string(), fs::file_size(path),
                                    std::string(format::save_mode_name(mode))};
     }
-    session_.report(input);
+    session_.report(shown);
   }
 
   Session& session_;
   const Request& request_;
   const cache::CacheSpec kv_cache_ = request_.kv_cache.value_or(cache::CacheSpec());
+  const std::vector<std::uint64_t> sizes_ = batch_sizes(request_);
+  const std::uint64_t num_inputs_ = num_inputs(request_);
   bool engine_ready_ = false;
-  std::vector<EncodedInput> inputs_;
+  std::vector<EncodedPrompt> encoded_;    // of the model that runs
+  std::map<BatchPlace, BatchPlan> kept_;  // batches of which something is recorded and stays
 };
 
 }  // namespace

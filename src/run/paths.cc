@@ -3,17 +3,22 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <ctime>
 
 #include "kvtool/base/error.h"
 #include "kvtool/base/file.h"
 #include "kvtool/format/writer.h"
+#include "kvtool/run/observer.h"
 
 namespace kvtool::run {
 namespace {
 
 constexpr std::string_view kTimestamp = "{timestamp}";
+constexpr std::array<std::string_view, 11> kMetadataNames = {
+    ".DS_Store", ".localized",  ".Spotlight-V100", ".fseventsd",   ".Trashes", "__MACOSX",
+    "Thumbs.db", "ehthumbs.db", "desktop.ini",     ".AppleDouble", "@eaDir"};
 
 std::string formatted_utc(WallTime time, const char* format) {
   const std::time_t seconds = std::chrono::system_clock::to_time_t(time);
@@ -177,24 +182,56 @@ bool is_partial_path(const std::filesystem::path& path) {
                                  std::string(format::kPartialSuffix));
 }
 
+bool is_system_metadata(const std::filesystem::path& path) {
+  const std::string name = path.filename().string();
+  return name.starts_with("._") || name.ends_with(":Zone.Identifier") ||
+         std::ranges::find(kMetadataNames, name) != kMetadataNames.end();
+}
+
+void note_system_metadata(const std::filesystem::path& folder,
+                          const std::vector<std::filesystem::path>& entries, Observer& observer) {
+  constexpr std::size_t kNamed = 3;
+  std::size_t count = 0;
+  std::string names;
+  for (const std::filesystem::path& entry : entries) {
+    if (!is_system_metadata(entry)) continue;
+    if (++count > kNamed) continue;
+    names += (names.empty() ? "" : ", ") + entry.filename().string();
+  }
+  if (count == 0) return;
+  if (count > kNamed) names += fmt::format(" and {} more", count - kNamed);
+  observer.log(LogLevel::kInfo,
+               folder.string() + ": skipped what another system left there: " + names);
+}
+
 bool is_recording_path(const std::filesystem::path& path) {
+  if (is_system_metadata(path)) return false;
   return path.native().ends_with(format::kRecordingSuffix) || is_partial_path(path);
 }
 
-std::vector<std::filesystem::path> recordings_below(const std::filesystem::path& folder) {
+std::vector<std::filesystem::path> recordings_below(const std::filesystem::path& folder,
+                                                    Observer& observer) {
   namespace fs = std::filesystem;
   (void)list_folder(folder);  // an unreadable folder is an error, not an empty one
   std::vector<fs::path> paths;
+  std::vector<fs::path> metadata;
   const auto options = fs::directory_options::skip_permission_denied;
-  for (const auto& entry : fs::recursive_directory_iterator(folder, options)) {
-    if (is_recording_path(entry.path()) && !entry.is_directory()) paths.push_back(entry.path());
+  const fs::recursive_directory_iterator end;
+  for (fs::recursive_directory_iterator entry(folder, options); entry != end; ++entry) {
+    if (is_system_metadata(entry->path())) {
+      metadata.push_back(entry->path());
+      entry.disable_recursion_pending();
+    } else if (is_recording_path(entry->path()) && !entry->is_directory()) {
+      paths.push_back(entry->path());
+    }
   }
+  note_system_metadata(folder, metadata, observer);
   std::sort(paths.begin(), paths.end());
   return paths;
 }
 
 std::vector<std::filesystem::path> named_recordings(const std::vector<std::string>& given,
-                                                    Unfinished unfinished) {
+                                                    Unfinished unfinished, Observer& observer) {
   namespace fs = std::filesystem;
   const bool leaves_out = unfinished == Unfinished::kLeftOut;
   std::vector<fs::path> found;
@@ -204,7 +241,7 @@ std::vector<std::filesystem::path> named_recordings(const std::vector<std::strin
       found.emplace_back(path);
       continue;
     }
-    std::vector<fs::path> below = recordings_below(path);
+    std::vector<fs::path> below = recordings_below(path, observer);
     if (leaves_out) std::erase_if(below, is_partial_path);
     if (below.empty()) {
       throw_usage(path + " holds no " + (leaves_out ? "finished " : "") + "recording (*.kvc)");
@@ -212,6 +249,11 @@ std::vector<std::filesystem::path> named_recordings(const std::vector<std::strin
     found.insert(found.end(), below.begin(), below.end());
   }
   return found;
+}
+
+void check_holds_recording(const std::filesystem::path& target) {
+  if (find_output_target(target).can_be_replaced) return;
+  throw_usage(target.string() + " is a pipe or a device, which holds no recording: name a file");
 }
 
 std::string shell_quoted(std::string_view text) {

@@ -54,6 +54,19 @@ std::pair<std::size_t, std::size_t> line_and_column(std::string_view text, std::
   return {line, column};
 }
 
+// "FILE:3:14".
+std::string place_of(const std::string& subject, std::string_view text, std::size_t offset) {
+  const auto [line, column] = line_and_column(text, offset);
+  return subject + ":" + std::to_string(line) + ":" + std::to_string(column);
+}
+
+// The parser takes a NUL for the end of the text, and what follows for nothing.
+void require_no_nul(std::string_view text, const std::string& subject) {
+  const std::size_t nul = text.find('\0');
+  if (nul == std::string_view::npos) return;
+  throw_usage(place_of(subject, text, nul) + ": a NUL byte, which no text holds");
+}
+
 // "[json.exception.parse_error.101] parse error at line 1, column 2: reason" -> "reason".
 std::string parse_reason(const json::parse_error& error) {
   const std::string what = error.what();
@@ -66,7 +79,8 @@ std::string parse_reason(const json::parse_error& error) {
 // so deep that copying or printing the tree would exhaust the stack.
 class DocumentCheck final : public nlohmann::json_sax<json> {
  public:
-  explicit DocumentCheck(std::string subject) : subject_(std::move(subject)) {}
+  DocumentCheck(std::string subject, std::string_view text)
+      : subject_(std::move(subject)), text_(text) {}
 
   bool null() override { return true; }
   bool boolean(bool) override { return true; }
@@ -83,8 +97,14 @@ class DocumentCheck final : public nlohmann::json_sax<json> {
   bool end_object() override { return close(); }
   bool start_array(std::size_t) override { return open(); }
   bool end_array() override { return close(); }
-  // Left to the parser that builds the tree, which comes to the same place.
-  bool parse_error(std::size_t, const std::string&, const json::exception&) override {
+  // What is no JSON is left to the parser that builds the tree, which comes to the same place. A
+  // number beyond double's range is JSON, and that parser does not say where it stands.
+  bool parse_error(std::size_t position, const std::string& token,
+                   const json::exception& error) override {
+    if (dynamic_cast<const json::out_of_range*>(&error) != nullptr) {
+      throw_usage(place_of(subject_, text_, position - token.size()) + ": the number " + token +
+                  " is too large");
+    }
     return false;
   }
 
@@ -104,6 +124,7 @@ class DocumentCheck final : public nlohmann::json_sax<json> {
   static constexpr std::size_t kMaxDepth = 64;
 
   std::string subject_;
+  std::string_view text_;
   std::vector<std::set<std::string>> seen_;  // of every open object; arrays have none
 };
 
@@ -200,14 +221,14 @@ std::vector<Prompt> parse_lines(std::string_view content, const std::string& pat
 
 json parse_json_text(std::string_view text, const std::string& subject, bool ignore_comments) {
   require_utf8(text, subject);
+  require_no_nul(text, subject);
   try {
-    DocumentCheck check(subject);
+    DocumentCheck check(subject, text);
     static_cast<void>(json::sax_parse(text.begin(), text.end(), &check, json::input_format_t::json,
                                       /*strict=*/true, ignore_comments));
     return json::parse(text, nullptr, /*allow_exceptions=*/true, ignore_comments);
   } catch (const json::parse_error& error) {
-    const auto [line, column] = line_and_column(text, error.byte == 0 ? 0 : error.byte - 1);
-    throw_usage(subject + ":" + std::to_string(line) + ":" + std::to_string(column) + ": " +
+    throw_usage(place_of(subject, text, error.byte == 0 ? 0 : error.byte - 1) + ": " +
                 parse_reason(error));
   } catch (const json::exception& error) {
     throw_usage(subject + ": " + error.what());

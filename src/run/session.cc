@@ -1,6 +1,7 @@
 #include "session.h"
 
 #include <algorithm>
+#include <system_error>
 
 #include <nlohmann/json.hpp>
 
@@ -42,6 +43,14 @@ void check_folder_of(const std::filesystem::path& folder, const engine::ModelInf
   }
 }
 
+// Before a model is loaded, not after it.
+void check_length(const std::filesystem::path& folder) {
+  std::error_code error;
+  static_cast<void>(std::filesystem::symlink_status(folder, error));
+  if (error != std::errc::filename_too_long) return;
+  throw_usage(setting("out") + " " + shortened_path(folder) + ": " + error.message());
+}
+
 }  // namespace
 
 Session::Session(const Services& services, const Request& request, Observer& observer)
@@ -54,6 +63,7 @@ Session::Session(const Services& services, const Request& request, Observer& obs
   const std::optional<std::filesystem::path> newest =
       request.resume ? newest_output_folder(request.base_dir) : std::nullopt;
   base_dir_ = newest ? *newest : expand_output_pattern(request.base_dir, services.now());
+  check_length(base_dir_);
   if (newest) observer.log(LogLevel::kInfo, "resuming in " + newest->string());
 }
 
@@ -105,13 +115,13 @@ engine::Progress Session::progress(std::string what) {
   };
 }
 
+std::filesystem::path Session::recordings_folder(const std::string& slug) {
+  return base_dir_ / device_label() / slug;
+}
+
 std::filesystem::path Session::recording_path(const std::string& slug, std::uint64_t batch_size,
                                               std::uint64_t input_index) {
   return recordings_folder(slug) / recording_file_name(batch_size, input_index);
-}
-
-std::filesystem::path Session::recordings_folder(const std::string& slug) {
-  return base_dir_ / device_label() / slug;
 }
 
 void Session::lock_recordings(const engine::ModelInfo& model) {

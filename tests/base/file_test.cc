@@ -1,5 +1,6 @@
 #include "kvtool/base/file.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -12,6 +13,7 @@
 #include <csignal>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 #include <string>
 #include <thread>
 #include <vector>
@@ -64,7 +66,7 @@ TEST_F(PosixFiles, AppendsAndReadsBack) {
 }
 
 TEST_F(PosixFiles, FolderIsListedInOrder) {
-  for (const char* name : {"c", "a", "b"}) write_file_atomically(path(name), "x");
+  for (const char* name : {"c", "a", "b"}) write_output_file(path(name), "x");
   EXPECT_THAT(list_folder(folder_), testing::ElementsAre(path("a"), path("b"), path("c")));
 }
 
@@ -75,7 +77,7 @@ TEST_F(PosixFiles, FolderThatCannotBeListedIsNamed) {
 }
 
 TEST_F(PosixFiles, ReadPastTheEndReturnsWhatThereWas) {
-  write_file_atomically(path("a"), "abc");
+  write_output_file(path("a"), "abc");
   const auto in = files_.open(path("a"));
   std::array<std::byte, 5> target{};
   EXPECT_EQ(in->read(1, target), 2u);
@@ -84,7 +86,7 @@ TEST_F(PosixFiles, ReadPastTheEndReturnsWhatThereWas) {
 }
 
 TEST_F(PosixFiles, CreateNeverReplacesAFile) {
-  write_file_atomically(path("a"), "old");
+  write_output_file(path("a"), "old");
   const Error error = error_of([&] { files_.create(path("a")); });
   EXPECT_EQ(error.code(), ErrorCode::kEnvironment);
   EXPECT_THAT(error.what(), HasSubstr("cannot be created: File exists"));
@@ -92,7 +94,7 @@ TEST_F(PosixFiles, CreateNeverReplacesAFile) {
 }
 
 TEST_F(PosixFiles, TakingOverEmptiesWhatADeadWriterLeft) {
-  write_file_atomically(path("a"), "left behind");
+  write_output_file(path("a"), "left behind");
   const auto out = files_.take_over(path("a"));
   EXPECT_EQ(content("a"), "");
   out->append(bytes_of("new"));
@@ -158,7 +160,7 @@ TEST_F(PosixFiles, WritersInARowNeverShareAFile) {
 }
 
 TEST_F(PosixFiles, TakingOverFollowsNoLinkAndWaitsForNoPipe) {
-  write_file_atomically(path("precious"), "precious");
+  write_output_file(path("precious"), "precious");
   std::filesystem::create_symlink(path("precious"), path("link"));
   EXPECT_THROW(files_.take_over(path("link")), Error);
   EXPECT_EQ(content("precious"), "precious");
@@ -249,8 +251,8 @@ TEST_F(PosixFiles, MissingParentFolderIsNamed) {
 }
 
 TEST_F(PosixFiles, RenameReplaces) {
-  write_file_atomically(path("a"), "new");
-  write_file_atomically(path("b"), "old");
+  write_output_file(path("a"), "new");
+  write_output_file(path("b"), "old");
   files_.rename(path("a"), path("b"));
   EXPECT_EQ(content("b"), "new");
   EXPECT_FALSE(std::filesystem::exists(path("a")));
@@ -258,7 +260,7 @@ TEST_F(PosixFiles, RenameReplaces) {
 }
 
 TEST_F(PosixFiles, RemoveAcceptsAMissingFile) {
-  write_file_atomically(path("a"), "x");
+  write_output_file(path("a"), "x");
   files_.remove(path("a"));
   EXPECT_FALSE(std::filesystem::exists(path("a")));
   EXPECT_NO_THROW(files_.remove(path("a")));
@@ -271,26 +273,92 @@ TEST_F(PosixFiles, FoldersAreCreatedWithParentsAndSynced) {
   EXPECT_TRUE(std::filesystem::is_directory(path("x/y/z")));
   EXPECT_NO_THROW(files_.sync_directory(path("x/y")));
   EXPECT_THROW(files_.sync_directory(path("missing")), Error);
-  write_file_atomically(path("file"), "");
+  write_output_file(path("file"), "");
   EXPECT_EQ(error_of([&] { files_.create_directories(path("file/sub")); }).code(),
             ErrorCode::kEnvironment);
 }
 
-TEST_F(PosixFiles, AtomicWriteReplacesAndLeavesNoTemporaryFile) {
-  write_file_atomically(path("a"), "first");
-  write_file_atomically(path("a"), "second");
+TEST_F(PosixFiles, AnOutputReplacesAFileAndLeavesNoTemporaryOne) {
+  write_output_file(path("a"), "first");
+  write_output_file(path("a"), "second");
   EXPECT_EQ(content("a"), "second");
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 1);
 }
 
+TEST_F(PosixFiles, AnOutputGoesBehindALinkWhichStays) {
+  namespace fs = std::filesystem;
+  fs::create_directory(path("far"));
+  write_output_file(path("far/report"), "old");
+  fs::create_symlink("far/report", path("link"));
+  fs::create_symlink("link", path("second"));
+  fs::create_symlink("far/new", path("dangling"));
+  write_output_file(path("second"), "through two links");
+  write_output_file(path("dangling"), "made");
+  EXPECT_TRUE(fs::is_symlink(path("link")) && fs::is_symlink(path("second")));
+  EXPECT_TRUE(fs::is_symlink(path("dangling")));
+  EXPECT_EQ(content("far/report"), "through two links");
+  EXPECT_EQ(content("far/new"), "made");
+  fs::create_symlink("round", path("about"));
+  fs::create_symlink("about", path("round"));
+  EXPECT_EQ(error_of([&] { write_output_file(path("round"), "x"); }).code(), ErrorCode::kUsage);
+}
+
+TEST_F(PosixFiles, AnOutputGoesIntoAPipe) {
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  std::string read;
+  std::thread reader([&] {
+    std::ifstream pipe(path("pipe"));
+    read.assign(std::istreambuf_iterator<char>(pipe), {});
+  });
+  write_output_file(path("pipe"), "report");
+  reader.join();
+  EXPECT_EQ(read, "report");
+  EXPECT_TRUE(std::filesystem::is_fifo(path("pipe")));
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 1);
+}
+
+TEST_F(PosixFiles, AnOutputGoesIntoADevice) {
+  namespace fs = std::filesystem;
+  if (!fs::is_character_file("/dev/full")) GTEST_SKIP();
+  fs::create_symlink("/dev/null", path("nowhere"));
+  write_output_file(path("nowhere"), "report");
+  EXPECT_TRUE(fs::is_symlink(path("nowhere")) && fs::is_character_file("/dev/null"));
+  fs::create_symlink("/dev/full", path("full"));
+  const Error error = error_of([&] { write_output_file(path("full"), "report"); });
+  EXPECT_EQ(error.code(), ErrorCode::kEnvironment);
+  EXPECT_THAT(error.what(), HasSubstr("disk full"));
+}
+
+TEST_F(PosixFiles, AnOutputIsAddedToAFileThatAProcessHoldsOpen) {
+  if (!std::filesystem::exists("/proc/self/fd")) GTEST_SKIP();
+  const int held = ::open(path("log").c_str(), O_WRONLY | O_CREAT, 0600);
+  ASSERT_EQ(::write(held, "before,", 7), 7);
+  const std::string name = "/proc/self/fd/" + std::to_string(held);
+  EXPECT_FALSE(find_output_target(name).can_be_replaced);
+  write_output_file(name, "after");
+  ::close(held);
+  EXPECT_EQ(content("log"), "before,after");
+}
+
+TEST_F(PosixFiles, ANameMayBeAsLongAsTheSystemTakes) {
+  write_output_file(path(std::string(255, 'n')), "x");
+  EXPECT_EQ(content(std::string(255, 'n')), "x");
+  for (const std::size_t size : {256U, 5000U}) {
+    const Error error = error_of([&] { write_output_file(path(std::string(size, 'n')), "x"); });
+    EXPECT_EQ(error.code(), ErrorCode::kUsage);
+    EXPECT_THAT(error.what(), HasSubstr("File name too long"));
+    EXPECT_LT(std::string(error.what()).size(), 400U);
+  }
+}
+
 TEST_F(PosixFiles, FailedAtomicWriteLeavesNothing) {
   std::filesystem::create_directory(path("taken"));
-  EXPECT_THROW(write_file_atomically(path("taken"), "x"), Error);
+  EXPECT_THROW(write_output_file(path("taken"), "x"), Error);
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 1);
 }
 
 TEST_F(PosixFiles, ReadsTextWholeWithinTheLimit) {
-  write_file_atomically(path("a"), "12345");
+  write_output_file(path("a"), "12345");
   EXPECT_EQ(read_text_file(path("a"), 5), "12345");
   const Error error = error_of([&] { read_text_file(path("a"), 4); });
   EXPECT_EQ(error.code(), ErrorCode::kUsage);

@@ -1,6 +1,8 @@
 // The real binary: exit status, standard output and standard error.
 #include <gmock/gmock.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -217,6 +219,100 @@ TEST_F(Binary, AFullOutputIsAnError) {
       run_process({"sh", "-c", std::string("'") + KVTOOL_BINARY + "' info rec > /dev/full"}, "")
           .exit_status,
       5);
+}
+
+ProcessResult shell(const std::string& command) {
+  return run_process({"/bin/sh", "-c", command}, "");
+}
+
+TEST_F(Binary, WhatDoesNotGetOutIsAnError) {
+  if (!std::filesystem::is_character_file("/dev/full")) GTEST_SKIP();
+  const std::string binary = KVTOOL_BINARY;
+  for (const std::string words : {"--help", "--version", "save --help", "info rec"}) {
+    const ProcessResult result = shell(binary + " " + words + " >/dev/full");
+    EXPECT_EQ(result.exit_status, 5) << words;
+    EXPECT_THAT(result.error_output, HasSubstr("standard output could not be written")) << words;
+  }
+}
+
+TEST_F(Binary, AReportGoesToStandardOutputUnderAnyOfItsNames) {
+  const std::string binary = KVTOOL_BINARY;
+  EXPECT_TRUE(nlohmann::json::accept(shell(binary + " verify rec --json -").output));
+  for (const std::string name : {"/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}) {
+    const std::string command = binary + " verify rec --json " + name;
+    EXPECT_TRUE(nlohmann::json::accept(shell(command + " | cat").output)) << name;
+    EXPECT_EQ(shell(command + " >report.json").exit_status, 0);
+    EXPECT_TRUE(nlohmann::json::accept(read("report.json"))) << name;
+  }
+  EXPECT_THAT(shell(binary + " diff rec rec --json - --html /dev/stdout").error_output,
+              HasSubstr("--json and --html both write to stdout"));
+}
+
+TEST_F(Binary, ADumpGoesIntoAPipe) {
+  const std::string binary = KVTOOL_BINARY;
+  const std::string dump = binary + " dump " + kRecording + " --to ";
+  EXPECT_EQ(shell(dump + "cache.safetensors").exit_status, 0);
+  EXPECT_EQ(shell("mkfifo pipe; cat pipe > copy & " + dump + "pipe && wait").exit_status, 0);
+  EXPECT_TRUE(std::filesystem::is_fifo("pipe"));
+  EXPECT_EQ(read("copy"), read("cache.safetensors"));
+}
+
+TEST_F(Binary, ARecordingIsWrittenOverNoPipe) {
+  const std::string binary = KVTOOL_BINARY;
+  EXPECT_EQ(shell("mkfifo pipe.kvc").exit_status, 0);
+  for (const std::string command : {"pack -o pipe.kvc --force ", "recover -o pipe.kvc --force "}) {
+    const ProcessResult result = shell(binary + " " + command + kRecording);
+    EXPECT_EQ(result.exit_status, 2) << result.error_output;
+    EXPECT_THAT(result.error_output, HasSubstr("is a pipe or a device")) << command;
+  }
+  EXPECT_TRUE(std::filesystem::is_fifo("pipe.kvc"));
+}
+
+TEST_F(Binary, APathThatIsTooLongGetsOneShortLine) {
+  for (const std::size_t size : {256U, 5000U}) {
+    const std::string name(size, 'n');
+    for (const std::vector<std::string>& arguments :
+         std::vector<std::vector<std::string>>{{"info", name},
+                                               {"verify", "rec", "--json", name},
+                                               {"verify", name},
+                                               {"dump", kRecording, "--to", name},
+                                               {"diff", "rec", name},
+                                               {"replay", "--from", name},
+                                               {"run", "--config", name},
+                                               {"pack", kRecording, "-o", name}}) {
+      const ProcessResult result = kvtool(arguments);
+      EXPECT_THAT(result.exit_status, testing::AnyOf(2, 5)) << arguments.front();
+      EXPECT_THAT(result.error_output, HasSubstr("File name too long")) << arguments.front();
+      EXPECT_LT(result.error_output.size(), 450U) << result.error_output;
+      EXPECT_EQ(std::ranges::count(result.error_output, '\n'), 1) << result.error_output;
+    }
+  }
+}
+
+TEST_F(Binary, WhatOtherSystemsLeaveBesideRecordingsIsSkippedWithANote) {
+  const std::string folder = "rec/CPU/tiny/";
+  for (const char* name :
+       {"._batch1_input0.kvc", "._batch1_input1.kvc.partial", ".DS_Store", "Thumbs.db"}) {
+    write(folder + name, "Mac OS X        ");
+  }
+  std::filesystem::create_directories("rec/__MACOSX");
+  write("rec/__MACOSX/batch1_input0.kvc", "not a recording");
+  for (const std::string command :
+       {"info rec", "verify rec", "diff rec rec", "pack rec", "unpack rec"}) {
+    const ProcessResult result = shell(std::string(KVTOOL_BINARY) + " " + command);
+    EXPECT_EQ(result.exit_status, 0) << command << result.error_output;
+    EXPECT_THAT(result.error_output, HasSubstr("skipped what another system left there: "))
+        << command;
+  }
+  const CommandResult replayed = run("replay --from rec/CPU");
+  EXPECT_EQ(replayed.status, 0) << replayed.err;
+  EXPECT_THAT(replayed.err, HasSubstr("._batch1_input0.kvc"));
+  EXPECT_EQ(run("replay --from rec/CPU --model models/tiny.pt").status, 0);
+  // A run into the folder that has them minds them as little.
+  EXPECT_EQ(run("save --model models/tiny.pt --prompts prompts.jsonl --max-new-tokens 5 "
+                "--ignore-eos --out rec --resume")
+                .status,
+            0);
 }
 
 }  // namespace

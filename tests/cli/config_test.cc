@@ -80,10 +80,12 @@ TEST(Config, WrongTypesNameTheKeysPath) {
             "dir/c.json: kv_cache.save: expected true or false, found \"yes\"");
   EXPECT_EQ(error_of(R"({"models": ["a", 3]})"),
             "dir/c.json: models[1]: expected a string, found the number 3");
-  EXPECT_EQ(error_of(R"({"batch_size": [1, 0]})"),
-            "dir/c.json: batch_size[1]: expected an integer of at least 1, found the number 0");
-  EXPECT_EQ(error_of(R"({"request_number": 1.5})"),
-            "dir/c.json: request_number: expected an integer of at least 1, found the number 1.5");
+  EXPECT_EQ(
+      error_of(R"({"batch_size": [1, 0]})"),
+      "dir/c.json: batch_size[1]: expected an integer from 1 to 2147483647, found the number 0");
+  EXPECT_EQ(
+      error_of(R"({"request_number": 1.5})"),
+      "dir/c.json: request_number: expected an integer from 1 to 2147483647, found the number 1.5");
   EXPECT_EQ(error_of(R"({"cpu": true})"),
             "dir/c.json: cpu: expected \"Enable\" or \"Disable\", found a boolean");
   EXPECT_EQ(error_of(R"({"kv_cache": {"save_mode": "deltas"}})"),
@@ -170,6 +172,22 @@ TEST(ExampleConfigurations, AllLoad) {
   EXPECT_EQ(both.kv_cache.load, true);
   EXPECT_EQ(both.kv_cache.save, true);
   EXPECT_EQ(run::load_prompts_file(folder / "prompts.jsonl").size(), 8U);
+}
+
+TEST(Config, NumbersOfAnySizeGetAClearLine) {
+  EXPECT_EQ(error_of("{\n \"max_new_tokens\": 1e999}"),
+            "dir/c.json:2:20: the number 1e999 is too large");
+  EXPECT_EQ(error_of(R"({"prompts": [{"token_ids": [-1e400]}]})"),
+            "dir/c.json:1:29: the number -1e400 is too large");
+  EXPECT_EQ(error_of(R"({"batch_size": 1000000000000})"),
+            "dir/c.json: batch_size: expected an integer from 1 to 2147483647, found the number "
+            "1000000000000");
+}
+
+TEST(Config, ANulByteEndsNoText) {
+  using std::string_literals::operator""s;
+  EXPECT_EQ(error_of("{}\n{\0"s), "dir/c.json:2:2: a NUL byte, which no text holds");
+  EXPECT_EQ(error_of("{}\0"s), "dir/c.json:1:3: a NUL byte, which no text holds");
 }
 
 }  // namespace

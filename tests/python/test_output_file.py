@@ -114,3 +114,13 @@ def test_folder_below_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentFailure, match="cannot create"):
         output_file.prepare_folder(tmp_path / "file" / "x.pt")
+
+
+def test_a_link_stays_and_its_target_is_written(tiny_directory, tmp_path):
+    target = tmp_path / ("n" * 252 + ".pt")[-255:]
+    link = tmp_path / "link.pt"
+    link.symlink_to(target)
+    arguments = ["--model", str(tiny_directory("llama", 1)), "--dtype", "float32"]
+    assert export.main([*arguments, "--output", str(link)]) == 0
+    assert link.is_symlink() and target.stat().st_size > 0
+    assert {path.name for path in tmp_path.iterdir()} == {link.name, target.name}

@@ -88,8 +88,25 @@ std::string read_text_file(const std::filesystem::path& path, std::uint64_t max_
 // Paths of the entries of a folder, sorted. Error kCorrupt when it cannot be read.
 std::vector<std::filesystem::path> list_folder(const std::filesystem::path& folder);
 
-// Writes to a temporary name beside `path` and renames, so that no reader ever
-// sees half a file.
-void write_file_atomically(const std::filesystem::path& path, std::string_view content);
+// Where an output that is named `path` goes: behind symbolic links.
+struct OutputTarget {
+  std::filesystem::path path;
+  // A regular file that nobody holds open under this name, or nothing yet. Pipes, devices and
+  // /dev/stdout are written into.
+  bool can_be_replaced = true;
+};
+// Error kUsage for a path that cannot be: too long, or links in a circle.
+[[nodiscard]] OutputTarget find_output_target(const std::filesystem::path& path);
+
+// A pipe, a device or an open file of a process: behind what it holds.
+[[nodiscard]] std::unique_ptr<WritableFile> open_to_write_into(const std::filesystem::path& path);
+
+// Into what `path` leads to. A regular file is written under a temporary name beside it and
+// renamed, so that no reader ever sees half of it; anything else is written into and stays
+// what it is.
+void write_output_file(const std::filesystem::path& path, std::string_view content);
+
+// For messages: a path of hundreds of bytes without its middle.
+[[nodiscard]] std::string shortened_path(const std::filesystem::path& path);
 
 }  // namespace kvtool

@@ -20,5 +20,7 @@ namespace kvtool::format {
 // `file_system` is not owned; null means posix_file_system().
 void write_safetensors(const Recording& recording, std::int64_t step,
                        const std::filesystem::path& target, FileSystem* file_system = nullptr);
+// The same content, appended to a file that is open.
+void write_safetensors(const Recording& recording, std::int64_t step, WritableFile& file);
 
 }  // namespace kvtool::format

@@ -12,6 +12,8 @@
 
 namespace kvtool::run {
 
+class Observer;
+
 using WallTime = std::chrono::system_clock::time_point;
 
 // "2026-11-22T05:35:29Z".
@@ -44,18 +46,28 @@ struct RecordingName {
 [[nodiscard]] std::string recording_file_name(std::uint64_t batch_size, std::uint64_t input_index);
 [[nodiscard]] std::optional<RecordingName> parse_recording_file_name(std::string_view name);
 
-// Ends in .kvc or .kvc.partial.
+// What other systems leave beside files: "._NAME" and .DS_Store (macOS), Thumbs.db and
+// desktop.ini (Windows), whole folders such as __MACOSX. No recording, whatever its name ends in.
+[[nodiscard]] bool is_system_metadata(const std::filesystem::path& path);
+// Logs which of the entries of a folder are that, if any.
+void note_system_metadata(const std::filesystem::path& folder,
+                          const std::vector<std::filesystem::path>& entries, Observer& observer);
+
+// Ends in .kvc or .kvc.partial, and is no system's metadata.
 [[nodiscard]] bool is_recording_path(const std::filesystem::path& path);
-// All recordings in `folder` and below, unfinished ones included, sorted. Error
-// kEnvironment when the folder itself cannot be read.
+// All recordings in `folder` and below, unfinished ones included, sorted; notes the metadata of
+// other systems that it skips. Error kEnvironment when the folder itself cannot be read.
 [[nodiscard]] std::vector<std::filesystem::path> recordings_below(
-    const std::filesystem::path& folder);
+    const std::filesystem::path& folder, Observer& observer);
 // What `given` names, in that order: files as they are, folders as the recordings
 // below them. Error kUsage for what does not exist and for a folder that holds none.
 enum class Unfinished { kIncluded, kLeftOut };  // in folders
 [[nodiscard]] std::vector<std::filesystem::path> named_recordings(
-    const std::vector<std::string>& given, Unfinished unfinished);
+    const std::vector<std::string>& given, Unfinished unfinished, Observer& observer);
 [[nodiscard]] bool is_partial_path(const std::filesystem::path& path);
+
+// Error kUsage for the path of a pipe or a device: a recording is read back from its file.
+void check_holds_recording(const std::filesystem::path& target);
 
 // For a command line that a user may paste: quoted for the shell where needed.
 [[nodiscard]] std::string shell_quoted(std::string_view text);

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string>
 
+#include "kvtool/run/observer.h"
 #include "kvtool/run/result.h"
 
 namespace kvtool::run {
@@ -13,6 +14,6 @@ namespace kvtool::run {
 
 // A recording, or every one below a folder; there, one that cannot be read has its reason
 // instead. Error kUsage for what does not exist and for a folder without recordings.
-[[nodiscard]] InfoResult read_info(const std::string& path);
+[[nodiscard]] InfoResult read_info(const std::string& path, Observer& observer);
 
 }  // namespace kvtool::run

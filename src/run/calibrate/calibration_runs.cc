@@ -108,7 +108,7 @@ class Calibrator {
       throw_usage(where + ": the folder " + folder.string() + " does not exist");
     }
     if (fs::is_directory(target)) throw_usage(where + " is a folder: name a file");
-    if (fs::exists(target) && !request_.run.force) {
+    if (find_output_target(target).can_be_replaced && fs::exists(target) && !request_.run.force) {
       throw_usage(target.string() + " exists already: choose another " + setting("out") + ", or " +
                   setting("force") + " to replace it");
     }
@@ -249,7 +249,7 @@ class Calibrator {
                           ", times " + json(request_.safety).dump(),
                       gate, evidence(first));
     check_gate(document);
-    write_file_atomically(request_.target, document.dump(2) + "\n");
+    write_output_file(request_.target, document.dump(2) + "\n");
   }
 
   // A gate that fails what it was made of is a fault of this program.

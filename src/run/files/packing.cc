@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "kvtool/base/error.h"
+#include "kvtool/base/file.h"
 #include "kvtool/format/pack.h"
 #include "kvtool/format/reader.h"
 #include "run/seconds_since.h"
@@ -75,7 +76,8 @@ class Packing {
     std::uint64_t before = 0;
     format::PackOptions options;
     // In place, a link keeps pointing where it did.
-    options.output = request_.output.empty() ? fs::canonical(path) : fs::path(request_.output);
+    options.output =
+        request_.output.empty() ? fs::canonical(path) : find_output_target(request_.output).path;
     options.progress = [&](std::uint64_t done) {
       stop_.throw_if_requested();
       const std::lock_guard lock(mutex_);

@@ -172,7 +172,7 @@ RecordingInfo read_recording_info(const std::filesystem::path& path) {
   return info;
 }
 
-InfoResult read_info(const std::string& path) {
+InfoResult read_info(const std::string& path, Observer& observer) {
   if (!std::filesystem::exists(path)) throw_usage(path + ": there is no such file or folder");
   InfoResult result;
   if (!std::filesystem::is_directory(path)) {
@@ -180,7 +180,7 @@ InfoResult read_info(const std::string& path) {
     return result;
   }
   result.directory = true;
-  for (const std::filesystem::path& each : recordings_below(path)) {
+  for (const std::filesystem::path& each : recordings_below(path, observer)) {
     result.recordings.push_back(info_or_reason(each));
   }
   if (result.recordings.empty()) throw_usage(path + " holds no recording (*.kvc)");

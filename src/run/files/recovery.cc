@@ -4,9 +4,11 @@
 #include <system_error>
 
 #include "kvtool/base/error.h"
+#include "kvtool/base/file.h"
 #include "kvtool/base/setting.h"
 #include "kvtool/format/recover.h"
 #include "kvtool/format/writer.h"
+#include "kvtool/run/paths.h"
 
 namespace kvtool::run {
 namespace {
@@ -26,6 +28,7 @@ void check_output(const RecoveryRequest& request) {
     throw_usage(output + ": a recording's name ends in .kvc");
   }
   if (fs::is_directory(output)) throw_usage(output + " is a folder: name a file");
+  check_holds_recording(output);
   for (const std::string& path : {output, output + std::string(format::kSalvagedSuffix)}) {
     if (!request.force && fs::exists(path) && (path == output || request.salvage)) {
       throw_usage(path + " exists already: choose another name, or " + setting("force") +
@@ -48,7 +51,8 @@ format::RecoverResult run_recovery(const RecoveryRequest& request, const Service
     services.stop.throw_if_requested();
     observer.progress_of("Recovering", done, unknown_size ? 0 : kPasses * bytes);
   };
-  format::RecoverResult result = format::recover_recording(request.input, request.output, options);
+  format::RecoverResult result =
+      format::recover_recording(request.input, find_output_target(request.output).path, options);
   observer.progress_done();
   observer.recovered({request.input, request.output, result});
   return result;

@@ -28,8 +28,8 @@ struct Key {
 using EntriesByKey = std::map<Key, ReferenceEntry>;
 
 // An older attempt's leftover says nothing that the finished file does not.
-std::vector<fs::path> comparable_below(const fs::path& folder) {
-  std::vector<fs::path> paths = recordings_below(folder);
+std::vector<fs::path> comparable_below(const fs::path& folder, Observer& observer) {
+  std::vector<fs::path> paths = recordings_below(folder, observer);
   std::erase_if(paths, [](const fs::path& path) {
     return is_partial_path(path) && fs::exists(fs::path(path).replace_extension());
   });
@@ -56,7 +56,7 @@ std::string name_of(const Key& key) {
 EntriesByKey read_folder(const fs::path& folder, OpenRecordings& recordings, const StopToken& stop,
                          Observer& observer) {
   EntriesByKey entries;
-  for (const fs::path& path : comparable_below(folder)) {
+  for (const fs::path& path : comparable_below(folder, observer)) {
     stop.throw_if_requested();
     ReferenceEntry entry;
     try {

@@ -17,9 +17,11 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t kListedNames = 5;
 
-std::vector<fs::path> recordings_in(const fs::path& folder) {
+std::vector<fs::path> recordings_in(const fs::path& folder, Observer& observer) {
   std::vector<fs::path> paths;
-  for (const fs::path& path : list_folder(folder)) {
+  const std::vector<fs::path> entries = list_folder(folder);
+  note_system_metadata(folder, entries, observer);
+  for (const fs::path& path : entries) {
     if (is_recording_path(path) && !fs::is_directory(path)) paths.push_back(path);
   }
   // An older attempt's leftover says nothing that the finished file does not.
@@ -56,7 +58,7 @@ using EntriesByBatchSize = std::map<std::uint64_t, std::vector<ReferenceEntry>>;
 EntriesByBatchSize read_folder(const fs::path& folder, std::optional<std::uint64_t> batch_size,
                                OpenRecordings& recordings, Observer& observer) {
   EntriesByBatchSize entries;
-  for (const fs::path& path : recordings_in(folder)) {
+  for (const fs::path& path : recordings_in(folder, observer)) {
     const auto named = named_batch_size(path);
     if (batch_size && named && *named != *batch_size) continue;
     ReferenceEntry entry;
@@ -129,7 +131,7 @@ std::vector<ReferenceEntry> file_with_mates(const fs::path& file, const fs::path
                                             OpenRecordings& recordings, Observer& observer) {
   std::vector<ReferenceEntry> entries = {read_reference_entry(file, recordings)};
   if (!entries.front().run || entries.front().run->rows == 1) return entries;
-  for (const fs::path& path : recordings_in(folder)) {
+  for (const fs::path& path : recordings_in(folder, observer)) {
     const auto named = named_batch_size(path);
     if (fs::equivalent(path, file) || (named && *named != entries.front().batch_size)) continue;
     try {
