@@ -53,22 +53,6 @@ void check_header(const SameRun& same, const format::RecordingHeader& recorded,
   same.require("a cache of other geometry:", difference, "");
 }
 
-// Exit status of another model, as of a replay: what is there is of no use to this run.
-void check_config(const fs::path& path, const nlohmann::json& recorded,
-                  const nlohmann::json& here) {
-  const auto model_of = [](const nlohmann::json& meta) {
-    return meta.value("model", nlohmann::json());
-  };
-  const analysis::ConfigComparison configs =
-      analysis::compare_configs(model_of(recorded), model_of(here));
-  if (configs.other.empty()) return;
-  throw_incompatible(
-      path.string() + ": it was recorded with another config of the model: " + setting("resume") +
-      " continues with the model that a run was started " + "with. Choose that one, or another " +
-      setting("out") + "\n    recorded: " + analysis::recorded_fields(configs.other) +
-      "\n    here:     " + analysis::live_fields(configs.other));
-}
-
 void check_prompt(const SameRun& same, std::span<const std::int32_t> recorded,
                   const ExpectedRecording& expected) {
   const bool reads_clock = format::text_at(expected.meta, "prompt.clock").has_value();
@@ -133,11 +117,23 @@ std::string recorded_clock(const fs::path& path) {
   }
 }
 
+void check_same_config(const fs::path& path, const nlohmann::json& recorded_model,
+                       const nlohmann::json& model) {
+  const analysis::ConfigComparison configs = analysis::compare_configs(recorded_model, model);
+  if (configs.other.empty()) return;
+  throw_incompatible(
+      path.string() + ": it was recorded with another config of the model: " + setting("resume") +
+      " continues with the model that a run was started with. Choose that one, or another " +
+      setting("out") + "\n    recorded: " + analysis::recorded_fields(configs.other) +
+      "\n    here:     " + analysis::live_fields(configs.other));
+}
+
 void check_same_run(const format::Recording& recording, const ExpectedRecording& expected) {
   const fs::path& path = recording.path();
   const SameRun same(path);
   check_header(same, recording.header(), expected.header);
-  check_config(path, recording.meta(), expected.meta);
+  check_same_config(path, recording.meta().value("model", nlohmann::json()),
+                    expected.meta.value("model", nlohmann::json()));
   check_prompt(same, recording.prompt(), expected);
   const auto parsed = [&](const nlohmann::json& meta) {
     return format::checked_run(format::Meta::parse(meta), expected.prompt.size(), path.string());

@@ -30,9 +30,14 @@ struct ExpectedRecording {
 // it; empty where it read none, or there is no file.
 [[nodiscard]] std::string recorded_clock(const std::filesystem::path& path);
 
+// Error kIncompatible, naming the fields, where META's `model` of a recording is of another
+// config than this run's: as of a replay, what is there is of no use to this run.
+void check_same_config(const std::filesystem::path& path, const nlohmann::json& recorded_model,
+                       const nlohmann::json& model);
+
 // Error kUsage, which names the file and the setting, unless an uninterrupted run with
-// the present settings on the present device would have written `recording`; kIncompatible
-// for another config of the model.
+// the present settings on the present device would have written `recording`; of
+// another config as check_same_config().
 void check_same_run(const format::Recording& recording, const ExpectedRecording& expected);
 
 }  // namespace kvtool::run

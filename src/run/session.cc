@@ -11,15 +11,18 @@
 #include "kvtool/format/meta.h"
 #include "kvtool/format/reader.h"
 #include "kvtool/format/recording.h"
+#include "model_check.h"
+#include "resume.h"
 #include "run_meta.h"
 
 namespace kvtool::run {
 namespace {
 
 // Nothing where it does not say, or is no recording.
-std::optional<std::string> recorded_model_id(const std::filesystem::path& path) {
+std::optional<ModelIdentity> recorded_model(const std::filesystem::path& path) {
   try {
-    return format::Meta::parse(format::Recording::open(path).meta()).model.id;
+    ModelIdentity model = identity_of(format::Recording::open(path));
+    return model.id.empty() ? std::nullopt : std::optional(std::move(model));
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kCorrupt) throw;
     return std::nullopt;  // whoever reads or replaces it will say so
@@ -27,14 +30,18 @@ std::optional<std::string> recorded_model_id(const std::filesystem::path& path) 
 }
 
 // Any one finished recording says which model the folder is of.
-void check_folder_of(const std::filesystem::path& folder, const engine::ModelInfo& model) {
+void check_folder_of(const std::filesystem::path& folder, const engine::ModelInfo& model,
+                     bool resume) {
   for (const std::filesystem::path& path : list_folder(folder)) {
     if (!is_recording_path(path) || is_partial_path(path)) continue;
-    const std::optional<std::string> id = recorded_model_id(path);
-    if (!id) continue;
-    if (*id == model.model_id) return;
-    throw_usage(folder.string() + " holds recordings of the model '" + *id + "', this run is of '" +
-                model.model_id +
+    const std::optional<ModelIdentity> recorded = recorded_model(path);
+    if (!recorded) continue;
+    if (recorded->id == model.model_id) {
+      if (resume) check_same_config(path, recorded->exported, exporter_members(model));
+      return;
+    }
+    throw_usage(folder.string() + " holds recordings of the model '" + recorded->id +
+                "', this run is of '" + model.model_id +
                 "' (names of folders keep only the letters and digits of an id): "
                 "choose another " +
                 setting("out") +
@@ -132,7 +139,7 @@ void Session::lock_recordings(const engine::ModelInfo& model) {
   if (!locks_[folder]) {
     warn(folder.string() + " is on a file system without locks: let no other kvtool write there");
   }
-  if (!request_.force) check_folder_of(folder, model);
+  if (!request_.force) check_folder_of(folder, model, request_.resume);
 }
 
 format::WriterOptions Session::writer_options() const {

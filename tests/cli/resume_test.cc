@@ -183,6 +183,10 @@ TEST_F(Resume, AnotherConfigOrGraphIsRefused) {
                                     "config of the model"));
   EXPECT_THAT(config.err, HasSubstr("recorded: rope_parameters.rope_theta = 1000\n"));
   EXPECT_THAT(config.err, HasSubstr("here:     rope_parameters.rope_theta = 5000"));
+  // Of another batch size, whose names are not taken.
+  const CommandResult sizes = save("--batch-size 4 --resume");
+  EXPECT_EQ(sizes.status, 3);
+  EXPECT_THAT(sizes.err, HasSubstr("here:     rope_parameters.rope_theta = 5000"));
   // Not another model by itself, but its bits may be others.
   engine_.metadata_json = fake_metadata(1000, 'c');
   const CommandResult graph = save("--batch-size 2 --resume");
