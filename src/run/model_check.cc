@@ -2,6 +2,7 @@
 
 #include "kvtool/analysis/model_config.h"
 #include "kvtool/base/error.h"
+#include "kvtool/base/setting.h"
 #include "kvtool/format/meta.h"
 #include "run_meta.h"
 
@@ -51,28 +52,31 @@ class Check {
     }
   }
 
+  // What allow_different_weights lets differ.
   void sameness() const {
     if (recorded_.weights_sha256 != live_.weights_sha256) {
-      fail("other weights (SHA-256)", named(recorded_), named(live_));
+      fail_unless_asked_for("other weights (SHA-256)", named(recorded_), named(live_));
     }
     // Equal weights can be read in two ways: Mistral is Llama with a window.
     if (!recorded_.architecture.empty() && !live_.architecture.empty() &&
         recorded_.architecture != live_.architecture) {
-      fail("another architecture", recorded_.architecture, live_.architecture);
+      fail_unless_asked_for("another architecture", recorded_.architecture, live_.architecture);
     }
     // Nor do equal weights compute the same with another rope theta or epsilon.
     if (!configs_.other.empty()) {
-      fail("another config of the model", analysis::recorded_fields(configs_.other),
-           analysis::live_fields(configs_.other));
+      fail_unless_asked_for("another config of the model",
+                            analysis::recorded_fields(configs_.other),
+                            analysis::live_fields(configs_.other));
     }
     const std::string difference = describe_difference(recorded_.geometry, live_.geometry);
     if (!difference.empty()) {
-      fail("another K/V geometry, " + difference, size_of(recorded_.geometry),
-           size_of(live_.geometry));
+      fail_unless_asked_for("another K/V geometry, " + difference, size_of(recorded_.geometry),
+                            size_of(live_.geometry));
     }
     if (recorded_.logits_dtype != live_.logits_dtype) {
-      fail("another dtype of the logits", std::string(dtype_name(recorded_.logits_dtype)),
-           std::string(dtype_name(live_.logits_dtype)));
+      fail_unless_asked_for("another dtype of the logits",
+                            std::string(dtype_name(recorded_.logits_dtype)),
+                            std::string(dtype_name(live_.logits_dtype)));
     }
   }
 
@@ -82,11 +86,17 @@ class Check {
   }
 
  private:
+  [[noreturn]] void fail_unless_asked_for(const std::string& what, const std::string& recorded,
+                                          const std::string& live) const {
+    fail(what, recorded, live,
+         "\n    " + setting("allow_different_weights") + " compares them all the same");
+  }
+
   [[noreturn]] void fail(const std::string& what, const std::string& recorded,
-                         const std::string& live) const {
+                         const std::string& live, const std::string& advice = {}) const {
     throw_incompatible(recorded_.subject + " does not belong to " + live_.subject + ": " + what +
                        "\n    recorded: " + quoted_or_unknown(recorded) +
-                       "\n    here:     " + quoted_or_unknown(live));
+                       "\n    here:     " + quoted_or_unknown(live) + advice);
   }
 
   const ModelIdentity& recorded_;

@@ -172,7 +172,8 @@ TEST_F(SelftestCommandTest, OtherModesOnRequest) {
 TEST_F(SelftestCommandTest, NeedsSteps) {
   const CommandResult result = run("selftest --model models/tiny.pt --max-new-tokens 1");
   EXPECT_EQ(result.status, 2);
-  EXPECT_THAT(result.err, HasSubstr("at least two tokens"));
+  EXPECT_THAT(result.err, HasSubstr("at least two tokens; use other prompts or a larger "
+                                    "--max-new-tokens"));
   EXPECT_EQ(run("selftest").status, 2);
 }
 

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "kvtool/base/error.h"
+#include "kvtool/base/setting.h"
 
 namespace kvtool::run {
 namespace {
@@ -64,8 +65,10 @@ class Selftest {
       const ReferenceEntry& first = reference_.entries[batch.rows.front().entry];
       common = std::min(common, first.num_steps);
       if (first.num_steps > 0) continue;
-      throw_usage(first.path.string() +
-                  " holds no steps: a selftest needs recordings of at least two tokens");
+      throw_usage(first.path.filename().string() +
+                  " ends with its first token: a selftest disturbs a step, so it needs recordings "
+                  "of at least two tokens; use other prompts or a larger " +
+                  setting("max_new_tokens"));
     }
     for (const ReferenceEntry& entry : reference_.entries) {
       site.longest_prompt = std::max(site.longest_prompt, entry.prompt_length);
