@@ -12,6 +12,7 @@
 
 #include "format/sample.h"
 #include "kvtool/base/error.h"
+#include "kvtool/base/file.h"
 #include "kvtool/format/pack.h"
 
 namespace {
@@ -30,7 +31,7 @@ format::Bytes bytes_of(std::string_view text) {
 
 void put(const fs::path& folder, const std::string& name, const format::Bytes& bytes) {
   fs::create_directories(folder);
-  write_file_atomically(folder / name, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  write_output_file(folder / name, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
 
 // The file, and one that ends early.

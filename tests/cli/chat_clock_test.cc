@@ -29,7 +29,7 @@ class ChatClock : public CommandTest {
 
   // A template that writes the minute: a token of its own.
   CommandResult save(const std::string& options, const std::string& now) {
-    encoder_ = [this, now](std::string_view input) {
+    encoder_ = [now](std::string_view input) {
       const json request = json::parse(input);
       const std::string clock = request.value("clock", now);
       json answer = {{"prompts", json::array()}};

@@ -1,5 +1,6 @@
 """Runs the real binary on real files: what a user does, seen from outside."""
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -35,7 +36,7 @@ class Kvtool:
         return subprocess.run(
             [str(self.binary), *map(str, arguments)],
             cwd=self.directory,
-            env={**os.environ, "OMP_NUM_THREADS": "2", **(env or {})},
+            env={**os.environ, **(env or {})},
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -108,8 +109,9 @@ class RealModel:
         self._gguf = gguf
         self._tokenizer_directory = tokenizer_directory
 
+    @functools.cache
     def transformers(self):
-        """(model with its own eager attention and cache, tokenizer)"""
+        """(model with its own eager attention and cache, tokenizer), loaded once"""
         import torch
         import transformers
 
