@@ -9,9 +9,13 @@
 namespace kvtool::analysis {
 namespace {
 
+std::optional<double> mean(double sum, std::uint64_t count) {
+  if (count == 0) return std::nullopt;
+  return sum / static_cast<double>(count);
+}
+
 std::optional<double> rate(std::uint64_t part, std::uint64_t whole) {
-  if (whole == 0) return std::nullopt;
-  return static_cast<double>(part) / static_cast<double>(whole);
+  return mean(static_cast<double>(part), whole);
 }
 
 std::uint64_t agreed_tokens(const FirstDivergence& row) {
@@ -53,8 +57,7 @@ void RunSummaryBuilder::Stretch::add_tokens(const InputName& input,
     counts.hard_flips += token.verdict == TokenVerdict::kHardFlip ? 1 : 0;
     counts.nonfinite += token.nonfinite ? 1 : 0;
     logits.bitwise_equal += token.logits_equal ? 1 : 0;
-    top1 += token.top1_agrees ? 1.0 : 0.0;
-    top5 += token.top5_overlap;
+    add_agreement(token);
     if (std::isnan(token.kl)) continue;
     kl.push_back(token.kl);
     if (token.kl > logits.kl_max.value_or(0.0)) {
@@ -67,6 +70,21 @@ void RunSummaryBuilder::Stretch::add_tokens(const InputName& input,
   counts.compared += tokens.size();
   counts.uncompared += uncompared;
   logits.compared += tokens.size();
+}
+
+void RunSummaryBuilder::Stretch::add_agreement(const TokenComparison& token) {
+  LogitSummary& logits = summary.logits;
+  top1 += token.top1_agrees ? 1.0 : 0.0;
+  top5 += token.top5_overlap;
+  in_top5 += token.in_top5 ? 1.0 : 0.0;
+  if (token.top100_overlap) {
+    logits.top100_measured += 1;
+    top100 += *token.top100_overlap;
+  }
+  if (!std::isnan(token.delta_p)) {
+    logits.delta_p_measured += 1;
+    squared_delta_p += token.delta_p * token.delta_p;
+  }
 }
 
 void RunSummaryBuilder::Stretch::add_profile(const InputName& input, const KvProfile& profile,
@@ -94,9 +112,12 @@ StretchSummary RunSummaryBuilder::Stretch::finished() const {
     logits.kl_p99 = quantile(values, 0.99);
     logits.kl_max = quantile(values, 1.0);
   }
-  if (logits.compared > 0) {
-    logits.top1_agreement = top1 / static_cast<double>(logits.compared);
-    logits.top5_agreement = top5 / static_cast<double>(logits.compared);
+  logits.top1_agreement = mean(top1, logits.compared);
+  logits.top5_agreement = mean(top5, logits.compared);
+  logits.top5_accuracy = mean(in_top5, logits.compared);
+  logits.top100_agreement = mean(top100, logits.top100_measured);
+  if (const auto square = mean(squared_delta_p, logits.delta_p_measured)) {
+    logits.rms_delta_p = std::sqrt(*square);
   }
   return result;
 }

@@ -94,20 +94,54 @@ TokenVerdict classify(const TokenComparison& token, double tolerance_ulps) {
   return TokenVerdict::kHardFlip;
 }
 
+// Both sides' lists begin with the best `count` ids; the share that they have in common.
+double overlap(const StepStats& reference, const StepStats& live, std::size_t count) {
+  const auto live_end = live.top_ids.begin() + static_cast<std::ptrdiff_t>(count);
+  const auto common = std::count_if(
+      reference.top_ids.begin(), reference.top_ids.begin() + static_cast<std::ptrdiff_t>(count),
+      [&](std::int32_t id) { return std::find(live.top_ids.begin(), live_end, id) != live_end; });
+  return static_cast<double>(common) / static_cast<double>(count);
+}
+
+bool among_best(const StepStats& stats, std::size_t count, std::int32_t id) {
+  const auto end =
+      stats.top_ids.begin() + static_cast<std::ptrdiff_t>(std::min(count, num_recorded(stats)));
+  return std::find(stats.top_ids.begin(), end, id) != end;
+}
+
 void measure_agreement(const StepStats& reference, const StepStats& live, TokenComparison& token) {
-  if (reference.token < 0 || live.token < 0) return;
-  const std::size_t best = std::min({std::size_t{5}, num_recorded(reference), num_recorded(live)});
-  if (best == 0) {
-    token.top1_agrees = reference.token == live.token;
+  constexpr std::size_t kFew = 5;
+  constexpr std::size_t kMany = 100;
+  const std::size_t recorded = std::min(num_recorded(reference), num_recorded(live));
+  // A side without a best id agrees with nothing.
+  const bool both_chose = reference.token >= 0 && live.token >= 0;
+  if (recorded >= kMany) token.top100_overlap = both_chose ? overlap(reference, live, kMany) : 0.0;
+  if (!both_chose) return;
+  if (recorded == 0) {
+    token.top1_agrees = token.in_top5 = reference.token == live.token;
     token.top5_overlap = token.top1_agrees ? 1.0 : 0.0;
     return;
   }
   token.top1_agrees = reference.top_ids.front() == live.top_ids.front();
-  const auto live_end = live.top_ids.begin() + static_cast<std::ptrdiff_t>(best);
-  const auto common = std::count_if(
-      reference.top_ids.begin(), reference.top_ids.begin() + static_cast<std::ptrdiff_t>(best),
-      [&](std::int32_t id) { return std::find(live.top_ids.begin(), live_end, id) != live_end; });
-  token.top5_overlap = static_cast<double>(common) / static_cast<double>(best);
+  token.in_top5 = among_best(reference, kFew, live.top_ids.front());
+  token.top5_overlap = overlap(reference, live, std::min(kFew, recorded));
+}
+
+double probability(const StepStats& stats, double logit) {
+  return std::exp(logit - stats.logsumexp);
+}
+
+double delta_p(const StepStats& reference, const StepStats& live) {
+  if (holds_nonfinite(reference) || holds_nonfinite(live) || num_recorded(live) == 0) return kNaN;
+  const std::optional<double> recorded_logit = logit_of(reference, reference.token);
+  if (!recorded_logit) return kNaN;
+  const double recorded = probability(reference, *recorded_logit);
+  if (const std::optional<double> logit = logit_of(live, reference.token)) {
+    return probability(live, *logit) - recorded;
+  }
+  // Anything from 0 to the last probability that is on the list.
+  const double highest = probability(live, live.top_logits[num_recorded(live) - 1]);
+  return highest - recorded > recorded ? highest - recorded : -recorded;
 }
 
 // A bin's share p log(p / q) - p + q. The linear parts cancel in the sum over a
@@ -203,6 +237,7 @@ TokenComparison compare_token(std::uint64_t index, const StepStats& reference,
   token.verdict = classify(token, options.tolerance_ulps);
   token.kl = kl_lower_bound(reference, live);
   measure_agreement(reference, live, token);
+  token.delta_p = delta_p(reference, live);
   return token;
 }
 

@@ -23,6 +23,8 @@ TokenComparison token(std::uint64_t index, TokenVerdict verdict, double kl = 0.0
   result.kl = kl;
   result.top1_agrees = verdict == TokenVerdict::kMatch;
   result.top5_overlap = 0.8;
+  result.top100_overlap = 0.9;
+  result.in_top5 = verdict != TokenVerdict::kHardFlip;
   return result;
 }
 
@@ -200,6 +202,44 @@ TEST(RunSummary, SummarizesDivergencesAndNamesTheWorstStep) {
   EXPECT_EQ(logits.worst->token_index, 2U);
   EXPECT_THAT(logits.top1_agreement, Optional(1.0));
   EXPECT_THAT(logits.top5_agreement, Optional(DoubleEq(0.8)));
+}
+
+// Steps: deltas 0.3, -0.4 and an unknown one; sqrt((0.09 + 0.16) / 2).
+TEST(RunSummary, AveragesWhatEachTokenHas) {
+  RowComparison comparison = row({kMatch, kMatch, kTie, kHardFlip});
+  comparison.tokens[1].delta_p = 0.3;
+  comparison.tokens[2].delta_p = -0.4;
+  comparison.tokens[3].delta_p = std::numeric_limits<double>::quiet_NaN();
+  comparison.tokens[1].top100_overlap = 0.5;
+  comparison.tokens[3].top100_overlap = std::nullopt;
+  RunSummaryBuilder builder;
+  builder.add({2, 0}, kPromptLength, ReplayMode::kInject, comparison, true);
+  const RunSummary run = builder.build();
+  const LogitSummary& logits = run.modes[0].steps.logits;
+  EXPECT_EQ(logits.delta_p_measured, 2U);
+  EXPECT_THAT(logits.rms_delta_p, Optional(DoubleEq(std::sqrt(0.125))));
+  EXPECT_EQ(logits.top100_measured, 2U);
+  EXPECT_THAT(logits.top100_agreement, Optional(DoubleEq(0.7)));
+  EXPECT_THAT(logits.top5_accuracy, Optional(DoubleEq(2.0 / 3.0)));
+  const Figures figures = figures_of(run);
+  EXPECT_DOUBLE_EQ(figures.at("inject.logits.rms_delta_p"), std::sqrt(0.125));
+  EXPECT_DOUBLE_EQ(figures.at("inject.logits.top100_agreement"), 0.7);
+  EXPECT_DOUBLE_EQ(figures.at("inject.logits.top5_accuracy"), 2.0 / 3.0);
+}
+
+// Tokens were compared, but none of them has what these figures are made of.
+TEST(RunSummary, FigureOfNoTokenIsNotMeasured) {
+  RowComparison comparison = row({kMatch, kMatch});
+  for (TokenComparison& each : comparison.tokens) {
+    each.top100_overlap = std::nullopt;
+    each.delta_p = std::numeric_limits<double>::quiet_NaN();
+  }
+  RunSummaryBuilder builder;
+  builder.add({2, 0}, kPromptLength, ReplayMode::kInject, comparison, true);
+  const Figures figures = figures_of(builder.build());
+  EXPECT_EQ(figures.at("inject.logits.top5_accuracy"), 1.0);
+  EXPECT_EQ(figures.count("inject.logits.top100_agreement"), 0U);
+  EXPECT_EQ(figures.count("inject.logits.rms_delta_p"), 0U);
 }
 
 TEST(RunSummary, EqualDistributionsHaveNoWorstStep) {

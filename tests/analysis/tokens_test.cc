@@ -308,6 +308,43 @@ TEST(TokenComparison, TopFiveCountsCommonIdsInAnyOrder) {
   EXPECT_EQ(compare(stats({1, 2}, {6.0F, 5.0F}), live).top5_overlap, 1.0);
 }
 
+// The live best id counts by where the reference has it, not the reverse.
+TEST(TokenComparison, TopFiveAccuracyLooksForTheLiveBestInTheReferencesFive) {
+  const StepStats reference = stats({1, 2, 3, 4, 5, 6}, {6.0F, 5.0F, 4.0F, 3.0F, 2.0F, 1.0F});
+  const std::vector<float> falling{6.0F, 5.0F, 4.0F, 3.0F, 2.0F, 1.0F};
+  EXPECT_TRUE(compare(reference, stats({1, 2, 3, 4, 5, 6}, falling)).in_top5);
+  EXPECT_TRUE(compare(reference, stats({5, 7, 8, 9, 10, 11}, falling)).in_top5);
+  EXPECT_FALSE(compare(reference, stats({6, 1, 2, 3, 4, 5}, falling)).in_top5);
+  EXPECT_FALSE(compare(stats({1, 2}, {6.0F, 5.0F}), stats({3, 1}, {6.0F, 5.0F})).in_top5);
+  StepStats broken = reference;
+  broken.token = -1;
+  EXPECT_FALSE(compare(reference, broken).in_top5);
+}
+
+// Ids first, first + 1, ... with falling logits.
+StepStats consecutive(std::int32_t first, std::size_t count) {
+  std::vector<std::int32_t> ids;
+  std::vector<float> logits;
+  for (std::size_t i = 0; i < count; ++i) {
+    ids.push_back(first + static_cast<std::int32_t>(i));
+    logits.push_back(10.0F - 0.0625F * static_cast<float>(i));
+  }
+  return stats(std::move(ids), std::move(logits));
+}
+
+// Of 1 to 100 and 31 to 130, the 70 from 31 to 100 are common.
+TEST(TokenComparison, TopHundredNeedsAHundredOnBothSides) {
+  EXPECT_DOUBLE_EQ(compare(consecutive(1, 100), consecutive(31, 100)).top100_overlap.value(), 0.7);
+  EXPECT_DOUBLE_EQ(compare(consecutive(1, 120), consecutive(31, 150)).top100_overlap.value(), 0.7)
+      << "what is recorded beyond the hundred does not count";
+  EXPECT_EQ(compare(consecutive(1, 100), consecutive(1, 100)).top100_overlap.value(), 1.0);
+  EXPECT_FALSE(compare(consecutive(1, 99), consecutive(1, 100)).top100_overlap.has_value());
+  EXPECT_FALSE(compare(consecutive(1, 100), consecutive(1, 99)).top100_overlap.has_value());
+  StepStats broken = consecutive(1, 100);
+  broken.token = -1;
+  EXPECT_EQ(compare(consecutive(1, 100), broken).top100_overlap.value(), 0.0);
+}
+
 // Statistics with given probabilities: the logits are their logarithms.
 StepStats distribution(std::vector<std::int32_t> ids, const std::vector<double>& probabilities) {
   std::vector<float> logits;
@@ -315,6 +352,38 @@ StepStats distribution(std::vector<std::int32_t> ids, const std::vector<double>&
   StepStats result = stats(std::move(ids), std::move(logits));
   result.logsumexp = 0.0;
   return result;
+}
+
+TEST(TokenComparison, DeltaPIsOfTheRecordedToken) {
+  const StepStats reference = distribution({1, 2}, {0.5, 0.25});
+  EXPECT_EQ(compare(reference, reference).delta_p, 0.0);
+  EXPECT_NEAR(compare(reference, distribution({2, 1}, {0.625, 0.125})).delta_p, -0.375, 1e-7);
+  EXPECT_NEAR(compare(reference, distribution({1, 2}, {0.75, 0.125})).delta_p, 0.25, 1e-7);
+}
+
+// Id 1 has between 0 and the last live probability.
+TEST(TokenComparison, DeltaPOfWhatTheLiveSideDidNotRecordIsTheLargestPossible) {
+  EXPECT_NEAR(compare(distribution({1}, {0.5}), distribution({7, 8}, {0.5, 0.125})).delta_p, -0.5,
+              1e-7);
+  EXPECT_NEAR(compare(distribution({1}, {0.125}), distribution({7, 8}, {0.5, 0.5})).delta_p, 0.375,
+              1e-7);
+}
+
+TEST(TokenComparison, DeltaPIsUnknownWithoutTheRecordedTokensLogit) {
+  const StepStats fine = distribution({1, 2}, {0.5, 0.25});
+  StepStats sampled = fine;
+  sampled.token = 3;
+  EXPECT_TRUE(std::isnan(compare(sampled, fine).delta_p));
+  EXPECT_TRUE(std::isnan(compare(fine, stats({}, {})).delta_p));
+  StepStats bare = fine;
+  bare.top_ids.clear();
+  bare.top_logits.clear();
+  EXPECT_TRUE(std::isnan(compare(fine, bare).delta_p));
+  EXPECT_TRUE(std::isnan(compare(bare, fine).delta_p));
+  StepStats broken = fine;
+  broken.top_logits[1] = kNan;
+  EXPECT_TRUE(std::isnan(compare(fine, broken).delta_p));
+  EXPECT_TRUE(std::isnan(compare(broken, fine).delta_p));
 }
 
 // Bins 1/2, 1/4 and the rest 1/4 against 1/4, 1/2, 1/4:

@@ -132,6 +132,19 @@ TEST_F(DiffCommandTest, AFailingGateIsExitStatusOne) {
   EXPECT_EQ(run("diff a b --gate nothing.json").status, 2);
 }
 
+// The recordings hold fewer than a hundred ids: what was not measured is no pass.
+TEST_F(DiffCommandTest, GatesJudgePublishedFigures) {
+  save(1, "--out a");
+  ASSERT_EQ(run("replay --from a/CPU --save --out b").status, 0);
+  write("published.json", R"({"rules": {"inject.logits.top5_accuracy": {"min": 1},
+                                        "inject.logits.rms_delta_p": {"max": 0}}})");
+  EXPECT_EQ(run("diff a b --gate published.json").status, 0);
+  write("hundred.json", R"({"rules": {"inject.logits.top100_agreement": {"min": 0}}})");
+  const CommandResult result = run("diff a b --gate hundred.json");
+  EXPECT_EQ(result.status, 1);
+  EXPECT_THAT(result.out, HasSubstr("MISSING"));
+}
+
 TEST_F(DiffCommandTest, AMissingPartnerFailsTheRun) {
   save(3, "--batch-size 2 --out a");
   save(3, "--batch-size 2 --out b");

@@ -103,6 +103,8 @@ Agreed tokens, share            -       40.0%
 Logits bitwise equal       100.0%        0.0%
 Top-1 agreement            100.0%       75.0%
 Top-5 agreement            100.0%       95.0%
+Top-5 accuracy             100.0%      100.0%
+RMS delta p                     0     5.0e-02
 KL mean                         0     6.5e-02
 KL median                       0     3.0e-03
 KL p99                          0     2.5e-01
@@ -185,6 +187,8 @@ Agreed tokens, share            -       78.5%       66.6%       66.6%
 Logits bitwise equal       100.0%        0.0%        0.0%        0.0%
 Top-1 agreement            100.0%       91.6%       87.5%       83.3%
 Top-5 agreement            100.0%       98.3%       97.5%       96.6%
+Top-5 accuracy             100.0%      100.0%       87.5%       83.3%
+RMS delta p                     0     2.9e-02     3.5e-02     4.1e-02
 KL mean                         0     2.5e-02     3.5e-02     4.4e-02
 KL median                       0     4.0e-03     4.0e-03     3.0e-03
 KL p99                          0     2.5e-01     2.5e-01     2.5e-01

@@ -111,6 +111,18 @@ TEST(HtmlReporter, APassIsABadgeOfItsOwn) {
   EXPECT_THAT(document, Not(HasSubstr("class=\"badge fail\"")));
 }
 
+// Of 4 steps one has a delta of -0.1; nothing has a hundred ids.
+TEST(HtmlReporter, ShowsThePublishedFiguresThatWereMeasured) {
+  const std::string document = page_of(replayed_input());
+  EXPECT_THAT(document, HasSubstr("<tr><th scope=\"row\">Top-5 accuracy</th>"
+                                  "<td class=\"number\">100 %</td>"
+                                  "<td class=\"number\">100 %</td></tr>"));
+  EXPECT_THAT(document,
+              HasSubstr("<tr><th scope=\"row\">RMS Δp of the recorded token</th>"
+                        "<td class=\"number\">0</td><td class=\"number\">0.05</td></tr>"));
+  EXPECT_THAT(document, Not(HasSubstr("Top-100")));
+}
+
 TEST(HtmlReporter, ListsHardFlipsWithTheirTexts) {
   const std::string document = page_of(three_mode_input());
   EXPECT_THAT(document, HasSubstr("<a href=\"#tiny_batch4_input6\">batch4_input6</a>"));

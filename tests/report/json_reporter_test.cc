@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -88,6 +89,10 @@ TEST(JsonReporter, HasTheMembersOfTheSchema) {
   EXPECT_THAT(keys(verdict["modes"].at(0)),
               UnorderedElementsAre("mode", "tokens", "logits", "kv", "agreed_tokens",
                                    "first_divergences", "hard_flip_count", "hard_flips"));
+  EXPECT_THAT(keys(verdict["modes"].at(0)["logits"]),
+              UnorderedElementsAre("compared", "bitwise_equal", "top1_agreement", "top5_agreement",
+                                   "top5_accuracy", "top100_measured", "top100_agreement",
+                                   "delta_p_measured", "rms_delta_p", "kl"));
   EXPECT_THAT(keys(verdict["gate"]["rules"].at(0)),
               UnorderedElementsAre("rule", "min", "max", "figure", "measured", "missing",
                                    "unjudged", "matched", "failed", "failures", "passed"));
@@ -144,6 +149,12 @@ TEST(JsonReporter, HoldsTheVerdict) {
   EXPECT_EQ(verdict["figures"]["forced.tokens.hard_flips"], 1.0);
   EXPECT_EQ(verdict["provenance"].at(0)["live"], "2.14.1");
   const json forced = verdict["modes"].at(1);
+  // One of eight steps is a hard flip with a delta of -0.1.
+  EXPECT_EQ(forced["logits"]["top5_accuracy"], 0.875);
+  EXPECT_EQ(forced["logits"]["top100_measured"], 0);
+  EXPECT_TRUE(forced["logits"]["top100_agreement"].is_null());
+  EXPECT_EQ(forced["logits"]["delta_p_measured"], 8);
+  EXPECT_NEAR(forced["logits"]["rms_delta_p"], 0.1 / std::sqrt(8.0), 1e-12);
   EXPECT_EQ(forced["hard_flips"].at(0)["name"], "batch4_input6");
   EXPECT_EQ(forced["hard_flips"].at(0)["predicted_text"], " wrong");
   EXPECT_EQ(forced["first_divergences"].at(0)["token"]["index"], 6);

@@ -62,6 +62,7 @@ analysis::TokenComparison matching_token(std::uint64_t index) {
   token.logits_equal = index == 0;
   token.top1_agrees = true;
   token.top5_overlap = 1.0;
+  token.in_top5 = true;
   return token;
 }
 
@@ -73,6 +74,8 @@ void set_mismatch(analysis::TokenComparison& token, TokenVerdict verdict, double
   token.kl = 0.25;
   token.top1_agrees = false;
   token.top5_overlap = 0.8;
+  token.in_top5 = verdict != TokenVerdict::kHardFlip;
+  token.delta_p = -0.1;
 }
 
 run::ModeReplay matching_mode(format::ReplayMode mode, std::uint64_t tokens,

@@ -53,7 +53,11 @@ struct LogitSummary {
   // Lower bounds in nats; empty when none was measured.
   std::optional<double> kl_mean, kl_median, kl_p99, kl_max;
   std::optional<Place> worst;  // of kl_max, when that is above 0
-  std::optional<double> top1_agreement, top5_agreement;
+  std::optional<double> top1_agreement, top5_agreement, top5_accuracy;
+  std::uint64_t top100_measured = 0;  // tokens of which both sides recorded a hundred ids
+  std::optional<double> top100_agreement;
+  std::uint64_t delta_p_measured = 0;
+  std::optional<double> rms_delta_p;  // of the recorded tokens' probability
 };
 
 struct KvSummary {
@@ -120,6 +124,10 @@ class RunSummaryBuilder {
     std::vector<double> kl;
     double top1 = 0.0;
     double top5 = 0.0;
+    double top100 = 0.0;
+    double in_top5 = 0.0;
+    double squared_delta_p = 0.0;
+    void add_agreement(const TokenComparison& token);
     void add_tokens(const InputName& input, std::span<const TokenComparison> tokens,
                     std::uint64_t uncompared);
     void add_profile(const InputName& input, const KvProfile& profile, std::uint64_t recorded_rows,

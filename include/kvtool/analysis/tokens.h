@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string_view>
 
 #include "kvtool/base/dtype.h"
@@ -54,6 +55,13 @@ struct TokenComparison {
   bool top1_agrees = false;  // the same best id
   // Common ids of both sides' best five (of fewer, when top_k is less), as a fraction.
   double top5_overlap = 0.0;
+  // The same of the best hundred; nothing unless both sides recorded so many.
+  std::optional<double> top100_overlap;
+  // The live side's best id is one of the reference's best five (of fewer, when top_k is less).
+  bool in_top5 = false;
+  // Live probability of the recorded token minus the reference's; of the largest size that it
+  // can have where the live side did not record that token, NaN when nothing is known.
+  double delta_p = 0.0;
 
   // What the verdict holds against the ulp: the gap; where that is only a bound, the larger of
   // it and the live gap; NaN when nothing shows how large it is.

@@ -32,7 +32,8 @@ std::optional<double> figure(const analysis::Figures& figures, const std::string
 }
 
 bool is_rate(std::string_view figure_name) {
-  for (const std::string_view end : {"_rate", "_rate_lower95", "_agreement", "_fraction"}) {
+  for (const std::string_view end :
+       {"_rate", "_rate_lower95", "_agreement", "_accuracy", "_fraction"}) {
     if (figure_name.ends_with(end)) return true;
   }
   return false;
