@@ -86,6 +86,7 @@ struct KvView {
 double scale_of(const KvError& error) { return std::abs(error.scale_error()); }
 double l2_of(const KvError& error) { return error.relative_l2(); }
 double floors_of(const KvError& error) { return error.floor_ratio(); }
+double pearson_of(const KvError& error) { return error.pearson(); }
 
 Number largest(const std::vector<KvError>& errors, double (*figure)(const KvError&)) {
   Number result;
@@ -95,10 +96,21 @@ Number largest(const std::vector<KvError>& errors, double (*figure)(const KvErro
   return result;
 }
 
+Number smallest(const std::vector<KvError>& errors, double (*figure)(const KvError&)) {
+  Number result;
+  for (const KvError& error : errors) {
+    if (error.elements == 0) continue;
+    const double value = figure(error);
+    result = std::min(value, result.value_or(value));
+  }
+  return result;
+}
+
 constexpr std::array kKvFigures = {
     Figure<KvView>{"relative_l2", [](const KvView& v) { return Number(v.total.relative_l2()); }},
     Figure<KvView>{"relative_max", [](const KvView& v) { return Number(v.total.relative_max()); }},
     Figure<KvView>{"cosine", [](const KvView& v) { return Number(v.total.cosine()); }},
+    Figure<KvView>{"pearson", [](const KvView& v) { return Number(pearson_of(v.total)); }},
     Figure<KvView>{"scale_error", [](const KvView& v) { return Number(scale_of(v.total)); }},
     Figure<KvView>{"ulp_p99", [](const KvView& v) { return Number(v.total.ulp_p99()); }},
     Figure<KvView>{"floor_ratio", [](const KvView& v) { return Number(v.total.floor_ratio()); }},
@@ -114,6 +126,8 @@ constexpr std::array kKvFigures = {
                    [](const KvView& v) { return largest(v.layers, scale_of); }},
     Figure<KvView>{"layer_max.floor_ratio",
                    [](const KvView& v) { return largest(v.layers, floors_of); }},
+    Figure<KvView>{"layer_min.pearson",
+                   [](const KvView& v) { return smallest(v.layers, pearson_of); }},
     Figure<KvView>{"head_max.relative_l2", [](const KvView& v) { return largest(v.heads, l2_of); }},
     Figure<KvView>{"head_max.scale_error",
                    [](const KvView& v) { return largest(v.heads, scale_of); }},

@@ -13,35 +13,14 @@
 
 #include "kvtool/base/error.h"
 #include "kvtool/base/vectorized.h"
+#include "lanes.h"
 
 namespace kvtool::analysis {
 namespace {
 
 // Both decoded chunks, both sources and the distances stay in the level-1 cache.
 constexpr std::size_t kChunk = 1024;
-// Independent sums: addition of doubles may not be reordered by the compiler,
-// and a fixed order keeps the figures the same for every compiler.
-constexpr std::size_t kLanes = 8;
 static_assert(kChunk % kLanes == 0);
-
-// The vector extension of GCC and Clang, several vectors side by side: wider ones
-// than the instruction set has are taken apart element by element. Functions take
-// them by reference, because by value they have no common calling convention.
-constexpr std::size_t kWidth = KVTOOL_VECTOR_BYTES / sizeof(double);
-constexpr std::size_t kVectors = kLanes / kWidth;
-using Vector [[gnu::vector_size(kWidth * sizeof(double))]] = double;
-using FloatVector [[gnu::vector_size(kWidth * sizeof(float))]] = float;
-using Lanes = std::array<Vector, kVectors>;
-
-double sum(const Lanes& vectors) {
-  const auto lanes = std::bit_cast<std::array<double, kLanes>>(vectors);
-  return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
-         ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
-}
-double maximum(const Lanes& vectors) {
-  const auto lanes = std::bit_cast<std::array<double, kLanes>>(vectors);
-  return *std::max_element(lanes.begin(), lanes.end());
-}
 
 struct Sums {
   Lanes error{};
@@ -179,25 +158,18 @@ KVTOOL_VECTORIZED std::uint32_t count_nonfinite(const float* live, const float* 
   return count;
 }
 
-// Pairs with a NaN or Inf are replaced by zeros, which add nothing to any sum,
-// and their distances are taken out. Returns how many distances are left.
+// Takes out pairs with a NaN or Inf. Returns how many are left.
 std::size_t set_aside_nonfinite(Chunk& chunk, std::size_t size) {
   std::size_t kept = 0;
   for (std::size_t i = 0; i < size; ++i) {
-    if ((is_nonfinite(chunk.live[i]) | is_nonfinite(chunk.reference[i])) != 0) {
-      chunk.live[i] = chunk.reference[i] = 0.0F;
-    } else {
-      chunk.distances[kept++] = chunk.distances[i];
-    }
+    if ((is_nonfinite(chunk.live[i]) | is_nonfinite(chunk.reference[i])) != 0) continue;
+    chunk.live[kept] = chunk.live[i];
+    chunk.reference[kept] = chunk.reference[i];
+    chunk.distances[kept++] = chunk.distances[i];
   }
   return kept;
 }
 
-[[gnu::always_inline]] inline void load(const float* values, Vector& target) {
-  FloatVector narrow;
-  std::memcpy(&narrow, values, sizeof narrow);
-  target = __builtin_convertvector(narrow, Vector);
-}
 [[gnu::always_inline]] inline void keep_larger(const Vector& values, Vector& maxima) {
   const Vector magnitudes = values < 0.0 ? -values : values;
   maxima = maxima < magnitudes ? magnitudes : maxima;
@@ -263,16 +235,18 @@ struct Side {
 
 // Equal bytes: every figure but the reference's own stays 0.
 void compare_equal(const Side& reference, Chunk& chunk, Sums& sums, KvError& error) {
-  const std::size_t size = reference.size();
+  std::size_t size = reference.size();
   decode(reference.dtype, reference.bytes, chunk.reference.data());
   std::uint32_t nonfinite = count_nonfinite(chunk.reference.data(), chunk.reference.data(), size);
   if (nonfinite > 0) {
     error.nonfinite += nonfinite;
-    std::replace_if(
-        chunk.reference.begin(), chunk.reference.begin() + static_cast<std::ptrdiff_t>(size),
-        [](float value) { return is_nonfinite(value) != 0; }, 0.0F);
+    (void)std::remove_if(chunk.reference.begin(),
+                         chunk.reference.begin() + static_cast<std::ptrdiff_t>(size),
+                         [](float value) { return is_nonfinite(value) != 0; });
+    size -= nonfinite;
   }
-  error.ulps.add(0, size - nonfinite);
+  error.ulps.add(0, size);
+  error.moments.add(co_moments(std::span(chunk.reference).first(size)));
   accumulate_reference(chunk.reference.data(), pad(chunk.reference, size), sums);
 }
 
@@ -291,7 +265,7 @@ std::uint32_t measure_rounded_distances(const Side& reference, Chunk& chunk) {
 
 void compare_differing(const Side& live, const Side& reference, Chunk& chunk, Sums& sums,
                        KvError& error) {
-  const std::size_t size = reference.size();
+  std::size_t size = reference.size();
   decode(live.dtype, live.bytes, chunk.live.data());
   decode(reference.dtype, reference.bytes, chunk.reference.data());
   error.differing +=
@@ -299,13 +273,14 @@ void compare_differing(const Side& live, const Side& reference, Chunk& chunk, Su
           ? measure_distances(element_size(live.dtype), live.bytes, reference.bytes, chunk)
           : measure_rounded_distances(reference, chunk);
 
-  std::size_t distances = size;
   const std::uint32_t nonfinite = count_nonfinite(chunk.live.data(), chunk.reference.data(), size);
   if (nonfinite > 0) {
     error.nonfinite += nonfinite;
-    distances = set_aside_nonfinite(chunk, size);
+    size = set_aside_nonfinite(chunk, size);
   }
-  error.ulps.add(std::span<const std::uint32_t>(chunk.distances).first(distances));
+  error.ulps.add(std::span<const std::uint32_t>(chunk.distances).first(size));
+  error.moments.add(
+      co_moments(std::span(chunk.live).first(size), std::span(chunk.reference).first(size)));
   pad(chunk.live, size);
   const std::size_t padded_size = pad(chunk.reference, size);
   accumulate_reference(chunk.reference.data(), padded_size, sums);
@@ -367,6 +342,7 @@ void KvError::add(const KvError& other) {
   sum_squared_reference += other.sum_squared_reference;
   sum_error_reference += other.sum_error_reference;
   sum_squared_floor += other.sum_squared_floor;
+  moments.add(other.moments);
   ulps.add(other.ulps);
 }
 

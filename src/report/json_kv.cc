@@ -33,6 +33,7 @@ constexpr std::array kFigures = {
     NamedFigure{"relative_max", figure_of<&KvError::relative_max>},
     NamedFigure{"max_abs", [](const KvError& error) { return json_number(error.max_abs); }},
     NamedFigure{"cosine", figure_of<&KvError::cosine>},
+    NamedFigure{"pearson", figure_of<&KvError::pearson>},
     NamedFigure{"scale_error", figure_of<&KvError::scale_error>},
     NamedFigure{"ulp_p99", figure_of<&KvError::ulp_p99>},
     NamedFigure{"floor_ratio", figure_of<&KvError::floor_ratio>},

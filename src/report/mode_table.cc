@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 
 #include "wording.h"
 
@@ -20,12 +19,6 @@ std::string show_error(double value) {
   return value == 0.0 ? std::string("0") : fmt::format("{:.1e}", value);
 }
 std::string show_ratio(double value) { return fmt::format("{:.3g}", value); }
-
-// Digits up to the first that is not 9: 0.99998, not 1.00000. Rounded down.
-std::string show_cosine(double value) {
-  if (!std::isfinite(value) || value >= 1.0) return fmt::format("{:g}", value);
-  return fmt::format("{:.6f}", std::floor(value * 1e6) / 1e6);
-}
 
 struct FigureRow {
   const char* label;
@@ -66,7 +59,9 @@ constexpr std::array kKvRows = {
     FigureRow{"scale error", "scale_error", show_error},
     FigureRow{"x rounding floor", "floor_ratio", show_ratio},
     FigureRow{"p99 ulp", "ulp_p99", show_plain},
-    FigureRow{"cosine", "cosine", show_cosine},
+    FigureRow{"cosine", "cosine", correlation},
+    FigureRow{"Pearson", "pearson", correlation},
+    FigureRow{"Pearson worst layer", "layer_min.pearson", correlation},
     FigureRow{"NaN or Inf", "nonfinite", show_count, true},
 };
 

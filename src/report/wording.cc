@@ -58,6 +58,11 @@ std::string percentage(double fraction) {
   return fmt::format("{:.1f}%", tenths / 10.0);
 }
 
+std::string correlation(double value) {
+  if (!std::isfinite(value) || value >= 1.0) return fmt::format("{:g}", value);
+  return fmt::format("{:.6f}", std::floor(value * 1e6) / 1e6);
+}
+
 std::string place_of(std::uint64_t token_index) {
   return token_index == 0 ? std::string("prefill") : fmt::format("step {}", token_index - 1);
 }

@@ -23,6 +23,8 @@ inline constexpr std::size_t kTokenCharacters = 40;
 // "99.1%", rounded down, so that 100.0% means all; "n/a" of nothing.
 [[nodiscard]] std::string percentage(std::uint64_t part, std::uint64_t whole);
 [[nodiscard]] std::string percentage(double fraction);
+// Six digits, rounded down so that only 1 itself is shown as 1: 0.999980.
+[[nodiscard]] std::string correlation(double value);
 
 // "prefill", "step 4".
 [[nodiscard]] std::string place_of(std::uint64_t token_index);

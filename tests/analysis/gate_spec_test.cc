@@ -207,7 +207,7 @@ Figures perfect(const std::vector<std::string>& stretches) {
   const std::vector<std::string> ideal_one = {
       "match_rate",    "match_rate_lower95", "cosine",         "explained_rate_lower95",
       "bitwise_rate",  "top1_agreement",     "top5_agreement", "agreed_fraction",
-      "top5_accuracy", "top100_agreement"};
+      "top5_accuracy", "top100_agreement",   "pearson"};
   Figures figures;
   for (const std::string& figure : known_figures()) {
     const std::string stretch = figure.substr(0, figure.find('.'));

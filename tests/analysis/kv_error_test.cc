@@ -2,9 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -209,6 +211,119 @@ TEST(KvError, CosineOfZerosIsDefined) {
   EXPECT_EQ(compare(DType::kBFloat16, {1.0F}, {0.0F}).cosine(), 0.0);
   EXPECT_EQ(compare(DType::kBFloat16, {0.0F}, {1.0F}).cosine(), 0.0);
   EXPECT_EQ(compare(DType::kBFloat16, {-2.0F}, {1.0F}).cosine(), -1.0);
+}
+
+// live [4, 2, 0, 0], reference [3, 4, 0, 0]: means 1.5 and 1.75.
+TEST(KvError, GivesTheHandComputedPearsonCorrelation) {
+  const double expected = 9.5 / std::sqrt(11.0 * 12.75);
+  EXPECT_DOUBLE_EQ(
+      compare(DType::kBFloat16, {4.0F, 2.0F, 0.0F, 0.0F}, {3.0F, 4.0F, 0.0F, 0.0F}).pearson(),
+      expected);
+  // A factor, an offset: the same. Its opposite: the negative.
+  EXPECT_DOUBLE_EQ(
+      compare(DType::kBFloat16, {9.0F, 5.0F, 1.0F, 1.0F}, {3.0F, 4.0F, 0.0F, 0.0F}).pearson(),
+      expected);
+  EXPECT_DOUBLE_EQ(
+      compare(DType::kBFloat16, {-4.0F, -2.0F, 0.0F, 0.0F}, {3.0F, 4.0F, 0.0F, 0.0F}).pearson(),
+      -expected);
+  EXPECT_EQ(compare(DType::kBFloat16, {5.0F, 6.0F}, {1.0F, 2.0F}).pearson(), 1.0);
+}
+
+TEST(KvError, PearsonLeavesOutNonFinitePairs) {
+  const double expected = 9.5 / std::sqrt(11.0 * 12.75);
+  EXPECT_DOUBLE_EQ(compare(DType::kBFloat16, {kNan, 4.0F, 2.0F, 7.0F, 0.0F, 0.0F},
+                           {100.0F, 3.0F, 4.0F, kInf, 0.0F, 0.0F})
+                       .pearson(),
+                   expected);
+  EXPECT_EQ(compare(DType::kBFloat16, {kNan, 4.0F, 2.0F}, {kNan, 4.0F, 2.0F}).pearson(), 1.0);
+  EXPECT_EQ(compare(DType::kBFloat16, {kNan}, {kNan}).pearson(), 0.0) << "nothing to compare";
+  EXPECT_EQ(KvError().pearson(), 0.0);
+}
+
+TEST(KvError, PearsonOfASideThatDoesNotVaryIsDefined) {
+  // 0.1 and its square are not exact in any type; eleven leave a tail behind the lanes.
+  const std::vector<float> tenths(11, 0.1F);
+  std::vector<float> varying = tenths;
+  varying[10] = 0.2F;
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    EXPECT_EQ(compare(dtype, tenths, tenths).pearson(), 1.0);
+    EXPECT_EQ(compare(dtype, std::vector<float>(11, 0.3F), tenths).pearson(), 0.0);
+    EXPECT_EQ(compare(dtype, varying, tenths).pearson(), 0.0);
+    EXPECT_EQ(compare(dtype, tenths, varying).pearson(), 0.0);
+  }
+  KvError joined = compare(DType::kFloat32, tenths, tenths);
+  joined.add(compare(DType::kFloat32, tenths, tenths));
+  EXPECT_EQ(joined.moments.reference, 0.0) << "joining adds no rounding";
+  EXPECT_EQ(joined.pearson(), 1.0);
+  joined.add(compare(DType::kFloat32, {0.2F}, {0.1F}));
+  EXPECT_EQ(joined.pearson(), 0.0);
+}
+
+struct CorrelationCase {
+  std::size_t size;
+  float mean;
+  double tolerance;
+};
+
+// Two passes written out in long double.
+double two_pass_pearson(const std::vector<float>& live, const std::vector<float>& reference) {
+  const auto count = static_cast<long double>(live.size());
+  const long double x = std::accumulate(live.begin(), live.end(), 0.0L) / count;
+  const long double r = std::accumulate(reference.begin(), reference.end(), 0.0L) / count;
+  long double xx = 0.0L;
+  long double rr = 0.0L;
+  long double xr = 0.0L;
+  for (std::size_t i = 0; i < live.size(); ++i) {
+    xx += (live[i] - x) * (live[i] - x);
+    rr += (reference[i] - r) * (reference[i] - r);
+    xr += (live[i] - x) * (reference[i] - r);
+  }
+  return static_cast<double>(xr / std::sqrt(xx * rr));
+}
+
+// Over lanes, chunks and joined rows. With a mean of a million, plain float64 sums of squares
+// (3e15) would lose most digits of those about the mean (1e4).
+TEST(KvError, PearsonIsThatOfTwoPasses) {
+  for (const CorrelationCase& given :
+       {CorrelationCase{9, 1.0F, 1e-14}, CorrelationCase{1023, 1.0F, 1e-14},
+        CorrelationCase{1025, 1.0F, 1e-14}, CorrelationCase{3000, 1e6F, 1e-10}}) {
+    std::vector<float> reference;
+    std::vector<float> live;
+    for (std::size_t i = 0; i < given.size; ++i) {
+      reference.push_back(given.mean + 0.0625F * static_cast<float>(i * 7919 % 101));
+      live.push_back(0.0625F * static_cast<float>(i * 104729 % 17) - reference.back());
+    }
+    const double expected = two_pass_pearson(live, reference);
+    EXPECT_GT(expected, -0.999);
+    EXPECT_LT(expected, -0.9);
+    EXPECT_NEAR(compare(DType::kFloat32, live, reference).pearson(), expected, given.tolerance);
+    KvError joined;
+    for (std::size_t first = 0; first < given.size; first += 64) {
+      const std::size_t count = std::min<std::size_t>(64, given.size - first);
+      const auto row = [&](const std::vector<float>& values) {
+        return std::vector<float>(values.begin() + static_cast<std::ptrdiff_t>(first),
+                                  values.begin() + static_cast<std::ptrdiff_t>(first + count));
+      };
+      joined.add(compare(DType::kFloat32, row(live), row(reference)));
+    }
+    EXPECT_NEAR(joined.pearson(), expected, given.tolerance) << given.size << " in rows";
+    EXPECT_EQ(joined.moments.count, given.size);
+  }
+}
+
+// Whatever rounding the sums have, both sides have the same.
+TEST(KvError, PearsonOfEqualSidesIsExactlyOne) {
+  KvError joined;
+  for (std::size_t row = 0; row < 50; ++row) {
+    std::vector<float> values;
+    for (std::size_t i = 0; i < 64; ++i) {
+      values.push_back(0.1F * static_cast<float>((i * 31 + row * 17) % 97) - 3.3F);
+    }
+    joined.add(compare(DType::kFloat32, values, values));
+    EXPECT_EQ(joined.pearson(), 1.0) << row;
+  }
+  // Other bits, equal values.
+  EXPECT_EQ(compare(DType::kFloat32, {-0.0F, 0.1F, 0.3F}, {0.0F, 0.1F, 0.3F}).pearson(), 1.0);
 }
 
 TEST(KvError, ErrorOfANotMeasuredScaleIsZero) {

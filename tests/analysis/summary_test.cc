@@ -380,6 +380,24 @@ TEST(Figures, LargestLayerAndHeadCountNotTheirSigns) {
   EXPECT_EQ(figures.count("inject.kv.key.row_max.relative_l2"), 0U) << "no row was measured";
 }
 
+// Correlations 0.5 of layer 0 and -0.25 of layer 1, of equal size; layer 2 was not measured.
+TEST(Figures, PearsonIsPooledAndOfTheWorstLayer) {
+  RowComparison comparison = row({kMatch});
+  comparison.step_kv = KvProfile({1, 1, 1}, 16);
+  KvError error;
+  error.elements = 4;
+  error.moments = {.count = 4, .live = 2.0, .reference = 2.0, .product = 1.0};
+  comparison.step_kv.add(KvKind::kKey, 0, 0, 0, error);
+  error.moments.product = -0.5;
+  comparison.step_kv.add(KvKind::kKey, 1, 0, 0, error);
+  RunSummaryBuilder builder;
+  builder.add({1, 0}, kPromptLength, ReplayMode::kInject, comparison, true);
+  const Figures figures = figures_of(builder.build());
+  EXPECT_DOUBLE_EQ(figures.at("inject.kv.key.layer_min.pearson"), -0.25);
+  EXPECT_DOUBLE_EQ(figures.at("inject.kv.key.pearson"), 0.125);
+  EXPECT_EQ(figures.count("inject.kv.value.layer_min.pearson"), 0U) << "V was not measured";
+}
+
 TEST(Figures, CountNonFiniteValues) {
   RowComparison comparison = row({kMatch, kHardFlip});
   comparison.tokens[1].nonfinite = true;

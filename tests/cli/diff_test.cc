@@ -139,10 +139,18 @@ TEST_F(DiffCommandTest, GatesJudgePublishedFigures) {
   write("published.json", R"({"rules": {"inject.logits.top5_accuracy": {"min": 1},
                                         "inject.logits.rms_delta_p": {"max": 0}}})");
   EXPECT_EQ(run("diff a b --gate published.json").status, 0);
-  write("hundred.json", R"({"rules": {"inject.logits.top100_agreement": {"min": 0}}})");
+  write("pcc.json", R"({"rules": {"inject.kv.*.layer_min.pearson": {"min": 1}}})");
+  EXPECT_EQ(run("diff a b --gate pcc.json").status, 0);
+  write("hundred.json", R"({"rules": {"inject.logits.top100_agreement": {"min": 1}}})");
   const CommandResult result = run("diff a b --gate hundred.json");
   EXPECT_EQ(result.status, 1);
   EXPECT_THAT(result.out, HasSubstr("MISSING"));
+
+  engine_.vocab_size = 128;
+  save(1, "--out c --top-k 100");
+  ASSERT_EQ(run("replay --from c/CPU --save --out d").status, 0);
+  const json figures = diff_json("c d --gate hundred.json")["verdicts"][0]["figures"];
+  EXPECT_EQ(figures["inject.logits.top100_agreement"], 1.0);
 }
 
 TEST_F(DiffCommandTest, AMissingPartnerFailsTheRun) {

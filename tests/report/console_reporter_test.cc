@@ -123,6 +123,10 @@ K p99 ulp                       0           3
 V p99 ulp                       0           3
 K cosine                        1    0.999950
 V cosine                        1    0.999987
+K Pearson                       1    0.999966
+V Pearson                       1    0.999991
+K Pearson worst layer           1    0.999966
+V Pearson worst layer           1    0.999991
 What the pattern means.
 Worst step of inject: KL 0.25 at batch4_input5, step 1
 First divergences of inject: 1 of 1 input; agreed tokens: min 2, median 2
@@ -207,6 +211,10 @@ K p99 ulp                       0           3           3           3
 V p99 ulp                       0           3           3           3
 K cosine                        1    0.999975    0.991655    0.999987
 V cosine                        1    0.999987    0.999987    0.999987
+K Pearson                       1    0.999983    0.994366    0.999991
+V Pearson                       1    0.999991    0.999991    0.999991
+K Pearson worst layer           1    0.999983    0.966242    0.999991
+V Pearson worst layer           1    0.999991    0.999991    0.999991
 Amplification (median KL forced / inject): 1
 What the pattern means.
 forced, batch4_input6: K of layer 3 leaves the profile of the others at position

@@ -99,7 +99,7 @@ TEST(JsonReporter, HasTheMembersOfTheSchema) {
   EXPECT_THAT(
       keys(verdict["modes"].at(0)["kv"]["key"]),
       UnorderedElementsAre("bitwise_equal", "elements", "differing", "nonfinite", "relative_l2",
-                           "relative_max", "max_abs", "cosine", "scale_error", "ulp_p99",
+                           "relative_max", "max_abs", "cosine", "pearson", "scale_error", "ulp_p99",
                            "floor_ratio", "worst_row", "layers", "layer_blocks", "heads", "cells"));
   EXPECT_THAT(
       keys(verdict["modes"].at(0)["kv"]["key"]["cells"]),
@@ -128,6 +128,7 @@ TEST(JsonReporter, HoldsKvErrorsByLayerAndBlock) {
   EXPECT_EQ(step_kv["positions"], 8);
   EXPECT_NEAR(step_kv["value"]["relative_l2"], 0.005, 1e-12);
   EXPECT_EQ(step_kv["key"]["layers"]["relative_l2"].size(), 6U);
+  EXPECT_NEAR(step_kv["key"]["layers"]["pearson"].at(0), 1.0 - 0.005 * 0.005 / 3.0, 1e-12);
   EXPECT_EQ(step_kv["key"]["layer_blocks"]["relative_l2"].at(0), json({0.005, 0.005}));
   // One of four rows of layer 3's second block has error 0.9: sqrt(0.81 / 4 + …).
   EXPECT_NEAR(step_kv["key"]["layer_blocks"]["relative_l2"].at(3).at(1), 0.450021, 1e-9);

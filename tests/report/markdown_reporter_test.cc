@@ -89,6 +89,10 @@ Made for tests.
 | V p99 ulp | 0 | 3 | 3 | 3 |
 | K cosine | 1 | 0.999975 | 0.991655 | 0.999987 |
 | V cosine | 1 | 0.999987 | 0.999987 | 0.999987 |
+| K Pearson | 1 | 0.999983 | 0.994366 | 0.999991 |
+| V Pearson | 1 | 0.999991 | 0.999991 | 0.999991 |
+| K Pearson worst layer | 1 | 0.999983 | 0.966242 | 0.999991 |
+| V Pearson worst layer | 1 | 0.999991 | 0.999991 | 0.999991 |
 
 Amplification (median KL forced / inject): 1
 

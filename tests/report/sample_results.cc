@@ -12,7 +12,7 @@ using analysis::TokenVerdict;
 
 constexpr std::size_t kLayers = 6;
 
-// Four elements of reference 1 with this relative L2, in bf16.
+// Four elements of reference 1 or -1 with this relative L2, in bf16.
 KvError error_of(double relative_l2) {
   KvError error;
   error.elements = 4;
@@ -20,6 +20,8 @@ KvError error_of(double relative_l2) {
   error.sum_squared_reference = 4.0;
   const double floor = analysis::storage_rounding_floor(DType::kBFloat16);
   error.sum_squared_floor = 4.0 * floor * floor;
+  error.moments = {.count = 4, .live = 4.0, .reference = 4.0};
+  error.moments.product = 4.0 * (1.0 - relative_l2 * relative_l2 / 3.0);
   error.ulps.add(0, relative_l2 > 0.0 ? 3 : 4);
   if (relative_l2 > 0.0) {
     error.differing = 1;

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kvtool/analysis/co_moments.h"
 #include "kvtool/analysis/ulp_histogram.h"
 #include "kvtool/base/dtype.h"
 #include "kvtool/format/geometry.h"
@@ -33,6 +34,7 @@ struct KvError {
   // sum of floor^2 * reference^2 with the reference dtype's rounding floor:
   // the squared error that rounding once to the storage type would leave.
   double sum_squared_floor = 0.0;
+  CoMoments moments;  // of the finite pairs
   UlpHistogram ulps;
 
   [[nodiscard]] bool bitwise_equal() const { return differing == 0; }
@@ -43,6 +45,8 @@ struct KvError {
   [[nodiscard]] double relative_max() const;
   // <live, reference> / (|live| |reference|); 1 when both are 0, 0 when one is.
   [[nodiscard]] double cosine() const;
+  // Pearson's correlation of live and reference; see CoMoments.
+  [[nodiscard]] double pearson() const { return moments.pearson(); }
   // Least-squares factor of live on the reference, minus 1: a systematic scale,
   // in which rounding noise averages out. 0 when the reference is 0.
   [[nodiscard]] double scale_error() const;

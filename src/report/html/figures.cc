@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "wording.h"
+
 namespace kvtool::report::html {
 
 std::string shown(std::optional<double> value) {
@@ -40,7 +42,9 @@ bool is_rate(std::string_view figure_name) {
 }
 
 std::string shown_figure(std::string_view figure_name, std::optional<double> value) {
-  return is_rate(figure_name) ? shown_rate(value) : shown(value);
+  if (is_rate(figure_name)) return shown_rate(value);
+  // Three digits would be lost on the nines.
+  return value && figure_name.ends_with(".pearson") ? correlation(*value) : shown(value);
 }
 
 }  // namespace kvtool::report::html

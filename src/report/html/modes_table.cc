@@ -47,9 +47,11 @@ constexpr std::array kFigureRows = {
     FigureRow{"K relative L2", "kv.key.relative_l2"},
     FigureRow{"K in rounding floors", "kv.key.floor_ratio"},
     FigureRow{"K scale error", "kv.key.scale_error"},
+    FigureRow{"K Pearson correlation, worst layer", "kv.key.layer_min.pearson"},
     FigureRow{"V relative L2", "kv.value.relative_l2"},
     FigureRow{"V in rounding floors", "kv.value.floor_ratio"},
     FigureRow{"V scale error", "kv.value.scale_error"},
+    FigureRow{"V Pearson correlation, worst layer", "kv.value.layer_min.pearson"},
 };
 
 std::vector<Column> columns_of(const analysis::RunSummary& run) {
