@@ -61,6 +61,9 @@ class Side {
   // What is set, under canonical names.
   [[nodiscard]] const std::map<std::string, SetVariable>& variables() const { return variables_; }
 
+  // Whether every variable that was set is here.
+  [[nodiscard]] bool is_whole() const { return is_whole_; }
+
   // Nothing where the record does not tell.
   [[nodiscard]] std::optional<std::string> value_of(const std::string& name) const {
     const auto found = variables_.find(name);
@@ -99,6 +102,11 @@ std::string key_of(const std::string& variable) {
   return std::string(kEnvironmentKey) + "." + variable;
 }
 
+bool explains(const format::KernelVariable* row,
+              const std::function<bool(VariableEffect)>& applies) {
+  return row == nullptr || (row->effect != VariableEffect::kNone && applies(row->effect));
+}
+
 std::string listed(const std::vector<std::string>& variables, const Side& side) {
   std::string text;
   for (const std::string& name : variables) {
@@ -125,6 +133,17 @@ bool is_environment_setting(std::string_view name) {
   return std::ranges::find(kOlderNames, name, &OlderName::setting) != kOlderNames.end();
 }
 
+std::optional<std::map<std::string, std::string>> set_variables(
+    const json& meta, const std::function<bool(VariableEffect)>& applies) {
+  const Side side(meta);
+  if (!side.is_whole()) return std::nullopt;
+  std::map<std::string, std::string> set;
+  for (const auto& [name, variable] : side.variables()) {
+    if (explains(format::find_kernel_variable(name), applies)) set[key_of(name)] = variable.value;
+  }
+  return set;
+}
+
 void add_environment(const json& recorded, const json& live,
                      const std::function<bool(VariableEffect)>& applies,
                      std::vector<ProvenanceDifference>& differences) {
@@ -137,7 +156,7 @@ void add_environment(const json& recorded, const json& live,
   std::vector<std::string> untold;
   for (const std::string& name : names) {
     const format::KernelVariable* row = format::find_kernel_variable(name);
-    if (row != nullptr && (row->effect == VariableEffect::kNone || !applies(row->effect))) continue;
+    if (!explains(row, applies)) continue;
     const std::optional<std::string> before = was.value_of(name);
     const std::optional<std::string> now = is.value_of(name);
     if (!before || !now) {

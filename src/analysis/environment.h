@@ -3,7 +3,11 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "kvtool/analysis/provenance.h"
@@ -17,6 +21,11 @@ namespace kvtool::analysis {
 void add_environment(const nlohmann::json& recorded, const nlohmann::json& live,
                      const std::function<bool(format::VariableEffect)>& applies,
                      std::vector<ProvenanceDifference>& differences);
+
+// What one record says was set where `applies`: keys of differences to values. Nothing where the
+// record cannot tell.
+[[nodiscard]] std::optional<std::map<std::string, std::string>> set_variables(
+    const nlohmann::json& meta, const std::function<bool(format::VariableEffect)>& applies);
 
 // Whether a setting of device.provenance is judged here: a variable's older name.
 [[nodiscard]] bool is_environment_setting(std::string_view name);

@@ -14,10 +14,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Of another kernel of the operating system the results are the same; a machine
-// that lost power may come back with one.
-constexpr const char* kMayDiffer = "device.provenance.os_release";
-
 class SameRun {
  public:
   explicit SameRun(const fs::path& path) : path_(path) {}
@@ -147,7 +143,7 @@ void check_same_run(const format::Recording& recording, const ExpectedRecording&
   check_end_tokens(same, recording.meta(), expected.meta);
   for (const analysis::ProvenanceDifference& difference :
        analysis::compare_provenance(recording.meta(), expected.meta)) {
-    if (difference.key == kMayDiffer) continue;
+    if (difference.part == analysis::ProvenancePart::kSystem) continue;
     same.require(difference.label, difference.recorded, difference.live);
   }
 }

@@ -245,8 +245,12 @@ analysis::Gate sample_gate() {
 }
 
 analysis::ProvenanceDifference sample_difference() {
-  return {"device.provenance.torch_version", "torch", "2.13.0", "2.14.1",
-          "kernels of another version may round differently"};
+  return {"device.provenance.torch_version",
+          "torch",
+          "2.13.0",
+          "2.14.1",
+          "kernels of another version may round differently",
+          analysis::ProvenancePart::kPlatform};
 }
 
 run::SelftestResult selftest_result() {

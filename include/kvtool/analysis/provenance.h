@@ -1,11 +1,24 @@
 // Compares where two recordings (or a recording and this device) come from.
 #pragma once
 
+#include <cstdint>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace kvtool::analysis {
+
+// What a value says: numerics.h makes a digest of kPolicy and one of kPlatform.
+enum class ProvenancePart : std::uint8_t {
+  kModel,     // what is computed: weights, config, graph
+  kPolicy,    // what was chosen and can change a bit: dtype, cache, batch, kernels' switches
+  kPlatform,  // what it ran on: processor, GPU, driver, builds of torch and kvtool
+  kSystem,    // named for people; changes no bit by itself
+};
+
+// "model", "policy", "platform", "system".
+[[nodiscard]] std::string_view part_name(ProvenancePart part);
 
 struct ProvenanceDifference {
   std::string key;       // "device.provenance.torch_version"
@@ -13,6 +26,7 @@ struct ProvenanceDifference {
   std::string recorded;  // as text; "unknown" when absent
   std::string live;
   std::string why;  // what it can change: "kernels of another version may round differently"
+  ProvenancePart part = ProvenancePart::kPolicy;
 };
 
 // Every difference between two META records (docs/format.md) that can explain a
