@@ -1,5 +1,6 @@
 #include "kvtool/analysis/numerics.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -104,12 +105,60 @@ json list_member(const NumericList& list) {
   return member;
 }
 
+bool holds(const std::vector<std::string>& labels, const std::string& label) {
+  return std::ranges::find(labels, label) != labels.end();
+}
+
+void add_new(const std::vector<std::string>& from, std::vector<std::string>& to) {
+  for (const std::string& label : from) {
+    if (!holds(to, label)) to.push_back(label);
+  }
+}
+
+NumericAgreement agreement_of(ProvenancePart part, const NumericList& recorded,
+                              const NumericList& live,
+                              const std::vector<ProvenanceDifference>& differences) {
+  NumericAgreement agreement{.equal = recorded.known() && recorded.digest == live.digest,
+                             .recorded = recorded.digest,
+                             .live = live.digest,
+                             .missing = recorded.missing};
+  add_new(live.missing, agreement.missing);
+  for (const ProvenanceDifference& each : differences) {
+    if (each.part == part && !holds(agreement.missing, each.label)) {
+      add_new({each.label}, agreement.differing);
+    }
+  }
+  return agreement;
+}
+
 }  // namespace
 
 Numerics numerics_of(const json& meta) { return NumericsReader(meta).read(); }
 
 json numerics_member(const Numerics& numerics) {
   return {{"policy", list_member(numerics.policy)}, {"platform", list_member(numerics.platform)}};
+}
+
+std::optional<bool> NumericAgreement::same() const {
+  if (equal) return true;
+  return differing.empty() ? std::nullopt : std::optional(false);
+}
+
+void NumericAgreement::add(const NumericAgreement& other) {
+  equal = equal && other.equal;
+  if (recorded != other.recorded) recorded.clear();
+  if (live != other.live) live.clear();
+  add_new(other.differing, differing);
+  add_new(other.missing, missing);
+}
+
+NumericsAgreement compare_numerics(const json& recorded, const json& live,
+                                   const std::vector<ProvenanceDifference>& differences) {
+  const Numerics was = numerics_of(recorded);
+  const Numerics is = numerics_of(live);
+  return {
+      .policy = agreement_of(ProvenancePart::kPolicy, was.policy, is.policy, differences),
+      .platform = agreement_of(ProvenancePart::kPlatform, was.platform, is.platform, differences)};
 }
 
 }  // namespace kvtool::analysis

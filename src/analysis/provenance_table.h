@@ -120,7 +120,7 @@ inline constexpr std::array kProvenanceEntries = [] {
                       "kernels are chosen by the shape of the batch", kPolicy},
       ProvenanceEntry{"run.cache_capacity", "cache capacity",
                       "kernels are chosen by the shape of the batch and its cache", kPolicy},
-      ProvenanceEntry{"replay_of.parallel", "all steps in one pass",
+      ProvenanceEntry{"replay_of.parallel", "parallel replay",
                       "a pass over all steps runs other kernels than step by step", kPolicy,
                       kAlways, "false"},
   };

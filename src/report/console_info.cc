@@ -45,6 +45,8 @@ class RecordingPart {
     row("Config:", info_.config_sha256.empty() ? "unknown, from before configs were recorded"
                                                : info_.config_sha256);
     row("Traced graph:", info_.graph_sha256);
+    row("Policy:", numerics_text(info_.numerics.policy));
+    row("Platform:", numerics_text(info_.numerics.platform));
     row("Dtype:", info_.model_dtype);
     row("Device:", info_.device_name.empty() ? info_.device_label
                                              : info_.device_label + " (" + info_.device_name + ")");

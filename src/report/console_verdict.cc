@@ -120,6 +120,9 @@ void show_verdict(ConsolePage& page, const run::Verdict& verdict, const FlipText
     page.wrapped_line(one_line(caches), 4);
   }
   if (verdict.parallel) page.wrapped_line(std::string(kParallelReplay), 4);
+  if (const std::string numerics = numerics_line(verdict); !numerics.empty()) {
+    page.wrapped_line(one_line(numerics), 4);
+  }
   show_table(page, mode_table(verdict));
   if (verdict.run.amplification) {
     page.line("Amplification (median KL forced / inject): {:.3g}", *verdict.run.amplification);

@@ -95,6 +95,7 @@ Json replay_object(const run::Replay& replay, const run::InputResult& input) {
           {"parallel", replay.parallel},
           {"failed", input_failed(input)},
           {"provenance", json_provenance(replay.provenance)},
+          {"numerics", json_agreement(replay.numerics)},
           {"modes", std::move(modes)}};
 }
 

@@ -85,6 +85,7 @@ Json json_recording(const run::RecordingInfo& info) {
        {"torch_version", json_known(info.torch_version)},
        {"replay_of", json_known(info.replay_of)},
        {"replay_mode", json_known(info.replay_mode)},
+       {"numerics", json_numerics(info.numerics)},
        {"provenance", std::move(provenance)},
        {"prompt_text", json_text(info.prompt_text)},
        {"generated_text", info.generated_text ? json_text(*info.generated_text) : Json(nullptr)}});

@@ -99,6 +99,43 @@ Json json_place(const analysis::InputName& input) {
       {"name", to_string(input)}, {"batch_size", input.batch_size}, {"input", input.input_index}};
 }
 
+namespace {
+
+Json json_texts(const std::vector<std::string>& texts) {
+  Json list = Json::array();
+  for (const std::string& text : texts) list.push_back(json_text(text));
+  return list;
+}
+
+Json json_numeric_list(const analysis::NumericList& list) {
+  Json entries = Json::object();
+  for (const auto& [key, value] : list.entries) entries[valid_utf8(key)] = json_text(value);
+  return {{"digest", json_known(list.digest)},
+          {"entries", std::move(entries)},
+          {"missing", json_texts(list.missing)}};
+}
+
+Json json_agreement_of(const analysis::NumericAgreement& agreement) {
+  return {{"same", json_known(agreement.same())},
+          {"recorded", json_known(agreement.recorded)},
+          {"live", json_known(agreement.live)},
+          {"differing", json_texts(agreement.differing)},
+          {"missing", json_texts(agreement.missing)}};
+}
+
+}  // namespace
+
+Json json_numerics(const analysis::Numerics& numerics) {
+  return {{"policy", json_numeric_list(numerics.policy)},
+          {"platform", json_numeric_list(numerics.platform)}};
+}
+
+Json json_agreement(const std::optional<analysis::NumericsAgreement>& numerics) {
+  if (!numerics) return nullptr;
+  return {{"policy", json_agreement_of(numerics->policy)},
+          {"platform", json_agreement_of(numerics->platform)}};
+}
+
 Json json_provenance(const std::vector<analysis::ProvenanceDifference>& differences) {
   Json list = Json::array();
   for (const analysis::ProvenanceDifference& difference : differences) {
@@ -106,7 +143,8 @@ Json json_provenance(const std::vector<analysis::ProvenanceDifference>& differen
                     {"label", json_text(difference.label)},
                     {"recorded", json_text(difference.recorded)},
                     {"live", json_text(difference.live)},
-                    {"why", json_text(difference.why)}});
+                    {"why", json_text(difference.why)},
+                    {"part", analysis::part_name(difference.part)}});
   }
   return list;
 }

@@ -32,6 +32,10 @@ template <typename T>
 [[nodiscard]] Json json_token_list(const std::vector<std::int32_t>& tokens);
 
 [[nodiscard]] Json json_place(const analysis::InputName& input);
+// {"policy": {"digest", "entries", "missing"}, "platform": ...}.
+[[nodiscard]] Json json_numerics(const analysis::Numerics& numerics);
+// {"policy": {"same", "recorded", "live", "differing", "missing"}, "platform": ...}, or null.
+[[nodiscard]] Json json_agreement(const std::optional<analysis::NumericsAgreement>& numerics);
 [[nodiscard]] Json json_provenance(const std::vector<analysis::ProvenanceDifference>& differences);
 [[nodiscard]] Json json_rules(const std::vector<analysis::RuleResult>& rules);
 [[nodiscard]] Json json_figures(const analysis::Figures& figures);

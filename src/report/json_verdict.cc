@@ -133,6 +133,7 @@ Json json_verdict(const run::Verdict& verdict, const FlipTexts& texts) {
           {"figures", json_figures(verdict.figures)},
           {"amplification", json_number(verdict.run.amplification)},
           {"provenance", json_provenance(verdict.provenance)},
+          {"numerics", json_agreement(verdict.numerics)},
           {"prefill", stretch_object(verdict.run.prefill)},
           {"modes", std::move(modes)}};
 }

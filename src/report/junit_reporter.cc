@@ -206,6 +206,7 @@ void add_properties(const run::Verdict& verdict, TestSuite& suite) {
     suite.properties.emplace_back("different_config", std::string(kDifferentConfig));
   }
   if (verdict.parallel) suite.properties.emplace_back("parallel", std::string(kParallelReplay));
+  if (verdict.numerics) suite.properties.emplace_back("numerics", numerics_line(verdict));
   for (const analysis::ProvenanceDifference& difference : verdict.provenance) {
     suite.properties.emplace_back(
         "provenance: " + difference.label,

@@ -160,6 +160,9 @@ void add_markdown_verdict(MarkdownPage& page, const run::Verdict& verdict, const
     page.add(markdown_text(caches) + "\n\n");
   }
   if (verdict.parallel) page.add(std::string(kParallelReplay) + "\n\n");
+  if (const std::string numerics = numerics_line(verdict); !numerics.empty()) {
+    page.add(markdown_text(numerics) + "\n\n");
+  }
   if (!verdict.finding_text.empty()) page.add(escape_markdown(verdict.finding_text) + "\n\n");
   page.add(gate_block(verdict));
   page.add(modes_block(verdict));

@@ -26,6 +26,19 @@ std::string figure_words(std::string_view figure) {
   return std::string(figure);
 }
 
+std::string agreement_text(const analysis::NumericAgreement& agreement) {
+  if (agreement.equal) return "the same";
+  std::string text;
+  if (!agreement.differing.empty()) {
+    text = fmt::format("differs in {}", fmt::join(agreement.differing, ", "));
+  }
+  if (!agreement.missing.empty()) {
+    text += fmt::format("{}not recorded: {}", text.empty() ? "cannot be told, " : "; ",
+                        fmt::join(agreement.missing, ", "));
+  }
+  return text.empty() ? "the same in all that both sides have" : text;
+}
+
 }  // namespace
 
 std::string one_line(std::string_view bytes) { return printable(bytes, Newlines::kEscape); }
@@ -211,6 +224,19 @@ std::string verdict_title(const run::Verdict& verdict) {
   return fmt::format("{} ({}): {} against {}",
                      verdict.model_id.empty() ? verdict.model_slug : verdict.model_id,
                      verdict.dtype, verdict.device, verdict.reference_device);
+}
+
+std::string numerics_text(const analysis::NumericList& list) {
+  constexpr std::size_t kShown = 12;
+  if (list.known()) return list.digest.substr(0, kShown);
+  return fmt::format("unknown, the recording does not tell: {}", fmt::join(list.missing, ", "));
+}
+
+std::string numerics_line(const run::Verdict& verdict) {
+  if (!verdict.numerics) return {};
+  return fmt::format("Numerical policy: {}. Platform: {}.",
+                     agreement_text(verdict.numerics->policy),
+                     agreement_text(verdict.numerics->platform));
 }
 
 std::string cache_line(const run::Verdict& verdict) {

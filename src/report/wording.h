@@ -76,6 +76,10 @@ struct StepCounts {
 
 // "Org/Tiny (bfloat16): CPU against NVIDIA_H200".
 [[nodiscard]] std::string verdict_title(const run::Verdict& verdict);
+// The beginning of its digest, or what the recording does not tell; empty of a list of nothing.
+[[nodiscard]] std::string numerics_text(const analysis::NumericList& list);
+// "Numerical policy: the same. Platform: differs in torch." Empty where nothing was compared.
+[[nodiscard]] std::string numerics_line(const run::Verdict& verdict);
 // Empty where both sides kept K/V in the contiguous cache, which needs no words.
 [[nodiscard]] std::string cache_line(const run::Verdict& verdict);
 [[nodiscard]] std::string cache_line(const run::UsedCache& used);

@@ -215,6 +215,7 @@ DiffPlan plan_diff(RecordingPair pair, bool allow_different_weights) {
                   .reference_cache = pair.reference.kv_cache,
                   .cache = pair.live.kv_cache};
   plan.provenance = analysis::compare_provenance(reference.meta(), live.meta());
+  plan.numerics = analysis::compare_numerics(reference.meta(), live.meta(), plan.provenance);
   warn_truncated(reference, plan.warnings);
   warn_truncated(live, plan.warnings);
   warn_lengths(reference, live, plan.mode, plan.warnings);
@@ -252,6 +253,7 @@ DiffResult compare_pair(const DiffPlan& plan, const DiffOptions& options) {
   replay.different_weights = plan.differences.weights;
   replay.different_config = plan.differences.config;
   replay.provenance = plan.provenance;
+  replay.numerics = plan.numerics;
   replay.modes.push_back(std::move(mode));
   // The pair is done, but stays open with all others.
   reference.release_buffers();

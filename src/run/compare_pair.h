@@ -24,6 +24,7 @@ struct DiffPlan {
   format::ReplayMode mode = format::ReplayMode::kFree;
   ModelDifferences differences;
   std::vector<analysis::ProvenanceDifference> provenance;
+  analysis::NumericsAgreement numerics;
   std::vector<std::string> warnings;  // what is not compared, and why
 };
 

@@ -189,6 +189,7 @@ class ReplayRun {
 
   void run_batch(engine::Model& model, const std::vector<ReferenceEntry>& entries,
                  const PlannedBatch& batch, const std::string& what, RecordingLedger& ledger) {
+    announce_provenance(model, entries, batch);
     begin_recording(model, entries, batch, ledger);
     BatchReplayOptions options;
     options.modes = modes_;
@@ -264,6 +265,10 @@ class ReplayRun {
     meta.run.cache_capacity =
         parallel() ? entry.prompt_length + entry.num_steps : batch.cache_capacity;
     meta.prompt = entry.prompt_meta;
+    meta.replay_of = {{"path", entry.path.string()},
+                      {"device", entry.device_label},
+                      {"mode", replay_mode_name(modes_.front())},
+                      {"parallel", parallel()}};
     return make_meta(meta);
   }
 
@@ -272,11 +277,7 @@ class ReplayRun {
       const format::RowSource& reference, std::size_t row, const std::string& batch_id) {
     format::RecordingHeader header = reference.header();
     json meta = live_meta(model, batch, entry, row, batch_id);
-    meta["replay_of"] = {{"uuid", format::to_string(header.uuid)},
-                         {"path", entry.path.string()},
-                         {"device", entry.device_label},
-                         {"mode", replay_mode_name(modes_.front())},
-                         {"parallel", parallel()}};
+    meta["replay_of"]["uuid"] = format::to_string(header.uuid);
     header.uuid = format::random_uuid();
     header.save_mode = request_.save_mode.value_or(header.save_mode);
     header.model_sha256 = model.info().weights_sha256;
@@ -314,9 +315,9 @@ class ReplayRun {
     replay.different_config = different_config_.contains(model.info().slug);
     replay.parallel = parallel();
     replay.modes = row.modes;
-    replay.provenance = analysis::compare_provenance(row.reference_meta,
-                                                     live_meta(model, batch, entry, row.row, {}));
-    warn_provenance(replay.provenance);
+    const json live = live_meta(model, batch, entry, row.row, {});
+    replay.provenance = analysis::compare_provenance(row.reference_meta, live);
+    replay.numerics = analysis::compare_numerics(row.reference_meta, live, replay.provenance);
     if (request_.save) {
       const fs::path path = target_of(model, entry);
       input.saved = SavedRecording{
@@ -325,6 +326,25 @@ class ReplayRun {
     }
     ++replayed_;
     session_.report_replay(gate_context(model, entry), input);
+  }
+
+  // Before the batch runs: what differs may be a reason not to wait for it.
+  void announce_provenance(const engine::Model& model, const std::vector<ReferenceEntry>& entries,
+                           const PlannedBatch& batch) {
+    bool same_policy = true;
+    for (std::size_t row = 0; row < batch.rows.size(); ++row) {
+      const ReferenceEntry& entry = entries[batch.rows[row].entry];
+      if (batch.rows[row].stand_in || !entry.selected) continue;
+      const json& recorded = entry.recording->meta();
+      const json live = live_meta(model, batch, entry, row, {});
+      const auto differences = analysis::compare_provenance(recorded, live);
+      warn_provenance(differences);
+      same_policy =
+          same_policy && analysis::compare_numerics(recorded, live, differences).policy.equal;
+    }
+    if (!same_policy || says_same_policy_) return;
+    session_.observer().log(LogLevel::kInfo, "same numerical policy as the recordings");
+    says_same_policy_ = true;
   }
 
   // Once for each difference of the whole run.
@@ -350,6 +370,7 @@ class ReplayRun {
   std::set<std::string> different_weights_;  // slugs
   std::set<std::string> different_config_;   // slugs
   std::set<std::string> warned_;
+  bool says_same_policy_ = false;
 };
 
 }  // namespace

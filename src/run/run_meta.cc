@@ -1,5 +1,7 @@
 #include "run_meta.h"
 
+#include "kvtool/analysis/numerics.h"
+
 namespace kvtool::run {
 namespace {
 
@@ -43,7 +45,10 @@ json make_meta(const MetaParts& parts) {
   meta.device.type = device.type;
   meta.device.name = device.name;
   meta.run = format::to_meta(parts.run);
-  return meta.to_json();
+  json result = meta.to_json();
+  if (!parts.replay_of.is_null()) result["replay_of"] = parts.replay_of;
+  result["numerics"] = analysis::numerics_member(analysis::numerics_of(result));
+  return result;
 }
 
 }  // namespace kvtool::run

@@ -21,7 +21,8 @@ struct MetaParts {
   std::string device_label;
   cache::CacheSpec kv_cache;
   format::RunMeta run;
-  nlohmann::json prompt;  // {"text": ..., "messages": ...}
+  nlohmann::json prompt;          // {"text": ..., "messages": ...}
+  nlohmann::json replay_of = {};  // META's member; null: no replay
 };
 [[nodiscard]] nlohmann::json make_meta(const MetaParts& parts);
 

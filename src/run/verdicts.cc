@@ -17,6 +17,17 @@ bool same_difference(const analysis::ProvenanceDifference& a,
   return a.key == b.key && a.recorded == b.recorded && a.live == b.live;
 }
 
+void add_numerics(const std::optional<analysis::NumericsAgreement>& input,
+                  std::optional<analysis::NumericsAgreement>& run) {
+  if (!input) return;
+  if (!run) {
+    run = input;
+    return;
+  }
+  run->policy.add(input->policy);
+  run->platform.add(input->platform);
+}
+
 }  // namespace
 
 analysis::Gate VerdictBuilder::gate_for(const analysis::GateContext& context) const {
@@ -42,6 +53,7 @@ void VerdictBuilder::add(const analysis::GateContext& context, const InputResult
   group.different_weights = group.different_weights || replay.different_weights;
   group.different_config = group.different_config || replay.different_config;
   group.parallel = group.parallel || replay.parallel;
+  add_numerics(replay.numerics, group.numerics);
   for (const analysis::ProvenanceDifference& difference : replay.provenance) {
     const bool known =
         std::any_of(group.provenance.begin(), group.provenance.end(),
@@ -74,6 +86,7 @@ std::vector<Verdict> VerdictBuilder::build() const {
     verdict.finding = analysis::find_cause(verdict.run, verdict.gate);
     verdict.finding_text = analysis::describe(verdict.finding, verdict.run);
     verdict.provenance = group.provenance;
+    verdict.numerics = group.numerics;
     verdicts.push_back(std::move(verdict));
   }
   return verdicts;

@@ -33,6 +33,7 @@ class VerdictBuilder {
     bool different_config = false;
     bool parallel = false;
     std::vector<analysis::ProvenanceDifference> provenance;
+    std::optional<analysis::NumericsAgreement> numerics;
   };
 
   Group& group_of(const analysis::GateContext& context);

@@ -248,7 +248,7 @@ TEST(Numerics, WhatARecordingCannotTellIsNamedAndHasNoDigest) {
   EXPECT_EQ(numerics.platform.digest, numerics_of(cpu_record()).platform.digest);
   const json member = numerics_member(numerics);
   EXPECT_FALSE(member["policy"].contains("digest"));
-  EXPECT_EQ(member["policy"]["missing"], (Strings{"CPU threads", "environment variables"}));
+  EXPECT_EQ(member["policy"]["missing"], json(Strings{"CPU threads", "environment variables"}));
   EXPECT_EQ(member["platform"]["digest"], numerics.platform.digest);
   EXPECT_FALSE(member["platform"].contains("missing"));
 }
@@ -286,6 +286,62 @@ TEST(Numerics, DifferencesOfProvenanceSayTheirPart) {
   EXPECT_EQ(part(cpu_record(), {"/device/provenance/os_release", "Linux 6.2"}), "system");
   EXPECT_EQ(part(cpu_record(), {"/model/graph_sha256", "ab"}), "model");
   EXPECT_EQ(part(cpu_record(), {"/model/config/rms_norm_eps", 1e-5}), "model");
+}
+
+NumericsAgreement compared(const json& recorded, const json& live) {
+  return compare_numerics(recorded, live, compare_provenance(recorded, live));
+}
+
+TEST(NumericsAgreement, EqualRecordsAgree) {
+  const NumericsAgreement found = compared(cpu_record(), cpu_record());
+  EXPECT_EQ(found.policy.same(), true);
+  EXPECT_EQ(found.platform.same(), true);
+  EXPECT_EQ(found.policy.recorded, numerics_of(cpu_record()).policy.digest);
+  EXPECT_EQ(found.policy.live, found.policy.recorded);
+}
+
+TEST(NumericsAgreement, NamesWhatDiffersInItsPart) {
+  json live = with(cpu_record(), {"/device/provenance/threads", 1});
+  live["run"]["rows"] = 1;
+  live["device"]["provenance"]["torch_version"] = "2.14.0";
+  live["device"]["provenance"]["os_release"] = "Linux 6.2";
+  const NumericsAgreement found = compared(cpu_record(), live);
+  EXPECT_EQ(found.policy.same(), false);
+  EXPECT_EQ(found.policy.differing, (Strings{"CPU threads", "rows of the batch"}));
+  EXPECT_EQ(found.platform.same(), false);
+  EXPECT_EQ(found.platform.differing, Strings{"torch"});
+}
+
+TEST(NumericsAgreement, WhatOneSideDoesNotTellIsNoDifference) {
+  json recorded = cpu_record();
+  recorded["device"]["provenance"].erase("environment");
+  recorded["device"]["provenance"].erase("threads");
+  const NumericsAgreement found = compared(recorded, cpu_record());
+  EXPECT_FALSE(found.policy.same().has_value());
+  EXPECT_EQ(found.policy.missing, (Strings{"CPU threads", "environment variables"}));
+  EXPECT_TRUE(found.policy.differing.empty());
+  EXPECT_EQ(found.platform.same(), true);
+}
+
+// Neither can be called the other's policy: one has no threads, the other no cuDNN.
+TEST(NumericsAgreement, KindsOfDevicesAgreeInWhatBothHave) {
+  const NumericsAgreement found = compared(cpu_record(), cuda_record());
+  EXPECT_FALSE(found.policy.same().has_value());
+  EXPECT_TRUE(found.policy.differing.empty());
+  EXPECT_TRUE(found.policy.missing.empty());
+  EXPECT_EQ(found.platform.differing, (Strings{"device type", "device"}));
+}
+
+TEST(NumericsAgreement, InputsTogetherAgreeWhereEachDoes) {
+  NumericAgreement all = compared(cpu_record(), cpu_record()).policy;
+  const json wide = with(cpu_record(), {"/run/rows", 8});
+  all.add(compared(wide, wide).policy);
+  EXPECT_EQ(all.same(), true);
+  EXPECT_EQ(all.recorded, "") << "inputs have several";
+  all.add(compared(cpu_record(), wide).policy);
+  EXPECT_EQ(all.same(), false);
+  all.add(compared(wide, cpu_record()).policy);
+  EXPECT_EQ(all.differing, Strings{"rows of the batch"}) << "once";
 }
 
 }  // namespace

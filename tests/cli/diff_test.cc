@@ -346,8 +346,9 @@ TEST_F(DiffCommandTest, ATruncatedRecordingIsComparedUpToItsEnd) {
 TEST_F(DiffCommandTest, ARecordingWithoutATokenIsDamaged) {
   save(1, "--out a");
   fs::copy_file("a/CPU/tiny/batch1_input0.kvc", "b.kvc");
-  cut("b.kvc", 0.3);
-  ASSERT_FALSE(format::Recording::open("b.kvc").has_prefill());
+  while (format::Recording::open("b.kvc").has_prefill()) {
+    fs::resize_file("b.kvc", fs::file_size("b.kvc") - 64);
+  }
   const CommandResult result = run("diff a/CPU/tiny/batch1_input0.kvc b.kvc");
   EXPECT_EQ(result.status, 4);
   EXPECT_THAT(result.err, HasSubstr("before its first token"));

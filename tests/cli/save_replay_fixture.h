@@ -10,6 +10,11 @@ namespace kvtool::cli {
 inline constexpr const char* kSave =
     "save --model models/tiny.pt --prompts prompts.jsonl --max-new-tokens 6 --ignore-eos ";
 
+// Of a CPU, with all that its numerical policy is made of.
+inline constexpr const char* kWholeProvenance =
+    R"({"torch_version": "9.9", "cpu_model": "Fake CPU", "cpu_isa": "AVX2", "threads": 2,
+        "environment": {}})";
+
 class SaveReplay : public CommandTest {
  protected:
   nlohmann::json replay_json(const std::string& options, int status = 0) {

@@ -404,6 +404,21 @@ TEST(ConsoleReporter, ADiffNamesBothRecordingsAndNoDevice) {
             std::string::npos);
 }
 
+TEST(ConsoleReporter, SaysWhetherPolicyAndPlatformAreTheSame) {
+  run::Summary summary = judged({replayed_input()});
+  const auto text = [&] { return console_run({replayed_input()}, summary); };
+  EXPECT_EQ(text().find("Numerical policy"), std::string::npos);
+  summary.verdicts[0].numerics = sample_agreement();
+  EXPECT_NE(
+      text().find("\nNumerical policy: the same. Platform: differs in torch; not recorded: CPU.\n"),
+      std::string::npos);
+  summary.verdicts[0].numerics->policy = {.missing = {"CPU threads"}};
+  summary.verdicts[0].numerics->platform = {};
+  EXPECT_NE(
+      text().find("Numerical policy: cannot be told, not recorded: CPU threads. Platform: the"),
+      std::string::npos);
+}
+
 TEST(ConsoleReporter, QuietShowsTheSummaryOnly) {
   const std::string text = console(replayed_input(), {.quiet = true});
   EXPECT_TRUE(text.starts_with("Summary\nInputs: 1")) << text;

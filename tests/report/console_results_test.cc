@@ -89,6 +89,8 @@ Model:        Org/Tiny
 Weights:      abcd
 Config:       cdef
 Traced graph: efab
+Policy:       0123456789ab
+Platform:     unknown, the recording does not tell: CPU, torch
 Dtype:        bfloat16
 Device:       CPU (Some CPU)
 KV cache:     bfloat16, 30 layers, 3 KV heads, key dim 64, value dim 64

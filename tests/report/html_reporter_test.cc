@@ -87,6 +87,7 @@ TEST(HtmlReporter, ShowsResultFindingAndGateWithoutScripts) {
   run::Summary summary = summary_of({input});
   summary.verdicts = {verdict_of({input}, sample_gate(), true)};
   summary.verdicts[0].provenance = {sample_difference()};
+  summary.verdicts[0].numerics = sample_agreement();
   const std::string document =
       page([&](Reporter& reporter) { report_run(reporter, {input}, summary); });
   EXPECT_THAT(document, HasSubstr("<title>kvtool replay: FAIL – Org/Tiny</title>"));
@@ -103,6 +104,8 @@ TEST(HtmlReporter, ShowsResultFindingAndGateWithoutScripts) {
             document.find("<code>inject.tokens.match_rate</code>"))
       << "failed rules come first";
   EXPECT_THAT(document, HasSubstr("<td><del>2.13.0</del></td><td><ins>2.14.1</ins></td>"));
+  EXPECT_THAT(document, HasSubstr("<p>Numerical policy: the same. Platform: differs in torch; not "
+                                  "recorded: CPU.</p>"));
 }
 
 TEST(HtmlReporter, APassIsABadgeOfItsOwn) {

@@ -29,6 +29,7 @@ json whole_document() {
   run::Summary summary = summary_of(inputs);
   summary.verdicts = {verdict_of(inputs, sample_gate(), true)};
   summary.verdicts[0].provenance = {sample_difference()};
+  summary.verdicts[0].numerics = sample_agreement();
   return json::parse(
       written_by([&](Reporter& reporter) { report_run(reporter, inputs, summary); }));
 }
@@ -67,7 +68,7 @@ TEST(JsonReporter, HasTheMembersOfTheSchema) {
               UnorderedElementsAre("recording", "live", "recorded_device", "reference_cache",
                                    "cache", "save_mode", "truncation", "reference_has_prefill_kv",
                                    "different_weights", "different_config", "parallel", "failed",
-                                   "provenance", "modes"));
+                                   "provenance", "numerics", "modes"));
   const json mode = replay["modes"].at(1);
   EXPECT_THAT(keys(mode),
               UnorderedElementsAre("mode", "own_step_kv", "prefill_seconds", "decode_seconds",
@@ -81,11 +82,11 @@ TEST(JsonReporter, HasTheMembersOfTheSchema) {
                                    "gap_is_bound", "live_gap", "ulp", "kl", "nonfinite",
                                    "recorded_text", "predicted_text"));
   const json verdict = whole["verdicts"].at(0);
-  EXPECT_THAT(
-      keys(verdict),
-      UnorderedElementsAre("model", "reference_device", "device", "reference_cache", "cache",
-                           "different_weights", "different_config", "parallel", "passed", "finding",
-                           "gate", "figures", "amplification", "provenance", "prefill", "modes"));
+  EXPECT_THAT(keys(verdict),
+              UnorderedElementsAre("model", "reference_device", "device", "reference_cache",
+                                   "cache", "different_weights", "different_config", "parallel",
+                                   "passed", "finding", "gate", "figures", "amplification",
+                                   "provenance", "numerics", "prefill", "modes"));
   EXPECT_THAT(keys(verdict["modes"].at(0)),
               UnorderedElementsAre("mode", "tokens", "logits", "kv", "agreed_tokens",
                                    "first_divergences", "hard_flip_count", "hard_flips"));
@@ -149,6 +150,11 @@ TEST(JsonReporter, HoldsTheVerdict) {
   EXPECT_EQ(verdict["finding"]["name"], "compute");
   EXPECT_EQ(verdict["figures"]["forced.tokens.hard_flips"], 1.0);
   EXPECT_EQ(verdict["provenance"].at(0)["live"], "2.14.1");
+  EXPECT_EQ(verdict["provenance"].at(0)["part"], "platform");
+  EXPECT_EQ(verdict["numerics"]["policy"]["same"], true);
+  EXPECT_EQ(verdict["numerics"]["policy"]["live"], "abcd");
+  EXPECT_EQ(verdict["numerics"]["platform"], json::parse(R"({
+      "same": false, "recorded": null, "live": "ef", "differing": ["torch"], "missing": ["CPU"]})"));
   const json forced = verdict["modes"].at(1);
   // One of eight steps is a hard flip with a delta of -0.1.
   EXPECT_EQ(forced["logits"]["top5_accuracy"], 0.875);
@@ -236,6 +242,11 @@ TEST(JsonReporter, ListsRecordings) {
   EXPECT_EQ(whole["totals"]["unreadable"], 1);
   EXPECT_EQ(whole["recordings"].at(0)["model"]["id"], "Org/Tiny");
   EXPECT_EQ(whole["recordings"].at(0)["provenance"]["cpu isa"], "AVX512");
+  const json numerics = whole["recordings"].at(0)["numerics"];
+  EXPECT_EQ(numerics["policy"]["digest"], "0123456789abcdef0123456789abcdef");
+  EXPECT_EQ(numerics["policy"]["entries"], json::parse(R"({"model.dtype": "bfloat16"})"));
+  EXPECT_TRUE(numerics["platform"]["digest"].is_null());
+  EXPECT_EQ(numerics["platform"]["missing"], json::parse(R"(["CPU", "torch"])"));
   EXPECT_EQ(whole["recordings"].at(1)["error"], "not a recording");
 }
 

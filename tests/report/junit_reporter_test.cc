@@ -74,6 +74,7 @@ TEST(JunitReporter, PropertiesSayWhereTheTwoSidesDiffer) {
   summary.verdicts.front().different_weights = true;
   summary.verdicts.front().different_config = true;
   summary.verdicts.front().provenance = {sample_difference()};
+  summary.verdicts.front().numerics = sample_agreement();
   summary.missing = {"a/batch1_input7.kvc"};
   const pugi::xml_document document =
       parsed(junit([&](Reporter& reporter) { report_run(reporter, {replayed_input()}, summary); }));
@@ -81,6 +82,10 @@ TEST(JunitReporter, PropertiesSayWhereTheTwoSidesDiffer) {
   EXPECT_EQ(count(document, "//property[@name='different_config']"), 1U);
   EXPECT_EQ(count(document,
                   "//property[@name='provenance: torch'][@value='recorded 2.13.0, here 2.14.1']"),
+            1U);
+  EXPECT_EQ(count(document,
+                  "//property[@name='numerics'][@value='Numerical policy: the same. Platform: "
+                  "differs in torch; not recorded: CPU.']"),
             1U);
   EXPECT_EQ(count(document, "//testcase[@name='a/batch1_input7.kvc']/failure[@type='missing']"),
             1U);

@@ -19,6 +19,7 @@ std::string run_of(const std::vector<run::InputResult>& inputs) {
     run::Summary summary = summary_of(inputs);
     summary.verdicts = {verdict_of(inputs, sample_gate(), true)};
     summary.verdicts[0].provenance = {sample_difference()};
+    summary.verdicts[0].numerics = sample_agreement();
     summary.verdicts[0].different_weights = true;
     summary.verdicts[0].different_config = true;
     report_run(reporter, inputs, summary);
@@ -37,6 +38,8 @@ TEST(MarkdownReporter, ShowsThreeModes) {
 **Different weights: this model does not hold the weights of the reference.**
 
 **Another config: this model is not built as the model of the reference.**
+
+Numerical policy: the same. Platform: differs in torch; not recorded: CPU.
 
 What the pattern means.
 

@@ -227,6 +227,9 @@ run::RecordingInfo recording_info() {
   info.created_utc = "2026-01-02T03:04:05Z";
   info.kvtool_version = "0.1.0";
   info.torch_version = "2.13.0";
+  info.numerics = {.policy = {.entries = {{"model.dtype", "bfloat16"}},
+                              .digest = "0123456789abcdef0123456789abcdef"},
+                   .platform = {.missing = {"CPU", "torch"}}};
   info.provenance = {{"cpu isa", "AVX512"}, {"threads", "2"}};
   info.prompt_text = "Hello";
   info.generated_text = "Hi there";
@@ -251,6 +254,11 @@ analysis::ProvenanceDifference sample_difference() {
           "2.14.1",
           "kernels of another version may round differently",
           analysis::ProvenancePart::kPlatform};
+}
+
+analysis::NumericsAgreement sample_agreement() {
+  return {.policy = {.equal = true, .recorded = "abcd", .live = "abcd"},
+          .platform = {.live = "ef", .differing = {"torch"}, .missing = {"CPU"}}};
 }
 
 run::SelftestResult selftest_result() {

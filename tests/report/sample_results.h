@@ -30,6 +30,8 @@ namespace kvtool::report {
 // A gate of four rules: one passes, one fails, one is a pattern, one misses its figure.
 [[nodiscard]] analysis::Gate sample_gate();
 [[nodiscard]] analysis::ProvenanceDifference sample_difference();
+// The same policy, and a platform that differs in torch and does not tell the CPU.
+[[nodiscard]] analysis::NumericsAgreement sample_agreement();
 
 // The verdict on inputs of one model, judged by `gate`; finding_text is fixed.
 [[nodiscard]] run::Verdict verdict_of(const std::vector<run::InputResult>& inputs,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kvtool/analysis/gate.h"
+#include "kvtool/analysis/numerics.h"
 #include "kvtool/analysis/provenance.h"
 #include "kvtool/analysis/row_comparison.h"
 #include "kvtool/analysis/summary.h"
@@ -97,6 +98,7 @@ struct Replay {
   bool parallel = false;          // all steps in one pass instead of one by one
   std::vector<ModeReplay> modes;  // at least one, in the order they ran
   std::vector<analysis::ProvenanceDifference> provenance;
+  std::optional<analysis::NumericsAgreement> numerics = {};  // policy and platform of both sides
 };
 
 // One input of one model and batch size.
@@ -138,6 +140,7 @@ struct Verdict {
   std::string finding_text;
   // Differences over all inputs, each once.
   std::vector<analysis::ProvenanceDifference> provenance;
+  std::optional<analysis::NumericsAgreement> numerics;  // of all inputs together
 };
 
 // A cache that ran, and what the batch that took most of it took.
@@ -206,8 +209,9 @@ struct RecordingInfo {
   std::string created_utc;
   std::string kvtool_version;
   std::string torch_version;
-  std::string replay_of;    // path of the reference when this is a replay
-  std::string replay_mode;  // "inject", ...; empty unless it is a replay
+  std::string replay_of;        // path of the reference when this is a replay
+  std::string replay_mode;      // "inject", ...; empty unless it is a replay
+  analysis::Numerics numerics;  // what was computed besides the model
   // What else META says of where it comes from, ready to show: name, value.
   std::vector<std::pair<std::string, std::string>> provenance;
   std::string prompt_text;

@@ -159,10 +159,13 @@ std::string hard_flips(const run::Verdict& verdict, const FlipTexts& texts) {
 }
 
 std::string provenance_table(const run::Verdict& verdict) {
+  const std::string numerics =
+      verdict.numerics ? "<p>" + text(numerics_line(verdict)) + "</p>\n" : std::string();
   if (verdict.provenance.empty()) {
-    return "<p class=\"quiet\">No difference that could explain a mismatch.</p>\n";
+    return numerics + "<p class=\"quiet\">No difference that could explain a mismatch.</p>\n";
   }
   std::string table =
+      numerics +
       "<div class=\"scroll\"><table class=\"provenance\"><thead><tr><th>What</th><th>Reference</th>"
       "<th>Under test</th><th>What it can change</th></tr></thead><tbody>\n";
   for (const analysis::ProvenanceDifference& difference : verdict.provenance) {

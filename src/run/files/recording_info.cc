@@ -110,6 +110,7 @@ void take_meta(const json& meta, RecordingInfo& info) {
   info.device_name = typed.device.name.value_or("");
   info.kv_cache = typed.cache_or_unnamed();
   info.prompt_text = typed.prompt_text.value_or("");
+  info.numerics = analysis::numerics_of(meta);
   take_provenance(meta, typed, info);
   info.created_utc = typed.created_utc.value_or("");
   info.kvtool_version = typed.kvtool.value_or("");
