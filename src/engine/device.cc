@@ -8,10 +8,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <string_view>
+#include <type_traits>
 
 #include "engine/cuda_driver.h"
 #include "kvtool/base/error.h"
@@ -66,6 +69,15 @@ std::string_view name_of(at::Float32MatmulPrecision precision) {
   return "unknown";
 }
 
+// Whether cuBLAS may add in 16 bits: a choice of two in older versions of torch.
+template <typename Option>
+std::string_view reduction_name(Option option) {
+  if constexpr (std::is_same_v<Option, bool>) return option ? "allowed" : "none";
+  constexpr std::array<std::string_view, 3> kNames = {"allowed", "none", "none, no split-K"};
+  const auto index = static_cast<std::size_t>(option);
+  return index < kNames.size() ? kNames[index] : "unknown";
+}
+
 nlohmann::json cpu_provenance() {
   nlohmann::json json{
       {"torch_version", loaded_torch_version()},
@@ -99,6 +111,17 @@ nlohmann::json numeric_settings() {
       {"tf32_cudnn", context.allowTF32CuDNN()},
       {"cudnn_deterministic", context.deterministicCuDNN()},
       {"cudnn_benchmark", context.benchmarkCuDNN()},
+      {"onednn_enabled", context.userEnabledMkldnn()},
+      {"cudnn_enabled", context.userEnabledCuDNN()},
+      {"sdp_flash", context.userEnabledFlashSDP()},
+      {"sdp_mem_efficient", context.userEnabledMemEfficientSDP()},
+      {"sdp_math", context.userEnabledMathSDP()},
+      {"sdp_cudnn", context.userEnabledCuDNNSDP()},
+      {"sdp_math_reduced_precision", context.allowFP16BF16ReductionMathSDP()},
+      {"fp16_reduction_cpu", context.allowFP16ReductionCPU()},
+      {"fp16_reduction_cublas", reduction_name(context.allowFP16ReductionCuBLAS())},
+      {"bf16_reduction_cublas", reduction_name(context.allowBF16ReductionCuBLAS())},
+      {"fp16_accumulation_cublas", context.allowFP16AccumulationCuBLAS()},
   };
 }
 
