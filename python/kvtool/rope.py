@@ -34,6 +34,8 @@ _OTHER_KEYS = {
     "finetuned", "mrope_interleaved", "mrope_section", "original_max_position_embeddings",
     "rope_theta", "rope_type", "truncate", "type",
 }  # fmt: skip
+# Read by transformers' function of the type alone; a class names them where it checks them.
+_READ_BY_TYPE = {"long_factor", "short_factor"}
 # The values with which a key changes nothing, 1 aside.
 _NEUTRAL = {"beta_fast": 32}
 
@@ -54,7 +56,7 @@ def unread_keys(config) -> list[tuple[str, str]]:
             for key, value in parameters.items()
             if key in suspects
             and value not in (None, 1, _NEUTRAL.get(key))
-            and not class_source.names(config, key)
+            and (key in _READ_BY_TYPE or not class_source.names(config, key))
         ]
     return sorted(set(unread))
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from kvtool import export, tiny_models, tracing
+from kvtool import export, rope, tiny_models, tracing
 from kvtool.attention_op import AttentionCache
 from kvtool.exported_file import METADATA_NAME, read_extra_files
 
@@ -139,3 +139,13 @@ def test_rope_parameters_that_the_type_does_not_read_are_refused(key, tmp_path, 
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "m")
     assert run_export(tmp_path / "m", tmp_path / "x.pt") == 2
     assert f"does not read {key}" in capsys.readouterr().err
+
+
+def test_factors_of_another_type_are_unread_though_the_class_checks_them():
+    half = {"rope_theta": 1e4, "short_factor": [1.1] * 8, "long_factor": [4.0] * 8}
+    config = transformers.Phi3Config(
+        hidden_size=64, num_attention_heads=4, pad_token_id=0,
+        rope_parameters={"rope_type": "default", **half})
+    assert rope.unread_keys(config) == [("default", "long_factor"), ("default", "short_factor")]
+    config.rope_parameters = {"rope_type": "longrope", **half}
+    assert rope.unread_keys(config) == []
