@@ -34,7 +34,6 @@ LiveRow open_row(const ReferenceEntry& entry, const PlannedRow& planned, std::si
   live.result.entry = &entry;
   live.result.row = row;
   live.result.rows = rows;
-  live.result.reference_meta = recording.meta();
   live.result.save_mode = live.source->header().save_mode;
   live.result.truncation = recording.truncation();
   live.result.reference_has_prefill_kv = live.source->has_prefill_kv();

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <string>
@@ -36,7 +35,6 @@ struct ReplayedRow {
   const ReferenceEntry* entry = nullptr;
   std::size_t row = 0;   // in the batch
   std::size_t rows = 1;  // of the batch
-  nlohmann::json reference_meta;
   format::SaveMode save_mode = format::SaveMode::kDelta;
   std::string truncation;
   bool reference_has_prefill_kv = true;

@@ -1,6 +1,7 @@
 #include "kvtool/run/replay.h"
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -189,7 +190,7 @@ class ReplayRun {
 
   void run_batch(engine::Model& model, const std::vector<ReferenceEntry>& entries,
                  const PlannedBatch& batch, const std::string& what, RecordingLedger& ledger) {
-    announce_provenance(model, entries, batch);
+    compare_devices(model, entries, batch);
     begin_recording(model, entries, batch, ledger);
     BatchReplayOptions options;
     options.modes = modes_;
@@ -217,7 +218,7 @@ class ReplayRun {
     ledger.end_batch();
     session_.add_batch_seconds(result.prefill_seconds, result.decode_seconds);
     session_.add_cache_use(result.kv_cache, result.cache_use);
-    for (const ReplayedRow& row : result.rows) report_row(model, batch, row);
+    for (const ReplayedRow& row : result.rows) report_row(model, row);
   }
 
   void begin_recording(engine::Model& model, const std::vector<ReferenceEntry>& entries,
@@ -292,7 +293,7 @@ class ReplayRun {
          .writer = session_.writer_options()});
   }
 
-  void report_row(const engine::Model& model, const PlannedBatch& batch, const ReplayedRow& row) {
+  void report_row(const engine::Model& model, const ReplayedRow& row) {
     const ReferenceEntry& entry = *row.entry;
     InputResult input;
     input.model_slug = model.info().slug;
@@ -315,9 +316,9 @@ class ReplayRun {
     replay.different_config = different_config_.contains(model.info().slug);
     replay.parallel = parallel();
     replay.modes = row.modes;
-    const json live = live_meta(model, batch, entry, row.row, {});
-    replay.provenance = analysis::compare_provenance(row.reference_meta, live);
-    replay.numerics = analysis::compare_numerics(row.reference_meta, live, replay.provenance);
+    const DeviceComparison& devices = compared_.at(&entry);
+    replay.provenance = devices.provenance;
+    replay.numerics = devices.numerics;
     if (request_.save) {
       const fs::path path = target_of(model, entry);
       input.saved = SavedRecording{
@@ -329,23 +330,30 @@ class ReplayRun {
   }
 
   // Before the batch runs: what differs may be a reason not to wait for it.
-  void announce_provenance(const engine::Model& model, const std::vector<ReferenceEntry>& entries,
-                           const PlannedBatch& batch) {
+  void compare_devices(const engine::Model& model, const std::vector<ReferenceEntry>& entries,
+                       const PlannedBatch& batch) {
+    compared_.clear();
     bool same_policy = true;
     for (std::size_t row = 0; row < batch.rows.size(); ++row) {
       const ReferenceEntry& entry = entries[batch.rows[row].entry];
       if (batch.rows[row].stand_in || !entry.selected) continue;
       const json& recorded = entry.recording->meta();
       const json live = live_meta(model, batch, entry, row, {});
-      const auto differences = analysis::compare_provenance(recorded, live);
-      warn_provenance(differences);
-      same_policy =
-          same_policy && analysis::compare_numerics(recorded, live, differences).policy.equal;
+      DeviceComparison& devices = compared_[&entry];
+      devices.provenance = analysis::compare_provenance(recorded, live);
+      devices.numerics = analysis::compare_numerics(recorded, live, devices.provenance);
+      warn_provenance(devices.provenance);
+      same_policy = same_policy && devices.numerics.policy.equal;
     }
     if (!same_policy || says_same_policy_) return;
     session_.observer().log(LogLevel::kInfo, "same numerical policy as the recordings");
     says_same_policy_ = true;
   }
+
+  struct DeviceComparison {
+    std::vector<analysis::ProvenanceDifference> provenance;
+    analysis::NumericsAgreement numerics;
+  };
 
   // Once for each difference of the whole run.
   void warn_provenance(const std::vector<analysis::ProvenanceDifference>& differences) {
@@ -367,8 +375,9 @@ class ReplayRun {
   std::uint64_t replayed_ = 0;
   std::vector<format::ReplayMode> modes_;
   std::uint64_t block_positions_ = 1;  // one for all inputs of a model, so that they can be pooled
-  std::set<std::string> different_weights_;  // slugs
-  std::set<std::string> different_config_;   // slugs
+  std::set<std::string> different_weights_;                     // slugs
+  std::set<std::string> different_config_;                      // slugs
+  std::map<const ReferenceEntry*, DeviceComparison> compared_;  // of the batch in hand
   std::set<std::string> warned_;
   bool says_same_policy_ = false;
 };
