@@ -41,7 +41,9 @@ class Generation {
         options_(options),
         run_(*model.module, model.layout, make_shape(model, inputs, options), model.device,
              cache_maker(options.kv_cache)),
-        stats_(model.info.vocab_size, std::min(options.top_k, model.info.vocab_size), model.device),
+        stats_(model.info.vocab_size, std::min(options.top_k, model.info.vocab_size),
+               {.sample = std::min(options.logits_sample, model.info.vocab_size)}, model.device),
+        gathered_ids_(model.info.vocab_size, stats_.gathered(), 1, SinkPump::kSlots, model.device),
         rows_(inputs.size()) {
     const auto listens = [](const format::RowSink* sink) { return sink != nullptr; };
     if (std::any_of(sinks.begin(), sinks.end(), listens)) {
@@ -101,7 +103,8 @@ class Generation {
       if (step >= 0 && pump_->wants_step_kv()) {
         run_.cache().read_slot(run_.slot_of(step), slot->device_rows());
       }
-      packed = stats_.pack(logits);
+      gathered_ids_.set_sample(slot->index(), static_cast<std::uint64_t>(step + 1));
+      packed = stats_.pack(logits, gathered_ids_.to_device(slot->index()));
       keys = packed.select(1, 0);
     } else {
       keys = stats_.greedy_keys(logits);
@@ -159,6 +162,7 @@ class Generation {
   GenerateOptions options_;
   BatchRun run_;
   LogitStats stats_;
+  GatheredIds gathered_ids_;  // the same for all rows
   std::vector<GeneratedRow> rows_;
   std::vector<bool> active_;
   Stopwatch watch_;

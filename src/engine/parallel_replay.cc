@@ -51,7 +51,7 @@ class ParallelReplay {
         injects_(options.mode == format::ReplayMode::kInject),
         references_(check_references(model.info, batch, options.allow_different_weights)),
         reference_layout_(references_.geometry),
-        stats_(model.info.vocab_size, references_.top_k, model.device),
+        stats_(model.info.vocab_size, references_.top_k, references_.gathered, model.device),
         make_cache_(cache_maker(options.kv_cache)),
         cache_(model.layout),
         limits_(pass_limits(model.info, options.kv_cache, options.parallel_memory_bytes)),
@@ -91,8 +91,7 @@ class ParallelReplay {
     const format::RowSource* source = nullptr;
     format::RowSink* sink = nullptr;
     std::unique_ptr<ParallelRow> kept;  // from the row's first pass to its last
-    // Of the current pass: what its steps feed, and what was read of the reference for it.
-    std::vector<std::int32_t> fed;
+    // Of the current pass: what was read of the reference for it.
     std::vector<LayerKv> recorded_prompt;           // per layer; empty unless it has the prompt
     std::vector<format::StepStats> recorded_stats;  // per step
     at::Tensor recorded_deltas;                     // u8 [steps, row stride], or undefined
@@ -100,14 +99,24 @@ class ParallelReplay {
 
   // What one pass feeds and asks for, on the host.
   struct PassInput {
-    std::vector<std::int64_t> tokens;
-    std::vector<std::int64_t> positions;
-    std::vector<std::int64_t> keep;  // indices whose logits are wanted
+    GatheredIds gathered;  // in its only buffer a row for each of `keep`
+    std::vector<std::int64_t> tokens = {};
+    std::vector<std::int64_t> positions = {};
+    std::vector<std::int64_t> keep = {};  // indices whose logits are wanted
+
+    // Those of the last of `tokens`, which yield token number `token` of a row.
+    void keep_logits(std::uint64_t token, const format::StepStats& reference) {
+      const auto row = static_cast<std::int64_t>(keep.size());
+      gathered.set_sample_of_row(0, row, token);
+      gathered.set_reference_top(0, row, reference.top_ids);
+      keep.push_back(static_cast<std::int64_t>(tokens.size()) - 1);
+    }
   };
 
   void run_pass(const std::vector<PlannedPiece>& planned) {
     watch_.lap();
-    PassInput input;
+    PassInput input{GatheredIds(model_.info.vocab_size, stats_.gathered(), logit_rows(planned),
+                                /*buffers=*/1, model_.device)};
     std::vector<ParallelPiece> pieces;
     for (const PlannedPiece& piece : planned) pieces.push_back(prepare(piece, input));
     const auto count = static_cast<std::int64_t>(input.tokens.size());
@@ -121,7 +130,7 @@ class ParallelReplay {
             .squeeze(0);
     cache_.end();
     take_use(pieces);
-    const at::Tensor packed = pack(logits);
+    const at::Tensor packed = pack(logits, input.gathered.to_device(0));
     const at::Tensor host_rows = own_rows.cpu();
     const std::int64_t elapsed = watch_.lap();
     count_time(elapsed, pieces);
@@ -158,11 +167,19 @@ class ParallelReplay {
     return at::tensor(values, at::kLong).to(model_.device);
   }
 
-  [[nodiscard]] at::Tensor pack(const at::Tensor& logits) const {
+  [[nodiscard]] static std::int64_t logit_rows(const std::vector<PlannedPiece>& planned) {
+    std::int64_t rows = 0;
+    for (const PlannedPiece& piece : planned) rows += (piece.with_prompt ? 1 : 0) + piece.steps;
+    return rows;
+  }
+
+  [[nodiscard]] at::Tensor pack(const at::Tensor& logits, const at::Tensor& ids) const {
     at::Tensor packed = at::empty({logits.size(0), stats_.packed_width()}, at::kLong);
     for (std::int64_t first = 0; first < logits.size(0); first += kStatsRows) {
       const std::int64_t rows = std::min(kStatsRows, logits.size(0) - first);
-      packed.narrow(0, first, rows).copy_(stats_.pack(logits.narrow(0, first, rows)));
+      packed.narrow(0, first, rows)
+          .copy_(stats_.pack(logits.narrow(0, first, rows),
+                             ids.defined() ? ids.narrow(0, first, rows) : ids));
     }
     return packed;
   }
@@ -185,14 +202,15 @@ class ParallelReplay {
         input.tokens.push_back(source.prompt()[static_cast<std::size_t>(position)]);
         input.positions.push_back(position);
       }
-      input.keep.push_back(static_cast<std::int64_t>(input.tokens.size()) - 1);
+      input.keep_logits(0, source.prefill_stats());
     }
     piece.row = row.kept.get();
     load_steps(planned, row);
     for (std::int64_t step = 0; step < planned.steps; ++step) {
-      input.keep.push_back(static_cast<std::int64_t>(input.tokens.size()));
-      input.tokens.push_back(row.fed[static_cast<std::size_t>(step)]);
+      const format::StepStats& recorded = row.recorded_stats[static_cast<std::size_t>(step)];
+      input.tokens.push_back(recorded.input_token);
       input.positions.push_back(length.prompt + planned.first_step + step);
+      input.keep_logits(static_cast<std::uint64_t>(planned.first_step + step + 1), recorded);
     }
     return piece;
   }
@@ -214,7 +232,8 @@ class ParallelReplay {
     }
   }
 
-  // The tokens that the steps feed, and the recorded K/V that they see.
+  // The statistics of the steps, with the tokens that they feed, and the recorded K/V that they
+  // see.
   void load_steps(const PlannedPiece& planned, Row& row) const {
     ParallelRow& kept = *row.kept;
     const bool with_kv = !kept.keeps_own_steps && planned.steps > 0;
@@ -223,13 +242,11 @@ class ParallelReplay {
       deltas = host_buffer({planned.steps, reference_layout_.row_stride_bytes()}, at::kByte,
                            model_.device);
     }
-    row.fed.clear();
+    row.recorded_stats.clear();
     for (std::int64_t step = 0; step < planned.steps; ++step) {
       const std::span<std::byte> kv = with_kv ? delta_of(deltas, step) : std::span<std::byte>();
       const auto number = static_cast<std::uint64_t>(planned.first_step + step);
-      format::StepStats stats = row.source->read_step(number, kv);
-      row.fed.push_back(stats.input_token);
-      if (with_kv && row.sink != nullptr) row.recorded_stats.push_back(std::move(stats));
+      row.recorded_stats.push_back(row.source->read_step(number, kv));
     }
     if (!with_kv) return;
     kept.cache->write_slots(0, kept.shape.padded_length() + planned.first_step,
@@ -290,12 +307,12 @@ class ParallelReplay {
     }
     for (std::int64_t step = 0; step < piece.steps; ++step) {
       unpack_next();
-      stats.input_token = row.fed[static_cast<std::size_t>(step)];
+      const format::StepStats& recorded = row.recorded_stats[static_cast<std::size_t>(step)];
+      stats.input_token = recorded.input_token;
       const at::Tensor delta = own_rows.select(0, piece.offset + piece.prompt + step);
       const auto number = static_cast<std::uint64_t>(piece.first_step + step);
       if (row.recorded_deltas.defined()) {
-        row.sink->on_reference_step(number, row.recorded_stats[static_cast<std::size_t>(step)],
-                                    delta_of(row.recorded_deltas, step));
+        row.sink->on_reference_step(number, recorded, delta_of(row.recorded_deltas, step));
       }
       row.sink->on_step(number, stats,
                         needs.step_kv

@@ -56,6 +56,11 @@ void check_same_batch(const format::RecordingHeader& first, const format::Record
     throw_incompatible("recordings of one batch must hold the same number of top logits, found " +
                        std::to_string(first.top_k) + " and " + std::to_string(other.top_k));
   }
+  if (other.logits_sample != first.logits_sample) {
+    throw_incompatible(
+        "recordings of one batch must hold a sample of logits of the same size, found " +
+        std::to_string(first.logits_sample) + " and " + std::to_string(other.logits_sample));
+  }
   const std::string difference = describe_difference(first.geometry, other.geometry);
   if (!difference.empty()) {
     throw_incompatible("recordings of one batch must hold K/V of the same dtypes: " + difference);
@@ -75,7 +80,9 @@ ReferenceFormat check_references(const ModelInfo& model, const ReplayBatch& batc
     check_shape(model, header);
     check_same_batch(first, header);
   }
-  return {std::clamp(first.top_k, 1U, model.vocab_size), first.geometry};
+  return {.top_k = std::clamp(first.top_k, 1U, model.vocab_size),
+          .gathered = {.at_reference_top = first.top_k, .sample = first.logits_sample},
+          .geometry = first.geometry};
 }
 
 }  // namespace kvtool::engine

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "engine/gathered_ids.h"
 #include "kvtool/engine/api.h"
 #include "kvtool/format/geometry.h"
 
@@ -11,6 +12,7 @@ namespace kvtool::engine {
 // What the recordings of one batch have in common.
 struct ReferenceFormat {
   std::uint32_t top_k = 1;    // 1 to the vocabulary
+  GatheredLogits gathered;    // of a replay; their top-k, which may be none, and their sample
   format::Geometry geometry;  // the model's but, if that is allowed, for dtypes
 };
 

@@ -56,7 +56,9 @@ class Replay {
         options_(options),
         references_(check_references(model.info, batch, options.allow_different_weights)),
         reference_layout_(references_.geometry),
-        stats_(model.info.vocab_size, references_.top_k, model.device),
+        stats_(model.info.vocab_size, references_.top_k, references_.gathered, model.device),
+        gathered_ids_(model.info.vocab_size, references_.gathered,
+                      static_cast<std::int64_t>(batch.rows.size()), SinkPump::kSlots, model.device),
         run_(*model.module, model.layout, make_shape(model, batch), model.device,
              cache_maker(options.kv_cache)),
         fed_(batch.rows.size()),
@@ -107,18 +109,32 @@ class Replay {
   double prefill() {
     const at::Tensor logits = run_.prefill();
     StepSlot* slot = pump_.acquire();
-    const at::Tensor packed = stats_.pack(logits);
+    read_references_of_prefill(*slot);
+    const at::Tensor packed = pack(logits, *slot);
     const at::Tensor host = packed.cpu();  // waits for the device
     slot->step = -1;
     slot->elapsed_ns = watch_.lap();
     const double seconds = static_cast<double>(slot->elapsed_ns) * 1e-9;
     pump_.push(slot, packed);
     for (std::size_t index = 0; index < batch_.rows.size(); ++index) {
-      recorded_[index] = batch_.rows[index].reference->prefill_stats().token;
       fed_[index] = next_token(index, host);
     }
     if (injects()) pump_.drain();
     return seconds;
+  }
+
+  void read_references_of_prefill(StepSlot& slot) {
+    gathered_ids_.set_sample(slot.index(), 0);
+    for (std::size_t index = 0; index < batch_.rows.size(); ++index) {
+      const format::StepStats stats = batch_.rows[index].reference->prefill_stats();
+      recorded_[index] = stats.token;
+      gathered_ids_.set_reference_top(slot.index(), static_cast<std::int64_t>(index),
+                                      stats.top_ids);
+    }
+  }
+
+  [[nodiscard]] at::Tensor pack(const at::Tensor& logits, const StepSlot& slot) {
+    return stats_.pack(logits, gathered_ids_.to_device(slot.index()));
   }
 
   // Null for a row that keeps its own.
@@ -136,7 +152,7 @@ class Replay {
     const std::vector<std::int64_t> injected = read_references(step, *slot);
     const at::Tensor logits = run_.decode(step, fed_);
     if (pump_.wants_step_kv()) run_.cache().read_slot(run_.slot_of(step), slot->device_rows());
-    const at::Tensor packed = stats_.pack(logits);
+    const at::Tensor packed = pack(logits, *slot);
     // Own tokens wait for the device; recorded ones are known beforehand.
     const at::Tensor host = feeds_own_tokens() ? packed.cpu() : at::Tensor();
     slot->step = step;
@@ -161,6 +177,7 @@ class Replay {
   std::vector<std::int64_t> read_references(std::int64_t step, StepSlot& slot) {
     std::vector<std::int64_t> injected;
     slot.references.assign(batch_.rows.size(), {});
+    gathered_ids_.set_sample(slot.index(), static_cast<std::uint64_t>(step + 1));
     for (const ReferenceRows& same : rows_by_reference_) {
       const bool active = static_cast<std::uint64_t>(step) < same.reference->num_steps();
       for (const std::int64_t row : same.rows) active_[static_cast<std::size_t>(row)] = active;
@@ -181,6 +198,7 @@ class Replay {
       const auto index = static_cast<std::size_t>(row);
       if (!feeds_own_tokens()) fed_[index] = stats.input_token;
       recorded_[index] = stats.token;
+      gathered_ids_.set_reference_top(slot.index(), row, stats.top_ids);
       if (!with_kv) continue;
       const std::span<std::byte> own = stage_->host_row(slot.index(), row);
       if (row != same.rows.front()) std::copy(delta.begin(), delta.end(), own.begin());
@@ -219,6 +237,7 @@ class Replay {
   ReferenceFormat references_;
   RowLayout reference_layout_;
   LogitStats stats_;
+  GatheredIds gathered_ids_;
   BatchRun run_;
   std::optional<ReferenceStage> stage_;  // in inject mode
   Stopwatch watch_;

@@ -24,6 +24,7 @@ class CheckReferences : public testing::Test {
       row->recording_header.vocab_size = 10;
       row->recording_header.logits_dtype = DType::kBFloat16;
       row->recording_header.top_k = 4;
+      row->recording_header.logits_sample = 3;
       row->recording_header.geometry = model_.geometry;
       batch_.rows.push_back({row});
     }
@@ -47,7 +48,18 @@ class CheckReferences : public testing::Test {
 
 TEST_F(CheckReferences, TellsWhatTheRecordingsHaveInCommon) {
   EXPECT_EQ(check(false).top_k, 4U);
+  EXPECT_EQ(check(false).gathered.at_reference_top, 4);
+  EXPECT_EQ(check(false).gathered.sample, 3);
   EXPECT_EQ(check(false).geometry, model_.geometry);
+}
+
+TEST_F(CheckReferences, RecordingsWithoutLogitsAreReplayedWithoutAny) {
+  for (MemoryRow* row : {&first_, &second_}) {
+    row->recording_header.top_k = 0;
+    row->recording_header.logits_sample = 0;
+  }
+  EXPECT_EQ(check(false).top_k, 1U);
+  EXPECT_EQ(check(false).gathered.count(), 0);
 }
 
 TEST_F(CheckReferences, RefusesOtherWeightsUnlessAllowed) {
@@ -83,6 +95,9 @@ TEST_F(CheckReferences, RefusesMixedBatches) {
   second_.recording_header.top_k = 5;
   EXPECT_THAT(message(true), testing::HasSubstr("4 and 5"));
   second_.recording_header.top_k = 4;
+  second_.recording_header.logits_sample = 0;
+  EXPECT_THAT(message(true), testing::HasSubstr("3 and 0"));
+  second_.recording_header.logits_sample = 3;
   second_.recording_header.geometry = geometry(DType::kFloat16, 2);
   EXPECT_THAT(message(true), testing::HasSubstr("same dtypes"));
   batch_.rows.clear();

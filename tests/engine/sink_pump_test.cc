@@ -52,7 +52,7 @@ class SinkPumpTest : public testing::Test {
         prompt_{1, 2, 3},
         shape_({prompt_}, 3, 64),
         cache_(layout_, shape_, at::kCPU),
-        stats_(8, 2, at::kCPU) {}
+        stats_(8, 2, {}, at::kCPU) {}
 
   void push(SinkPump& pump, std::int64_t step) {
     StepSlot* slot = pump.acquire();
@@ -60,7 +60,7 @@ class SinkPumpTest : public testing::Test {
     slot->input_tokens = {static_cast<std::int32_t>(step)};
     slot->active = {true};
     layout_.entry_view(slot->device_rows(), layout_.key(0)).fill_(static_cast<double>(step));
-    pump.push(slot, stats_.pack(at::arange(8, at::kFloat).unsqueeze(0)));
+    pump.push(slot, stats_.pack(at::arange(8, at::kFloat).unsqueeze(0), {}));
   }
 
   RowLayout layout_;

@@ -125,6 +125,7 @@ class StepCostBase : public testing::Test {
     row_.recording_header.vocab_size = model_.info.vocab_size;
     row_.recording_header.logits_dtype = model_.info.logits_dtype;
     row_.recording_header.top_k = 4;
+    row_.recording_header.logits_sample = 5;
     row_.recording_header.geometry = model_.info.geometry;
     row_.prompt_ids = {1, 2, 3};
     row_.steps.reserve(1000);
@@ -191,7 +192,8 @@ class StepCostTest : public StepCostBase,
 TEST_P(StepCostTest, GenerationWithoutRecording) {
   const std::vector<Input> inputs{{{1, 2, 3}}};
   count([&](const Progress& progress) {
-    std::ignore = generate(model_, inputs, {kCapacity, true, 4, spec_of(GetParam())}, {}, progress);
+    std::ignore =
+        generate(model_, inputs, {kCapacity, true, 4, 5, spec_of(GetParam())}, {}, progress);
   });
   expect_cheap_steps();
 }
@@ -200,7 +202,7 @@ TEST_P(StepCostTest, GenerationThatIsRecorded) {
   const std::vector<Input> inputs{{{1, 2, 3}}};
   const std::vector<format::RowSink*> sinks{&row_};
   count([&](const Progress& progress) {
-    const GenerateOptions options{kCapacity, true, 4, spec_of(GetParam())};
+    const GenerateOptions options{kCapacity, true, 4, 5, spec_of(GetParam())};
     std::ignore = generate(model_, inputs, options, sinks, progress);
   });
   expect_cheap_steps();
@@ -215,7 +217,7 @@ TEST_P(ReplayStepCost, IsTheSameAtEveryStep) {
   const auto& [mode, policy] = GetParam();
   const std::vector<Input> inputs{{{1, 2, 3}}};
   const std::vector<format::RowSink*> sinks{&row_};
-  std::ignore = generate(model_, inputs, {2 * kSteps, true, 4, spec_of(policy)}, sinks, {});
+  std::ignore = generate(model_, inputs, {2 * kSteps, true, 4, 5, spec_of(policy)}, sinks, {});
   MemoryRow live;
   live.steps.reserve(1000);
   live.deltas.reserve(1000);

@@ -39,11 +39,18 @@ class ToyModule : public ForwardModule {
     }
     at::Tensor logits = at::matmul(hidden.index_select(1, logits_to_keep), head_);
     if (static_cast<std::int64_t>(fed.size()) - 1 == nan_at_pass) logits.fill_(NAN);
+    returned.push_back(logits.clone());
     return logits;
   }
 
-  std::vector<at::Tensor> fed;    // input ids of every pass
-  std::int64_t nan_at_pass = -1;  // whose logits are NaN
+  std::vector<at::Tensor> fed;       // input ids of every pass
+  std::vector<at::Tensor> returned;  // logits of every pass
+  std::int64_t nan_at_pass = -1;     // whose logits are NaN
+
+  void forget_passes() {
+    fed.clear();
+    returned.clear();
+  }
 
  private:
   static at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

@@ -29,13 +29,14 @@ inline Rows record(TorchModel& model, std::uint64_t new_tokens,
     row->recording_header.vocab_size = model.info.vocab_size;
     row->recording_header.logits_dtype = model.info.logits_dtype;
     row->recording_header.top_k = 4;
+    row->recording_header.logits_sample = 5;
     row->recording_header.geometry = model.info.geometry;
     row->prompt_ids = input.token_ids;
     sinks.push_back(row.get());
     rows.push_back(std::move(row));
   }
-  std::ignore = generate(model, inputs, {new_tokens, true, 4, kv_cache}, sinks, {});
-  module_of(model).fed.clear();
+  std::ignore = generate(model, inputs, {new_tokens, true, 4, 5, kv_cache}, sinks, {});
+  module_of(model).forget_passes();
   return rows;
 }
 

@@ -25,7 +25,7 @@
 namespace kvtool::engine {
 
 // Raised with every incompatible change of this header; checked by the loader.
-inline constexpr int kEngineAbi = 7;
+inline constexpr int kEngineAbi = 8;
 
 struct EngineOptions {
   std::string device = "auto";  // "auto" (CUDA when there is one), "cpu", "cuda", "cuda:N"
@@ -66,6 +66,8 @@ struct GenerateOptions {
   std::uint64_t max_new_tokens = 128;  // at least 1
   bool ignore_eos = false;
   std::uint32_t top_k = 32;  // recorded entries; capped by the vocabulary
+  // Logits that the sinks get beside the top-k, at format::sampled_ids(); capped likewise.
+  std::uint32_t logits_sample = 0;
   cache::CacheSpec kv_cache = {};
 };
 
@@ -176,6 +178,8 @@ class Model {
   // the device's own cache. free: its own tokens as well, for as many steps as
   // the reference has. Rows may share a reference; what inject reads of it is read
   // once and handed to the sinks of its rows, too (RowSink::on_reference_step()).
+  // Beside its statistics a row gets its logits at the reference's top_ids of the same token and
+  // at the ids that the reference has sampled (StepStats::at_reference_top, sampled_logits).
   // In a parallel replay the timing has no prefill, and its decode_steps are those
   // of all rows; sinks of different rows may be called at the same time.
   virtual ReplayResult replay(const ReplayBatch& batch, const ReplayOptions& options,

@@ -55,6 +55,9 @@ struct StepStats {
   std::vector<float> top_logits;
   // header.logits_sample entries by id, in the head's own dtype: others would be rounded to it.
   std::vector<float> sampled_logits = {};
+  // Of a replay, never recorded: this side's logits at the reference's top_ids of the same token,
+  // in their order.
+  std::vector<float> at_reference_top = {};
 
   friend bool operator==(const StepStats&, const StepStats&) = default;
 };

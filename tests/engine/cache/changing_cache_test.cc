@@ -68,7 +68,7 @@ class ChangingCache : public testing::Test {
   ChangingCache()
       : model_(toy_model()),
         run_(*model_.module, model_.layout, BatchShape({prompt_}, 3, 10), at::kCPU, make_aging),
-        stats_(ToyModule::kVocab, 4, at::kCPU) {}
+        stats_(ToyModule::kVocab, 4, {}, at::kCPU) {}
 
   // The prompt and five steps.
   void execute(SlowRow& row) {
@@ -86,7 +86,7 @@ class ChangingCache : public testing::Test {
     slot->step = step;
     slot->input_tokens = {7};
     slot->active = {true};
-    pump.push(slot, stats_.pack(logits));
+    pump.push(slot, stats_.pack(logits, {}));
   }
 
   std::vector<std::int32_t> prompt_{1, 2, 3};

@@ -15,7 +15,8 @@ class EveryPolicyRun : public testing::TestWithParam<cache::PolicyInfo> {};
 TEST_P(EveryPolicyRun, CountsTheRowsThatItChanges) {
   TorchModel model = toy_model();
   const std::vector<Input> inputs{{{1, 2, 3}}, {{4}}};
-  const GenerateResult result = generate(model, inputs, {5, true, 4, spec_of(GetParam())}, {}, {});
+  const GenerateResult result =
+      generate(model, inputs, {5, true, 4, 0, spec_of(GetParam())}, {}, {});
   // 3 slots of the prompt and 4 steps, of 2 rows in 2 layers.
   const bool changes = GetParam().storage.element_bits != 0;
   EXPECT_EQ(result.cache_use.applied_rows, changes ? 7U * 2 * 2 : 0U);
