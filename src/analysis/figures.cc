@@ -27,6 +27,7 @@ constexpr std::array kTokenFigures = {
     Figure<TokenSummary>{"uncompared", [](const TokenSummary& t) { return exact(t.uncompared); }},
     Figure<TokenSummary>{"matches", [](const TokenSummary& t) { return exact(t.matches); }},
     Figure<TokenSummary>{"ties", [](const TokenSummary& t) { return exact(t.ties); }},
+    Figure<TokenSummary>{"noise_flips", [](const TokenSummary& t) { return exact(t.noise_flips); }},
     Figure<TokenSummary>{"near_ties", [](const TokenSummary& t) { return exact(t.near_ties); }},
     Figure<TokenSummary>{"hard_flips", [](const TokenSummary& t) { return exact(t.hard_flips); }},
     Figure<TokenSummary>{"nonfinite", [](const TokenSummary& t) { return exact(t.nonfinite); }},
@@ -43,6 +44,19 @@ Number bitwise_rate(const LogitSummary& logits) {
   return static_cast<double>(logits.bitwise_equal) / static_cast<double>(logits.compared);
 }
 
+Number unreliable_rate(const LogitSummary& logits) {
+  if (logits.kl_estimate.measured == 0) return std::nullopt;
+  return static_cast<double>(logits.kl_unreliable) /
+         static_cast<double>(logits.kl_estimate.measured);
+}
+
+// Of both kinds of flips: "flips_", "hard_flips_".
+constexpr std::array kFlipFigures = {
+    Figure<FlipSummary>{"expected", [](const FlipSummary& f) { return f.expected; }},
+    Figure<FlipSummary>{"deviation", [](const FlipSummary& f) { return f.deviation; }},
+    Figure<FlipSummary>{"p", [](const FlipSummary& f) { return f.tail; }},
+};
+
 constexpr std::array kLogitFigures = {
     Figure<LogitSummary>{"logits.bitwise_rate", bitwise_rate},
     Figure<LogitSummary>{"logits.top1_agreement",
@@ -54,10 +68,24 @@ constexpr std::array kLogitFigures = {
     Figure<LogitSummary>{"logits.top5_accuracy",
                          [](const LogitSummary& l) { return l.top5_accuracy; }},
     Figure<LogitSummary>{"logits.rms_delta_p", [](const LogitSummary& l) { return l.rms_delta_p; }},
-    Figure<LogitSummary>{"kl.mean", [](const LogitSummary& l) { return l.kl_mean; }},
-    Figure<LogitSummary>{"kl.median", [](const LogitSummary& l) { return l.kl_median; }},
-    Figure<LogitSummary>{"kl.p99", [](const LogitSummary& l) { return l.kl_p99; }},
-    Figure<LogitSummary>{"kl.max", [](const LogitSummary& l) { return l.kl_max; }},
+    Figure<LogitSummary>{"logits.noise", [](const LogitSummary& l) { return l.noise; }},
+    Figure<LogitSummary>{"logits.relative_noise",
+                         [](const LogitSummary& l) { return l.relative_noise; }},
+    Figure<LogitSummary>{"kl.mean", [](const LogitSummary& l) { return l.kl_bound.mean; }},
+    Figure<LogitSummary>{"kl.median", [](const LogitSummary& l) { return l.kl_bound.median; }},
+    Figure<LogitSummary>{"kl.p99", [](const LogitSummary& l) { return l.kl_bound.p99; }},
+    Figure<LogitSummary>{"kl.max", [](const LogitSummary& l) { return l.kl_bound.max; }},
+    Figure<LogitSummary>{"kl_estimate.mean",
+                         [](const LogitSummary& l) { return l.kl_estimate.mean; }},
+    Figure<LogitSummary>{"kl_estimate.median",
+                         [](const LogitSummary& l) { return l.kl_estimate.median; }},
+    Figure<LogitSummary>{"kl_estimate.p99",
+                         [](const LogitSummary& l) { return l.kl_estimate.p99; }},
+    Figure<LogitSummary>{"kl_estimate.max",
+                         [](const LogitSummary& l) { return l.kl_estimate.max; }},
+    Figure<LogitSummary>{"kl_estimate.standard_error",
+                         [](const LogitSummary& l) { return l.kl_standard_error; }},
+    Figure<LogitSummary>{"kl_estimate.unreliable_rate", unreliable_rate},
 };
 
 constexpr std::string_view kRowsRecorded = "kv.recorded_rows";
@@ -168,6 +196,8 @@ void add_all(const std::string& prefix, const Table& table, const Source& source
 void add_summary(const std::string& prefix, const StretchSummary& stretch, Figures& figures) {
   if (stretch.tokens.inputs == 0) return;
   add_all(prefix + "tokens.", kTokenFigures, stretch.tokens, figures);
+  add_all(prefix + "tokens.flips_", kFlipFigures, stretch.flips, figures);
+  add_all(prefix + "tokens.hard_flips_", kFlipFigures, stretch.hard_flips, figures);
   add_all(prefix, kLogitFigures, stretch.logits, figures);
   figures.emplace(prefix + std::string(kRowsRecorded),
                   static_cast<double>(stretch.kv.recorded_rows));
@@ -184,6 +214,8 @@ void list_all(const std::string& prefix, const Table& table, std::vector<std::st
 
 void list_stretch(const std::string& prefix, std::vector<std::string>& names) {
   list_all(prefix + "tokens.", kTokenFigures, names);
+  list_all(prefix + "tokens.flips_", kFlipFigures, names);
+  list_all(prefix + "tokens.hard_flips_", kFlipFigures, names);
   list_all(prefix, kLogitFigures, names);
   names.push_back(prefix + std::string(kRowsRecorded));
   for (const KvKind kind : kKvKinds) list_all(kv_prefix(prefix, kind), kKvFigures, names);

@@ -114,6 +114,25 @@ std::string describe_undetermined(const RunSummary& run) {
 
 }  // namespace
 
+std::string describe_routed(const RunSummary& run, const std::vector<bool>& routed_layers) {
+  const auto explains = [&](const StretchSummary& stretch) {
+    const std::optional<Departure>& departure = stretch.kv.departure;
+    return departure && !departure->whole_layer && departure->figure == "relative_l2" &&
+           departure->layer >= 1 && departure->layer <= routed_layers.size() &&
+           routed_layers[departure->layer - 1];
+  };
+  const StretchSummary* stretch = explains(run.prefill) ? &run.prefill : nullptr;
+  for (const ModeSummary& mode : run.modes) {
+    if (stretch == nullptr && explains(mode.steps)) stretch = &mode.steps;
+  }
+  if (stretch == nullptr) return {};
+  const std::size_t layer = stretch->kv.departure->layer;
+  return " Layer " + std::to_string(layer - 1) +
+         " is a mixture of experts: where its router chooses other experts for a token, which "
+         "rounding alone can do, the rows of layer " +
+         std::to_string(layer) + " and all later ones stand out at that position.";
+}
+
 Finding find_cause(const RunSummary& run, const GateResult& gate) {
   if (gate.passed) return Finding::kReproducible;
   if (breaks(gate, "prefill")) return Finding::kPrefill;

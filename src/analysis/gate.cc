@@ -99,14 +99,17 @@ std::string nothing_to_measure(std::string_view stretch, std::string_view figure
   return {};
 }
 
+bool ran(std::string_view stretch, const Figures& figures) {
+  return figures.contains(std::string(stretch) + std::string(kComparedTokens));
+}
+
 // Of a rule that no figure matches.
 RuleResult missing(const GateRule& rule, const Figures& figures) {
   RuleResult result;
   result.rule = rule;
   result.figure = rule.figure;
   for (const std::string_view stretch : kStretches) {
-    const bool ran = figures.contains(std::string(stretch) + std::string(kComparedTokens));
-    if (!ran || !matches_pattern(stretch_of(rule.figure), stretch)) continue;
+    if (!ran(stretch, figures) || !matches_pattern(stretch_of(rule.figure), stretch)) continue;
     result.unjudged = nothing_to_measure(stretch, rule.figure, figures);
     if (result.unjudged.empty()) break;
   }
@@ -116,6 +119,7 @@ RuleResult missing(const GateRule& rule, const Figures& figures) {
 
 std::optional<RuleResult> judge(const GateRule& rule, const Figures& figures,
                                 const RuleNames& own_rules) {
+  if (rule.only_if_ran && !ran(stretch_of(rule.figure), figures)) return std::nullopt;
   bool any_match = false;
   const std::vector<Judged> judged = judge_figures(rule, figures, own_rules, any_match);
   if (!any_match) return missing(rule, figures);

@@ -10,6 +10,13 @@ namespace kvtool::analysis {
 namespace {
 
 constexpr double kTieBudget = 0.02;
+// Noise makes as many flips, or hard ones of a mixture of experts, once in a million runs.
+constexpr double kLeastTail = 1e-6;
+
+constexpr const char* kHardFlips = "*.tokens.hard_flips";
+constexpr const char* kHardFlipTail = "*.tokens.hard_flips_p";
+constexpr const char* kFlipTail = "inject.tokens.flips_p";
+constexpr const char* kAnyTieRate = "*.tokens.tie_rate";
 
 constexpr std::array<std::string_view, 4> kNames = {"same-device", "fp32-cross", "16bit-cross",
                                                     "fp8"};
@@ -51,6 +58,7 @@ std::vector<GateRule> same_device() {
 // Bounds of one stretch.
 struct StretchBounds {
   double kl_p99 = 0.0;
+  double relative_noise = 0.0;   // of the logits
   double key_relative_l2 = 0.0;  // of the worst layer
   double value_relative_l2 = 0.0;
   double row_relative_l2 = 0.0;
@@ -58,9 +66,14 @@ struct StretchBounds {
   double head_scale_error = 0.0;
 };
 
-void add_stretch(const std::string& stretch, const StretchBounds& bounds,
+void add_stretch(const std::string& stretch, const StretchBounds& bounds, bool measures_noise,
                  std::vector<GateRule>& rules) {
-  rules.push_back(at_most(stretch + ".kl.p99", bounds.kl_p99));
+  if (measures_noise) {
+    rules.push_back(at_most(stretch + ".kl_estimate.p99", bounds.kl_p99));
+    rules.push_back(at_most(stretch + ".logits.relative_noise", bounds.relative_noise));
+  } else {
+    rules.push_back(at_most(stretch + ".kl.p99", bounds.kl_p99));
+  }
   rules.push_back(at_most(stretch + ".kv.key.layer_max.relative_l2", bounds.key_relative_l2));
   rules.push_back(at_most(stretch + ".kv.value.layer_max.relative_l2", bounds.value_relative_l2));
   for (const char* kind : {".kv.key", ".kv.value"}) {
@@ -74,16 +87,17 @@ void add_stretch(const std::string& stretch, const StretchBounds& bounds,
 // `own` is for what runs on the device's own cache, forced and free: the pattern
 // leaves out the prefill and inject, which have rules of their own names.
 std::vector<GateRule> cross(const StretchBounds& inject, const StretchBounds& prefill,
-                            const StretchBounds& own) {
+                            const StretchBounds& own, bool measures_noise) {
   std::vector<GateRule> rules;
-  add_stretch("inject", inject, rules);
-  add_stretch("prefill", prefill, rules);
-  add_stretch("*", own, rules);
+  add_stretch("inject", inject, measures_noise, rules);
+  add_stretch("prefill", prefill, measures_noise, rules);
+  add_stretch("*", own, measures_noise, rules);
   return rules;
 }
 
-std::vector<GateRule> fp32_cross() {
+std::vector<GateRule> fp32_cross(bool measures_noise) {
   constexpr StretchBounds kBounds = {.kl_p99 = 1e-8,
+                                     .relative_noise = 1e-4,
                                      .key_relative_l2 = 2e-5,
                                      .value_relative_l2 = 2e-5,
                                      .row_relative_l2 = 1e-4,
@@ -91,74 +105,109 @@ std::vector<GateRule> fp32_cross() {
                                      .head_scale_error = 2e-5};
   return cross(kBounds, kBounds,
                {.kl_p99 = 1e-7,
+                .relative_noise = 2e-4,
                 .key_relative_l2 = 5e-5,
                 .value_relative_l2 = 5e-5,
                 .row_relative_l2 = 2e-4,
                 .layer_scale_error = 2e-5,
-                .head_scale_error = 5e-5});
+                .head_scale_error = 5e-5},
+               measures_noise);
 }
 
-std::vector<GateRule> sixteen_bit_cross() {
+std::vector<GateRule> sixteen_bit_cross(bool measures_noise) {
   return cross({.kl_p99 = 0.1,
+                .relative_noise = 0.1,
                 .key_relative_l2 = 0.04,
                 .value_relative_l2 = 0.08,
                 .row_relative_l2 = 0.3,
                 .layer_scale_error = 6e-3,
                 .head_scale_error = 8e-3},
                {.kl_p99 = 0.1,
+                .relative_noise = 0.1,
                 .key_relative_l2 = 0.06,
                 .value_relative_l2 = 0.15,
                 .row_relative_l2 = 0.5,
                 .layer_scale_error = 0.02,
                 .head_scale_error = 0.03},
                {.kl_p99 = 0.3,
+                .relative_noise = 0.2,
                 .key_relative_l2 = 0.08,
                 .value_relative_l2 = 0.15,
                 .row_relative_l2 = 0.5,
                 .layer_scale_error = 0.04,
-                .head_scale_error = 0.05});
+                .head_scale_error = 0.05},
+               measures_noise);
 }
 
-std::vector<GateRule> fp8() {
+std::vector<GateRule> fp8(bool measures_noise) {
   std::vector<GateRule> rules = cross({.kl_p99 = 0.5,
+                                       .relative_noise = 0.5,
                                        .key_relative_l2 = 0.08,
                                        .value_relative_l2 = 0.25,
                                        .row_relative_l2 = 0.8,
                                        .layer_scale_error = 0.03,
                                        .head_scale_error = 0.05},
                                       {.kl_p99 = 0.8,
+                                       .relative_noise = 0.5,
                                        .key_relative_l2 = 0.12,
                                        .value_relative_l2 = 0.35,
                                        .row_relative_l2 = 0.9,
                                        .layer_scale_error = 0.05,
                                        .head_scale_error = 0.08},
                                       {.kl_p99 = 1.0,
+                                       .relative_noise = 1.0,
                                        .key_relative_l2 = 0.15,
                                        .value_relative_l2 = 0.35,
                                        .row_relative_l2 = 0.9,
                                        .layer_scale_error = 0.15,
-                                       .head_scale_error = 0.2});
+                                       .head_scale_error = 0.2},
+                                      measures_noise);
   // Other weights may prefer another token clearly: how often is what counts.
-  rules.push_back(dropped("*.tokens.hard_flips"));
-  rules.push_back(dropped("*.tokens.tie_rate"));
+  for (const char* figure : {kHardFlips, kHardFlipTail, kFlipTail, kAnyTieRate}) {
+    rules.push_back(dropped(figure));
+  }
   rules.push_back(at_least("inject.tokens.match_rate", 0.9));
   return rules;
 }
 
 }  // namespace
 
-std::vector<GateRule> inherited_rules() {
-  return {at_most("*.tokens.hard_flips", 0.0), at_most("*.tokens.nonfinite", 0.0),
-          at_most("*.kv.*.nonfinite", 0.0), at_most("*.tokens.tie_rate", kTieBudget)};
+namespace {
+
+// A router chooses other experts for a token as noise chooses another token, and what it then
+// computes is far off: its hard flips are judged as flips are.
+GateRule hard_flip_rule(const GateContext& context) {
+  const bool judged_by_tail = context.measures_noise && context.is_routed();
+  return judged_by_tail ? at_least(kHardFlipTail, kLeastTail) : at_most(kHardFlips, 0.0);
+}
+
+}  // namespace
+
+std::vector<GateRule> inherited_rules(const GateContext& context) {
+  std::vector<GateRule> rules = default_gate(context).rules;
+  if (context.measures_noise) {
+    // On own cache or tokens one flip makes others: the sum of independent ones says nothing.
+    rules.push_back(at_least(kFlipTail, kLeastTail));
+    rules.back().only_if_ran = true;
+  } else {
+    rules.push_back(at_most(kAnyTieRate, kTieBudget));
+  }
+  return rules;
+}
+
+const std::vector<GateRule>& GateProfile::rules_for(const GateContext& context) const {
+  return context.measures_noise ? rules : rules_by_ulp;
 }
 
 const std::vector<GateProfile>& gate_profiles() {
   static const std::vector<GateProfile> profiles = {
-      {kNames[0], "Same device, software and batch shape: every bit is the same.", same_device()},
-      {kNames[1], "float32 on another device or with other kernels.", fp32_cross()},
+      {kNames[0], "Same device, software and batch shape: every bit is the same.", same_device(),
+       same_device()},
+      {kNames[1], "float32 on another device or with other kernels.", fp32_cross(true),
+       fp32_cross(false)},
       {kNames[2], "bfloat16 or float16 on another device or with other kernels.",
-       sixteen_bit_cross()},
-      {kNames[3], "FP8 weights or an FP8 KV cache against 16 bits.", fp8()},
+       sixteen_bit_cross(true), sixteen_bit_cross(false)},
+      {kNames[3], "FP8 weights or an FP8 KV cache against 16 bits.", fp8(true), fp8(false)},
   };
   return profiles;
 }
@@ -207,11 +256,15 @@ std::vector<GateRule> demanding(format::ReplayMode mode, const std::vector<GateR
 
 std::span<const std::string_view> builtin_gate_names() { return kNames; }
 
-Gate default_gate() {
+bool GateContext::is_routed() const {
+  return std::find(routed_layers.begin(), routed_layers.end(), true) != routed_layers.end();
+}
+
+Gate default_gate(const GateContext& context) {
   return {.name = "default",
           .description = "No hard flip, no NaN and no Inf; applied when no gate is named.",
-          .near_tie_ulps = kDefaultToleranceUlps,
-          .rules = {at_most("*.tokens.hard_flips", 0.0), at_most("*.tokens.nonfinite", 0.0),
+          .flip_bounds = {},
+          .rules = {hard_flip_rule(context), at_most("*.tokens.nonfinite", 0.0),
                     at_most("*.kv.*.nonfinite", 0.0)}};
 }
 

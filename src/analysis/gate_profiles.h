@@ -12,7 +12,10 @@ struct GateProfile {
   std::string_view name;
   std::string_view description;
   // On top of inherited_rules(). A rule without bounds drops an inherited one.
-  std::vector<GateRule> rules;
+  std::vector<GateRule> rules;         // where noise is measured
+  std::vector<GateRule> rules_by_ulp;  // of recordings without a sample of logits
+
+  [[nodiscard]] const std::vector<GateRule>& rules_for(const GateContext& context) const;
 };
 
 [[nodiscard]] const std::vector<GateProfile>& gate_profiles();
@@ -20,7 +23,7 @@ struct GateProfile {
 [[nodiscard]] const GateProfile* find_gate_profile(std::string_view name);
 
 // What every gate holds unless it says otherwise.
-[[nodiscard]] std::vector<GateRule> inherited_rules();
+[[nodiscard]] std::vector<GateRule> inherited_rules(const GateContext& context);
 
 // A profile's rules with another mode than inject in its place: each rule of
 // inject becomes one of `mode` with the bounds that the profile's pattern has for

@@ -49,6 +49,14 @@ double as_bound(const Value& value) {
   return value.node.get<double>();
 }
 
+double as_noise_z(const Value& value) {
+  if (!value.node.is_number() || !std::isfinite(value.node.get<double>()) ||
+      value.node.get<double>() <= 0.0) {
+    value.fail("a number above 0");
+  }
+  return value.node.get<double>();
+}
+
 double as_near_tie_ulps(const Value& value) {
   // A difference of 1 ulp is a tie already.
   if (!value.node.is_number() || !std::isfinite(value.node.get<double>()) ||
@@ -138,6 +146,14 @@ std::string as_builtin(const Value& value) {
               suggestion(name, known) + "; there are " + joined(known));
 }
 
+// One for each set of rules that a gate may inherit.
+std::vector<GateContext> every_kind_of_context() {
+  std::vector<GateContext> contexts(3);
+  contexts[1].measures_noise = contexts[2].measures_noise = true;
+  contexts[2].routed_layers = {true};
+  return contexts;
+}
+
 bool drops(const GateRule& rule) { return !rule.min && !rule.max; }
 
 // A rule that drops what is not there is a misspelling.
@@ -184,9 +200,11 @@ GateSpec GateSpec::parse(const json& document, const std::string& subject) {
            {"reference_cache", [&](const Value& v) { result.reference_cache = as_name(v); }},
            {"cache", [&](const Value& v) { result.cache = as_name(v); }},
            {"near_tie_ulps", [&](const Value& v) { result.near_tie_ulps = as_near_tie_ulps(v); }},
+           {"noise_z", [&](const Value& v) { result.noise_z = as_noise_z(v); }},
            {"rules", [&](const Value& v) { result.rules = parse_rules(v); }}});
-    if (result.rules.empty() && !result.near_tie_ulps) {
-      throw_usage(value.where() + ": changes nothing; expected \"rules\" or \"near_tie_ulps\"");
+    if (result.rules.empty() && !result.near_tie_ulps && !result.noise_z) {
+      throw_usage(value.where() +
+                  ": changes nothing; expected \"rules\", \"noise_z\" or \"near_tie_ulps\"");
     }
     return result;
   };
@@ -203,6 +221,7 @@ GateSpec GateSpec::parse(const json& document, const std::string& subject) {
          {"description", [&](const Value& v) { spec.description_ = as_name(v); }},
          {"base", [&](const Value& v) { spec.base_ = as_builtin(v); }},
          {"near_tie_ulps", [&](const Value& v) { spec.near_tie_ulps_ = as_near_tie_ulps(v); }},
+         {"noise_z", [&](const Value& v) { spec.noise_z_ = as_noise_z(v); }},
          {"rules", [&](const Value& v) { spec.rules_ = parse_rules(v); }},
          {"overrides", parse_overrides},
          {"evidence", [](const Value&) {}}});
@@ -212,8 +231,14 @@ GateSpec GateSpec::parse(const json& document, const std::string& subject) {
 }
 
 void GateSpec::check_dropped_rules(const std::string& subject) const {
-  std::vector<GateRule> inherited = inherited_rules();
-  if (const GateProfile* base = find_gate_profile(base_)) put_rules(base->rules, inherited);
+  // Which apply is known only with the recordings: of all that can.
+  std::vector<GateRule> inherited;
+  for (const GateContext& context : every_kind_of_context()) {
+    put_rules(inherited_rules(context), inherited);
+    if (const GateProfile* base = find_gate_profile(base_)) {
+      put_rules(base->rules_for(context), inherited);
+    }
+  }
   check_drops(rules_, inherited, subject + ": rules");
   put_rules(rules_, inherited);
   for (std::size_t i = 0; i < overrides_.size(); ++i) {
@@ -229,10 +254,12 @@ void GateSpec::check_dropped_rules(const std::string& subject) const {
 Gate GateSpec::resolve(const GateContext& context) const {
   Gate gate{.name = name_,
             .description = description_,
-            .near_tie_ulps = near_tie_ulps_.value_or(kDefaultToleranceUlps),
-            .rules = inherited_rules()};
+            .flip_bounds = {},
+            .rules = inherited_rules(context)};
+  gate.flip_bounds.near_tie_ulps = near_tie_ulps_.value_or(gate.flip_bounds.near_tie_ulps);
+  gate.flip_bounds.noise_z = noise_z_.value_or(gate.flip_bounds.noise_z);
   if (const GateProfile* base = find_gate_profile(base_)) {
-    put_rules(demanding(context.demanded_mode, base->rules), gate.rules);
+    put_rules(demanding(context.demanded_mode, base->rules_for(context)), gate.rules);
   }
   put_rules(rules_, gate.rules);
   for (const Override& each : overrides_) {
@@ -244,7 +271,8 @@ Gate GateSpec::resolve(const GateContext& context) const {
         !chosen(each.cache, context.cache)) {
       continue;
     }
-    gate.near_tie_ulps = each.near_tie_ulps.value_or(gate.near_tie_ulps);
+    gate.flip_bounds.near_tie_ulps = each.near_tie_ulps.value_or(gate.flip_bounds.near_tie_ulps);
+    gate.flip_bounds.noise_z = each.noise_z.value_or(gate.flip_bounds.noise_z);
     put_rules(each.rules, gate.rules);
   }
   return gate;

@@ -1,6 +1,10 @@
 #include "kvtool/analysis/model_config.h"
 
+#include <algorithm>
+#include <array>
+#include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <string_view>
 #include <utility>
@@ -115,7 +119,52 @@ std::string listed(const std::vector<FieldDifference>& differences,
   return text;
 }
 
+std::optional<std::int64_t> integer_at(const json& config, std::string_view name) {
+  const auto found = config.find(name);
+  if (found == config.end() || !found->is_number_integer()) return std::nullopt;
+  return found->get<std::int64_t>();
+}
+
+bool has_experts(const json& config) {
+  constexpr std::array kNames = {"num_experts", "num_local_experts", "n_routed_experts",
+                                 "moe_num_experts"};
+  return std::any_of(kNames.begin(), kNames.end(),
+                     [&](const char* name) { return integer_at(config, name).value_or(0) > 1; });
+}
+
+// Of a model with experts.
+bool is_routed_layer(const json& config, std::int64_t layer) {
+  const auto list_at = [&](const char* name) {
+    const auto found = config.find(name);
+    return found != config.end() && found->is_array() ? &*found : nullptr;
+  };
+  if (const json* types = list_at("mlp_layer_types")) {
+    const auto index = static_cast<std::size_t>(layer);
+    return index < types->size() && (*types)[index] == "sparse";
+  }
+  if (const json* dense = list_at("mlp_only_layers")) {
+    if (std::find(dense->begin(), dense->end(), layer) != dense->end()) return false;
+  }
+  if (layer < integer_at(config, "first_k_dense_replace").value_or(0)) return false;
+  if (layer < integer_at(config, "num_dense_layers").value_or(0)) return false;
+  const std::int64_t step = integer_at(config, "decoder_sparse_step").value_or(1);
+  return step <= 1 || (layer + 1) % step == 0;
+}
+
 }  // namespace
+
+std::vector<bool> routed_layers(const json& meta) {
+  constexpr std::int64_t kMostLayers = 4096;
+  const auto model = meta.find("model");
+  const json* config = model == meta.end() ? nullptr : config_in(*model);
+  if (config == nullptr || !has_experts(*config)) return {};
+  const std::int64_t count = integer_at(*config, "num_hidden_layers").value_or(0);
+  std::vector<bool> routed;
+  for (std::int64_t layer = 0; layer < std::min(count, kMostLayers); ++layer) {
+    routed.push_back(is_routed_layer(*config, layer));
+  }
+  return routed;
+}
 
 ConfigComparison compare_configs(const json& recorded_model, const json& live_model) {
   const json* recorded = config_in(recorded_model);

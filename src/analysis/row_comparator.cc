@@ -134,6 +134,11 @@ void require_handed(std::size_t actual, std::uint64_t expected) {
                " bytes where its shape makes " + std::to_string(expected));
 }
 
+bool measures_noise(const format::RecordingHeader& reference, const ComparisonOptions& options) {
+  return can_show_noise(reference) &&
+         options.live_logits_sample.value_or(reference.logits_sample) == reference.logits_sample;
+}
+
 void require_size(std::size_t actual, std::uint64_t expected, const std::string& what) {
   if (actual != expected) {
     throw_incompatible(what + ": the compared row has " + std::to_string(actual) +
@@ -151,7 +156,9 @@ struct RowComparator::Impl {
         token_options{.reference_logits_dtype = source.header().logits_dtype,
                       .live_logits_dtype = comparison_options.live_logits_dtype.value_or(
                           source.header().logits_dtype),
-                      .tolerance_ulps = comparison_options.tolerance_ulps},
+                      .bounds = comparison_options.bounds,
+                      .vocab_size = source.header().vocab_size,
+                      .measures_noise = measures_noise(source.header(), comparison_options)},
         num_steps(source.num_steps()),
         has_prefill_kv(source.has_prefill_kv()),
         has_step_kv(source.has_step_kv()),
@@ -200,11 +207,21 @@ struct RowComparator::Impl {
 
   void compare_statistics(std::uint64_t index, const format::StepStats& recorded,
                           const format::StepStats& live, bool same_kv) {
-    const TokenComparison& token =
-        comparison.tokens.emplace_back(compare_token(index, recorded, live, token_options));
+    const TokenComparison& token = comparison.tokens.emplace_back(
+        compare_token(index, recorded, live, token_options, candidates));
     if (!comparison.first_bit_difference && !(same_kv && token.logits_equal)) {
       comparison.first_bit_difference = index;
     }
+  }
+
+  // The prefill's token, and those of the steps.
+  void judge_stretches() {
+    const std::size_t prefill = std::min<std::size_t>(comparison.tokens.size(), 1);
+    const std::span tokens(comparison.tokens);
+    const std::span<const std::vector<FlipCandidate>> deltas(candidates);
+    judge_noise(tokens.first(prefill), deltas.first(prefill), token_options);
+    judge_noise(tokens.subspan(prefill), deltas.subspan(prefill), token_options);
+    candidates = {};
   }
 
   // Positions [first, first + rows.size()) of one head; adds each position's sums to
@@ -301,7 +318,8 @@ struct RowComparator::Impl {
   std::vector<std::byte> reference_delta;
   std::vector<std::byte> reference_key;
   std::vector<std::byte> reference_value;
-  KvError error;  // of one row after the other, for its memory
+  StretchCandidates candidates;  // of each compared token
+  KvError error;                 // of one row after the other, for its memory
   bool same_context = true;
   RowComparison comparison;
   format::RowEnd row_end;
@@ -378,6 +396,7 @@ void RowComparator::on_end(const format::RowEnd& end) {
   const std::uint64_t compared_tokens = impl_->comparison.tokens.size();
   // Steps that the live side never delivered count too.
   impl_->comparison.uncompared_steps = impl_->num_steps + 1 - compared_tokens;
+  impl_->judge_stretches();
   impl_->row_end = end;
 }
 

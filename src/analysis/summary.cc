@@ -18,6 +18,34 @@ std::optional<double> rate(std::uint64_t part, std::uint64_t whole) {
   return mean(static_cast<double>(part), whole);
 }
 
+void add_worst(const InputName& input, std::uint64_t index, double kl, KlSummary& summary) {
+  if (kl <= summary.max.value_or(0.0)) return;
+  summary.max = kl;
+  summary.worst = Place{.input = input, .token_index = index};
+}
+
+KlSummary finished_kl(const KlSummary& summary, std::vector<double> values) {
+  KlSummary result = summary;
+  result.measured = values.size();
+  if (values.empty()) return result;
+  result.mean = mean(std::accumulate(values.begin(), values.end(), 0.0), values.size());
+  result.median = quantile(values, 0.5);
+  result.p99 = quantile(values, 0.99);
+  result.max = quantile(values, 1.0);
+  return result;
+}
+
+FlipSummary finished_flips(std::uint64_t observed, const std::vector<double>& probabilities) {
+  FlipSummary flips{.measured = probabilities.size(), .observed = observed};
+  if (probabilities.empty()) return flips;
+  double variance = 0.0;
+  for (const double p : probabilities) variance += p * (1.0 - p);
+  flips.expected = std::accumulate(probabilities.begin(), probabilities.end(), 0.0);
+  flips.deviation = std::sqrt(variance);
+  flips.tail = upper_tail(probabilities, observed);
+  return flips;
+}
+
 std::uint64_t agreed_tokens(const FirstDivergence& row) {
   return row.token ? row.token->index : row.compared;
 }
@@ -32,9 +60,15 @@ std::optional<double> TokenSummary::match_rate() const { return rate(matches, co
 std::optional<double> TokenSummary::match_rate_lower95() const {
   return clopper_pearson_lower(matches, compared);
 }
-std::optional<double> TokenSummary::tie_rate() const { return rate(ties + near_ties, compared); }
+std::optional<double> TokenSummary::tie_rate() const {
+  return rate(ties + noise_flips + near_ties, compared);
+}
 std::optional<double> TokenSummary::explained_rate_lower95() const {
-  return clopper_pearson_lower(matches + ties + near_ties, compared);
+  return clopper_pearson_lower(matches + ties + noise_flips + near_ties, compared);
+}
+
+const KlSummary& LogitSummary::kl() const {
+  return kl_estimate.measured > 0 ? kl_estimate : kl_bound;
 }
 
 const ModeSummary* RunSummary::mode(format::ReplayMode mode) const {
@@ -47,29 +81,63 @@ void RunSummaryBuilder::Stretch::add_tokens(const InputName& input,
                                             std::span<const TokenComparison> tokens,
                                             std::uint64_t uncompared) {
   TokenSummary& counts = summary.tokens;
-  LogitSummary& logits = summary.logits;
   bool all_match = uncompared == 0;
   for (const TokenComparison& token : tokens) {
     all_match &= token.verdict == TokenVerdict::kMatch;
-    counts.matches += token.verdict == TokenVerdict::kMatch ? 1 : 0;
-    counts.ties += token.verdict == TokenVerdict::kTie ? 1 : 0;
-    counts.near_ties += token.verdict == TokenVerdict::kNearTie ? 1 : 0;
-    counts.hard_flips += token.verdict == TokenVerdict::kHardFlip ? 1 : 0;
-    counts.nonfinite += token.nonfinite ? 1 : 0;
-    logits.bitwise_equal += token.logits_equal ? 1 : 0;
+    add_verdict(token);
     add_agreement(token);
-    if (std::isnan(token.kl)) continue;
-    kl.push_back(token.kl);
-    if (token.kl > logits.kl_max.value_or(0.0)) {
-      logits.kl_max = token.kl;
-      logits.worst = Place{.input = input, .token_index = token.index};
-    }
+    add_kl(input, token);
+    add_noise(token);
   }
   counts.inputs += 1;
   counts.inputs_matching += all_match ? 1 : 0;
   counts.compared += tokens.size();
   counts.uncompared += uncompared;
-  logits.compared += tokens.size();
+  summary.logits.compared += tokens.size();
+}
+
+void RunSummaryBuilder::Stretch::add_verdict(const TokenComparison& token) {
+  TokenSummary& counts = summary.tokens;
+  switch (token.verdict) {
+    case TokenVerdict::kMatch: ++counts.matches; break;
+    case TokenVerdict::kTie: ++counts.ties; break;
+    case TokenVerdict::kNoise: ++counts.noise_flips; break;
+    case TokenVerdict::kNearTie: ++counts.near_ties; break;
+    case TokenVerdict::kHardFlip: ++counts.hard_flips; break;
+  }
+  counts.nonfinite += token.nonfinite ? 1 : 0;
+  summary.logits.bitwise_equal += token.logits_equal ? 1 : 0;
+}
+
+void RunSummaryBuilder::Stretch::add_kl(const InputName& input, const TokenComparison& token) {
+  LogitSummary& logits = summary.logits;
+  if (!std::isnan(token.kl)) {
+    kl_bounds.push_back(token.kl);
+    add_worst(input, token.index, token.kl, logits.kl_bound);
+  }
+  const KlEstimate& estimate = token.kl_estimate;
+  if (std::isnan(estimate.value)) return;
+  kl_estimates.push_back(estimate.value);
+  squared_kl_errors += estimate.standard_error * estimate.standard_error;
+  logits.kl_unreliable += estimate.reliable ? 0 : 1;
+  add_worst(input, token.index, estimate.value, logits.kl_estimate);
+}
+
+void RunSummaryBuilder::Stretch::add_noise(const TokenComparison& token) {
+  if (!std::isnan(token.noise.relative())) {
+    summary.logits.noise_measured += 1;
+    squared_noise += token.noise.top * token.noise.top;
+    squared_relative_noise += token.noise.relative() * token.noise.relative();
+  }
+  const bool flipped = token.verdict != TokenVerdict::kMatch;
+  if (!std::isnan(token.flip_probability)) {
+    flip_probabilities.push_back(token.flip_probability);
+    summary.flips.observed += flipped ? 1 : 0;
+  }
+  if (!std::isnan(token.hard_flip_probability)) {
+    hard_flip_probabilities.push_back(token.hard_flip_probability);
+    summary.hard_flips.observed += token.verdict == TokenVerdict::kHardFlip ? 1 : 0;
+  }
 }
 
 void RunSummaryBuilder::Stretch::add_agreement(const TokenComparison& token) {
@@ -103,15 +171,17 @@ void RunSummaryBuilder::Stretch::add_profile(const InputName& input, const KvPro
 StretchSummary RunSummaryBuilder::Stretch::finished() const {
   StretchSummary result = summary;
   LogitSummary& logits = result.logits;
-  logits.kl_measured = kl.size();
-  if (!kl.empty()) {
-    std::vector<double> values = kl;
-    logits.kl_mean =
-        std::accumulate(kl.begin(), kl.end(), 0.0) / static_cast<double>(values.size());
-    logits.kl_median = quantile(values, 0.5);
-    logits.kl_p99 = quantile(values, 0.99);
-    logits.kl_max = quantile(values, 1.0);
+  logits.kl_bound = finished_kl(logits.kl_bound, kl_bounds);
+  logits.kl_estimate = finished_kl(logits.kl_estimate, kl_estimates);
+  if (const std::uint64_t count = logits.kl_estimate.measured; count > 0) {
+    logits.kl_standard_error = std::sqrt(squared_kl_errors) / static_cast<double>(count);
   }
+  if (const std::uint64_t count = logits.noise_measured; count > 0) {
+    logits.noise = std::sqrt(squared_noise / static_cast<double>(count));
+    logits.relative_noise = std::sqrt(squared_relative_noise / static_cast<double>(count));
+  }
+  result.flips = finished_flips(summary.flips.observed, flip_probabilities);
+  result.hard_flips = finished_flips(summary.hard_flips.observed, hard_flip_probabilities);
   logits.top1_agreement = mean(top1, logits.compared);
   logits.top5_agreement = mean(top5, logits.compared);
   logits.top5_accuracy = mean(in_top5, logits.compared);
@@ -184,8 +254,14 @@ RunSummary RunSummaryBuilder::build() const {
   const ModeSummary* inject = run.mode(format::ReplayMode::kInject);
   const ModeSummary* forced = run.mode(format::ReplayMode::kForced);
   if (inject != nullptr && forced != nullptr) {
-    const double base = inject->steps.logits.kl_median.value_or(0.0);
-    const std::optional<double>& grown = forced->steps.logits.kl_median;
+    const bool estimated = inject->steps.logits.kl_estimate.measured > 0 &&
+                           forced->steps.logits.kl_estimate.measured > 0;
+    const auto median = [&](const ModeSummary& mode) {
+      const LogitSummary& logits = mode.steps.logits;
+      return (estimated ? logits.kl_estimate : logits.kl_bound).median;
+    };
+    const double base = median(*inject).value_or(0.0);
+    const std::optional<double> grown = median(*forced);
     if (base > 0.0 && grown) run.amplification = *grown / base;
   }
   return run;

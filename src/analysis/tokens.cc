@@ -4,15 +4,19 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numbers>
 #include <optional>
-#include <unordered_map>
+
+#include "kvtool/analysis/statistics.h"
+#include "recorded_logits.h"
 
 namespace kvtool::analysis {
 namespace {
 
 using format::StepStats;
 
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+// A step's noise counts up to so many times the stretch's median.
+constexpr double kMostNoise = 2.0;
 
 bool same_bits(double a, double b) { return std::memcmp(&a, &b, sizeof a) == 0; }
 
@@ -26,17 +30,6 @@ bool same_logits(const StepStats& reference, const StepStats& live) {
                     [](float a, float b) { return std::memcmp(&a, &b, sizeof a) == 0; }) &&
          same_bits(reference.logsumexp, live.logsumexp) &&
          (!digests_known || reference.logits_digest == live.logits_digest);
-}
-
-bool holds_nonfinite(const StepStats& stats) {
-  return stats.token < 0 || !std::isfinite(stats.logsumexp) ||
-         !std::all_of(
-             stats.top_logits.begin(), stats.top_logits.end(),
-             [](float logit) { return std::isfinite(logit); });
-}
-
-std::size_t num_recorded(const StepStats& stats) {
-  return std::min(stats.top_ids.size(), stats.top_logits.size());
 }
 
 std::optional<double> logit_of(const StepStats& stats, std::int32_t id) {
@@ -83,15 +76,27 @@ double coarser_ulp(const TokenOptions& options, const StepStats& reference) {
                   ulp(options.live_logits_dtype, recorded));
 }
 
-TokenVerdict classify(const TokenComparison& token, double tolerance_ulps) {
+TokenVerdict classify(const TokenComparison& token, double near_tie_ulps) {
   if (token.predicted < 0) return TokenVerdict::kHardFlip;
   if (token.predicted == token.recorded) return TokenVerdict::kMatch;
-  // What cannot be shown to be a tie is none: a NaN gap (unknown) fails both comparisons.
+  // What cannot be shown to be a tie is none: a NaN gap (unknown) fails every comparison.
   if (token.nonfinite) return TokenVerdict::kHardFlip;
   const double gap = token.judged_gap();
   if (gap <= token.ulp) return TokenVerdict::kTie;
-  if (gap <= tolerance_ulps * token.ulp) return TokenVerdict::kNearTie;
+  if (gap <= token.noise_bound) return TokenVerdict::kNoise;
+  if (std::isnan(token.noise_bound) && gap <= near_tie_ulps * token.ulp) {
+    return TokenVerdict::kNearTie;
+  }
   return TokenVerdict::kHardFlip;
+}
+
+// The lower median of the steps' noise; NaN where none was measured.
+double median_noise(std::span<const TokenComparison> tokens) {
+  std::vector<double> noises;
+  for (const TokenComparison& token : tokens) {
+    if (!std::isnan(token.noise.top)) noises.push_back(token.noise.top);
+  }
+  return quantile(noises, 0.5).value_or(kNaN);
 }
 
 // Both sides' lists begin with the best `count` ids; the share that they have in common.
@@ -144,44 +149,13 @@ double delta_p(const StepStats& reference, const StepStats& live) {
   return highest - recorded > recorded ? highest - recorded : -recorded;
 }
 
-// A bin's share p log(p / q) - p + q. The linear parts cancel in the sum over a
-// partition; with them no share is negative, and nearly equal distributions lose no digits.
-double divergence_share(double log_p, double log_q) {
-  const double p = std::exp(log_p);
-  const double x = log_q - log_p;
-  if (std::abs(x) < 1.0) return p * (std::expm1(x) - x);
-  return std::exp(log_q) - p - p * x;
-}
-
-// Of 1 minus a sum close to 1, what is smaller cannot be told from rounding.
-constexpr double kSmallestMass = 1e-12;
-double at_least_smallest(double mass) { return std::max(mass, kSmallestMass); }
-
-// Mass of the ids that only the reference recorded, and the most that the live
-// side can give them: no unrecorded logit is above the last recorded one.
-struct OneSided {
-  double reference_mass = 0.0;
-  double live_bound = 0.0;
-};
-
-double rest_divergence(double p, double q, const OneSided& one_sided) {
-  // Of all splits that the bound allows, the one with the least sum counts: in
-  // proportion, which is no split at all, or at the bound where that is less.
-  if (one_sided.live_bound * p >= one_sided.reference_mass * q) {
-    return divergence_share(std::log(p), std::log(q));
-  }
-  const double bound = std::max(one_sided.live_bound, std::numeric_limits<double>::min());
-  return divergence_share(std::log(one_sided.reference_mass), std::log(bound)) +
-         divergence_share(std::log(at_least_smallest(p - one_sided.reference_mass)),
-                          std::log(at_least_smallest(q - bound)));
-}
-
 }  // namespace
 
 std::string_view verdict_name(TokenVerdict verdict) {
   switch (verdict) {
     case TokenVerdict::kMatch: return "match";
     case TokenVerdict::kTie: return "tie";
+    case TokenVerdict::kNoise: return "noise";
     case TokenVerdict::kNearTie: return "near_tie";
     case TokenVerdict::kHardFlip: return "hard_flip";
   }
@@ -193,38 +167,14 @@ double TokenComparison::judged_gap() const {
   return std::isnan(live_gap) ? kNaN : std::max(gap, live_gap);
 }
 
-double kl_lower_bound(const StepStats& reference, const StepStats& live) {
-  if (holds_nonfinite(reference) || holds_nonfinite(live)) return kNaN;
-  if (num_recorded(reference) == 0 || num_recorded(live) == 0) return kNaN;
-  std::unordered_map<std::int32_t, double> live_logs;
-  for (std::size_t i = 0; i < num_recorded(live); ++i) {
-    live_logs.emplace(live.top_ids[i], live.top_logits[i] - live.logsumexp);
-  }
-  const double least_live = std::exp(live.top_logits[num_recorded(live) - 1] - live.logsumexp);
-
-  double divergence = 0.0;
-  double reference_mass = 0.0;
-  double live_mass = 0.0;
-  OneSided one_sided;
-  for (std::size_t i = 0; i < num_recorded(reference); ++i) {
-    const double log_p = reference.top_logits[i] - reference.logsumexp;
-    const auto found = live_logs.find(reference.top_ids[i]);
-    if (found == live_logs.end()) {
-      one_sided.reference_mass += std::exp(log_p);
-      one_sided.live_bound += least_live;
-      continue;
-    }
-    divergence += divergence_share(log_p, found->second);
-    reference_mass += std::exp(log_p);
-    live_mass += std::exp(found->second);
-  }
-  divergence += rest_divergence(at_least_smallest(1.0 - reference_mass),
-                                at_least_smallest(1.0 - live_mass), one_sided);
-  return std::max(divergence, 0.0);
+double TokenComparison::gap_in_noise(double noise_z) const {
+  if (predicted == recorded) return 0.0;
+  return judged_gap() / (noise_bound / noise_z);
 }
 
 TokenComparison compare_token(std::uint64_t index, const StepStats& reference,
-                              const StepStats& live, const TokenOptions& options) {
+                              const StepStats& live, const TokenOptions& options,
+                              StretchCandidates& candidates) {
   TokenComparison token;
   token.index = index;
   token.recorded = reference.token;
@@ -234,11 +184,37 @@ TokenComparison compare_token(std::uint64_t index, const StepStats& reference,
   token.nonfinite = holds_nonfinite(live) || holds_nonfinite(reference);
   measure_gap(reference, token);
   measure_live_gap(live, token);
-  token.verdict = classify(token, options.tolerance_ulps);
   token.kl = kl_lower_bound(reference, live);
   measure_agreement(reference, live, token);
   token.delta_p = delta_p(reference, live);
+  std::vector<FlipCandidate>& best = candidates.emplace_back();
+  if (options.measures_noise && !token.nonfinite) {
+    const LogitDeltas deltas = logit_deltas(reference, live);
+    token.noise = measure_noise(reference, deltas);
+    token.kl_estimate = estimate_kl(reference, live, deltas, options.vocab_size, index);
+    best = flip_candidates(reference, deltas);
+    if (!best.empty()) token.flip_probability = flip_probability(best);
+    // Where noise makes no flip it makes no hard one: nothing to keep.
+    if (token.flip_probability == 0.0) best = {};
+  }
+  token.verdict = classify(token, options.bounds.near_tie_ulps);
   return token;
+}
+
+void judge_noise(std::span<TokenComparison> tokens,
+                 std::span<const std::vector<FlipCandidate>> candidates,
+                 const TokenOptions& options) {
+  const double most = kMostNoise * median_noise(tokens);
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    TokenComparison& token = tokens[i];
+    token.noise_bound =
+        options.bounds.noise_z * std::numbers::sqrt2 * std::min(token.noise.top, most);
+    if (std::isnan(token.noise.top)) token.noise_bound = kNaN;
+    token.verdict = classify(token, options.bounds.near_tie_ulps);
+    if (std::isnan(token.flip_probability) || std::isnan(token.noise_bound)) continue;
+    token.hard_flip_probability =
+        flip_probability(candidates[i], std::max(token.noise_bound, token.ulp));
+  }
 }
 
 }  // namespace kvtool::analysis

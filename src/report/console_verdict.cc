@@ -48,11 +48,11 @@ void show_departures(ConsolePage& page, const analysis::RunSummary& run) {
 
 void show_worst_step(ConsolePage& page, const analysis::ModeSummary& mode) {
   const analysis::LogitSummary& logits = mode.steps.logits;
-  if (!logits.worst || !logits.kl_max) return;
+  if (!logits.kl().worst) return;
   page.wrapped_line(
       fmt::format("Worst step of {}: KL {:.2g} at {}, {}", format::replay_mode_name(mode.mode),
-                  *logits.kl_max, to_string(logits.worst->input),
-                  place_of(logits.worst->token_index)),
+                  *logits.kl().max, to_string(logits.kl().worst->input),
+                  place_of(logits.kl().worst->token_index)),
       4);
 }
 

@@ -39,12 +39,12 @@ Json logit_summary(const analysis::LogitSummary& logits) {
           {"delta_p_measured", logits.delta_p_measured},
           {"rms_delta_p", json_number(logits.rms_delta_p)},
           {"kl",
-           {{"measured", logits.kl_measured},
-            {"mean", json_number(logits.kl_mean)},
-            {"median", json_number(logits.kl_median)},
-            {"p99", json_number(logits.kl_p99)},
-            {"max", json_number(logits.kl_max)},
-            {"worst", worst_place(logits.worst)}}}};
+           {{"measured", logits.kl_bound.measured},
+            {"mean", json_number(logits.kl_bound.mean)},
+            {"median", json_number(logits.kl_bound.median)},
+            {"p99", json_number(logits.kl_bound.p99)},
+            {"max", json_number(logits.kl_bound.max)},
+            {"worst", worst_place(logits.kl_bound.worst)}}}};
 }
 
 Json kv_summary(const analysis::KvSummary& kv) {
@@ -127,7 +127,7 @@ Json json_verdict(const run::Verdict& verdict, const FlipTexts& texts) {
            {{"name", json_text(verdict.gate.gate)},
             {"description", json_text(verdict.gate_description)},
             {"chosen", verdict.gate_chosen},
-            {"near_tie_ulps", json_number(verdict.near_tie_ulps)},
+            {"near_tie_ulps", json_number(verdict.flip_bounds.near_tie_ulps)},
             {"passed", verdict.gate.passed},
             {"rules", json_rules(verdict.gate.rules)}}},
           {"figures", json_figures(verdict.figures)},

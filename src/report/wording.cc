@@ -84,6 +84,7 @@ std::string_view class_text(analysis::TokenVerdict verdict) {
   switch (verdict) {
     case analysis::TokenVerdict::kMatch: return "match";
     case analysis::TokenVerdict::kTie: return "tie";
+    case analysis::TokenVerdict::kNoise: return "noise";
     case analysis::TokenVerdict::kNearTie: return "near-tie";
     case analysis::TokenVerdict::kHardFlip: return "hard flip";
   }
@@ -205,6 +206,7 @@ StepCounts count_steps(const analysis::RowComparison& comparison) {
     switch (token.verdict) {
       case analysis::TokenVerdict::kMatch: ++counts.matches; break;
       case analysis::TokenVerdict::kTie: ++counts.ties; break;
+      case analysis::TokenVerdict::kNoise: ++counts.noise_flips; break;
       case analysis::TokenVerdict::kNearTie: ++counts.near_ties; break;
       case analysis::TokenVerdict::kHardFlip: ++counts.hard_flips; break;
     }

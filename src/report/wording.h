@@ -67,6 +67,7 @@ struct StepCounts {
   std::uint64_t compared = 0;
   std::uint64_t matches = 0;
   std::uint64_t ties = 0;
+  std::uint64_t noise_flips = 0;
   std::uint64_t near_ties = 0;
   std::uint64_t hard_flips = 0;
 };

@@ -172,7 +172,7 @@ class BatchReplay {
 
   [[nodiscard]] analysis::ComparisonOptions comparison_options(const ReferenceEntry& entry) const {
     analysis::ComparisonOptions options;
-    if (options_.near_tie_ulps) options.tolerance_ulps = options_.near_tie_ulps(entry);
+    if (options_.flip_bounds) options.bounds = options_.flip_bounds(entry);
     options.block_positions = options_.block_positions;
     options.live_geometry = model_.info().geometry;
     options.live_logits_dtype = model_.info().logits_dtype;

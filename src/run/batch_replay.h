@@ -24,9 +24,8 @@ struct BatchReplayOptions {
   std::optional<std::uint64_t> parallel_memory_bytes;  // empty: the engine's default
   std::optional<engine::Fault> fault;
   std::optional<cache::CacheSpec> kv_cache;  // empty: the one that made the recordings
-  // Of a gate, which may differ by the device that a recording comes from. Empty:
-  // analysis::kDefaultToleranceUlps.
-  std::function<double(const ReferenceEntry& entry)> near_tie_ulps;
+  // Of a gate, which may differ by the device that a recording comes from. Empty: the defaults.
+  std::function<analysis::FlipBounds(const ReferenceEntry& entry)> flip_bounds;
   std::uint64_t block_positions = 64;  // of the K/V profile, the same in all batches of a run
 };
 

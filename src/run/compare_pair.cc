@@ -6,6 +6,8 @@
 #include <future>
 #include <utility>
 
+#include "kvtool/analysis/logit_noise.h"
+#include "kvtool/analysis/model_config.h"
 #include "kvtool/analysis/provenance.h"
 #include "kvtool/base/error.h"
 #include "kvtool/format/meta.h"
@@ -61,6 +63,11 @@ void check_prompts(const Recording& reference, const Recording& live) {
                      std::to_string(recorded.size()) + " tokens against " +
                      std::to_string(other.size()) + ", different from position " +
                      std::to_string(first - recorded.begin()) + " on" + clocks_of(reference, live));
+}
+
+bool show_noise(const format::RecordingHeader& reference, const format::RecordingHeader& live) {
+  return analysis::can_show_noise(reference) && analysis::can_show_noise(live) &&
+         reference.logits_sample == live.logits_sample;
 }
 
 ModelDescription model_of(const Recording& recording, const ReferenceEntry& entry) {
@@ -127,10 +134,11 @@ class StoppableSource final : public format::RowSource {
 analysis::RowComparison compare(const format::RowSource& reference, const format::RowSource& live,
                                 const DiffOptions& options) {
   analysis::ComparisonOptions comparison;
-  comparison.tolerance_ulps = options.near_tie_ulps;
+  comparison.bounds = options.flip_bounds;
   comparison.block_positions = options.block_positions;
   comparison.live_geometry = live.header().geometry;
   comparison.live_logits_dtype = live.header().logits_dtype;
+  comparison.live_logits_sample = live.header().logits_sample;
   analysis::RowComparator comparator(reference, comparison);
   format::feed_row(StoppableSource(live, options.stop), comparator,
                    {.stop_reason = format::StopReason::kRecordingEnd});
@@ -213,7 +221,9 @@ DiffPlan plan_diff(RecordingPair pair, bool allow_different_weights) {
                   .device = pair.live.device_label,
                   .demanded_mode = plan.mode,
                   .reference_cache = pair.reference.kv_cache,
-                  .cache = pair.live.kv_cache};
+                  .cache = pair.live.kv_cache,
+                  .measures_noise = show_noise(reference.header(), live.header()),
+                  .routed_layers = analysis::routed_layers(reference.meta())};
   plan.provenance = analysis::compare_provenance(reference.meta(), live.meta());
   plan.numerics = analysis::compare_numerics(reference.meta(), live.meta(), plan.provenance);
   warn_truncated(reference, plan.warnings);

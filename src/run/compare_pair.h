@@ -33,7 +33,7 @@ struct DiffPlan {
 [[nodiscard]] DiffPlan plan_diff(RecordingPair pair, bool allow_different_weights);
 
 struct DiffOptions {
-  double near_tie_ulps = analysis::kDefaultToleranceUlps;
+  analysis::FlipBounds flip_bounds = {};
   std::uint64_t block_positions = 64;  // the same for all pairs of a run
   StopToken stop = {};                 // ends with Interrupted
 };

@@ -98,7 +98,7 @@ class Diff {
     compare_in_order(
         plans_, request_.threads == 0 ? cores : request_.threads, stop_,
         [&](const DiffPlan& plan) {
-          return DiffOptions{.near_tie_ulps = verdicts_.gate_for(plan.context).near_tie_ulps,
+          return DiffOptions{.flip_bounds = verdicts_.gate_for(plan.context).flip_bounds,
                              .block_positions = block};
         },
         [&](const DiffPlan& plan, const DiffResult& result) { report(plan, result); });

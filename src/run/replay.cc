@@ -196,8 +196,8 @@ class ReplayRun {
     options.modes = modes_;
     options.kv_cache = request_.kv_cache;
     options.allow_different_weights = request_.allow_different_weights;
-    options.near_tie_ulps = [&](const ReferenceEntry& entry) {
-      return session_.verdicts().gate_for(gate_context(model, entry)).near_tie_ulps;
+    options.flip_bounds = [&](const ReferenceEntry& entry) {
+      return session_.verdicts().gate_for(gate_context(model, entry)).flip_bounds;
     };
     options.parallel = parallel();
     options.parallel_memory_bytes = request_.parallel_memory_bytes;

@@ -1,5 +1,7 @@
 #include "replay_cache.h"
 
+#include "kvtool/analysis/logit_noise.h"
+#include "kvtool/analysis/model_config.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
 
@@ -26,7 +28,9 @@ analysis::GateContext replay_context(const engine::ModelInfo& model,
           .reference_device = entry.device_label,
           .device = device_label,
           .reference_cache = entry.kv_cache,
-          .cache = replay_cache(asked, entry).to_string()};
+          .cache = replay_cache(asked, entry).to_string(),
+          .measures_noise = analysis::can_show_noise(entry.recording->header()),
+          .routed_layers = analysis::routed_layers(entry.recording->meta())};
 }
 
 }  // namespace kvtool::run

@@ -9,7 +9,8 @@ namespace {
 bool same_group(const analysis::GateContext& a, const analysis::GateContext& b) {
   return a.model_slug == b.model_slug && a.reference_device == b.reference_device &&
          a.device == b.device && a.dtype == b.dtype && a.demanded_mode == b.demanded_mode &&
-         a.reference_cache == b.reference_cache && a.cache == b.cache;
+         a.reference_cache == b.reference_cache && a.cache == b.cache &&
+         a.measures_noise == b.measures_noise && a.routed_layers == b.routed_layers;
 }
 
 bool same_difference(const analysis::ProvenanceDifference& a,
@@ -31,7 +32,7 @@ void add_numerics(const std::optional<analysis::NumericsAgreement>& input,
 }  // namespace
 
 analysis::Gate VerdictBuilder::gate_for(const analysis::GateContext& context) const {
-  return spec_ ? spec_->resolve(context) : analysis::default_gate();
+  return spec_ ? spec_->resolve(context) : analysis::default_gate(context);
 }
 
 VerdictBuilder::Group& VerdictBuilder::group_of(const analysis::GateContext& context) {
@@ -81,10 +82,12 @@ std::vector<Verdict> VerdictBuilder::build() const {
     verdict.figures = analysis::figures_of(verdict.run);
     verdict.gate = analysis::evaluate(gate, verdict.figures);
     verdict.gate_description = gate.description;
-    verdict.near_tie_ulps = gate.near_tie_ulps;
+    verdict.flip_bounds = gate.flip_bounds;
+    verdict.measures_noise = group.context.measures_noise;
     verdict.gate_chosen = spec_.has_value();
     verdict.finding = analysis::find_cause(verdict.run, verdict.gate);
-    verdict.finding_text = analysis::describe(verdict.finding, verdict.run);
+    verdict.finding_text = analysis::describe(verdict.finding, verdict.run) +
+                           analysis::describe_routed(verdict.run, group.context.routed_layers);
     verdict.provenance = group.provenance;
     verdict.numerics = group.numerics;
     verdicts.push_back(std::move(verdict));

@@ -45,7 +45,7 @@ void expect_message(const char* text, const std::string& part) {
 TEST(GateSpec, EveryGateInheritsFlipsNonFiniteValuesAndTies) {
   const Gate gate = parse("{}").resolve(kContext);
   EXPECT_EQ(gate.name, "gate.json");
-  EXPECT_EQ(gate.near_tie_ulps, 2.0);
+  EXPECT_EQ(gate.flip_bounds.near_tie_ulps, 2.0);
   EXPECT_EQ(gate.rules.size(), 4U);
   EXPECT_EQ(max_of(gate, "*.tokens.hard_flips"), 0.0);
   EXPECT_EQ(max_of(gate, "*.tokens.nonfinite"), 0.0);
@@ -60,7 +60,7 @@ TEST(GateSpec, ReadsNameDescriptionToleranceAndRules) {
                         .resolve(kContext);
   EXPECT_EQ(gate.name, "nightly");
   EXPECT_EQ(gate.description, "for CI");
-  EXPECT_EQ(gate.near_tie_ulps, 3.0);
+  EXPECT_EQ(gate.flip_bounds.near_tie_ulps, 3.0);
   EXPECT_EQ(max_of(gate, "inject.kl.p99"), 0.01);
   EXPECT_EQ(rule_of(gate, "inject.tokens.match_rate")->min, 0.9);
 }
@@ -107,7 +107,7 @@ TEST_P(GateSpecOverride, IsChosenByPatternsWithoutRegardToCase) {
   json document = {{"overrides", {json::parse(GetParam().selector)}}};
   document["overrides"][0]["near_tie_ulps"] = 5;
   const Gate gate = GateSpec::parse(document, "gate.json").resolve(kContext);
-  EXPECT_EQ(gate.near_tie_ulps, GetParam().applies ? 5.0 : 2.0);
+  EXPECT_EQ(gate.flip_bounds.near_tie_ulps, GetParam().applies ? 5.0 : 2.0);
 }
 
 INSTANTIATE_TEST_SUITE_P(

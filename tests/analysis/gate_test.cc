@@ -19,7 +19,7 @@ GateRule at_least(std::string figure, double min) {
 }
 
 Gate gate_of(std::vector<GateRule> rules) {
-  return {.name = "test", .description = "", .near_tie_ulps = 2.0, .rules = std::move(rules)};
+  return {.name = "test", .description = "", .flip_bounds = {}, .rules = std::move(rules)};
 }
 
 RuleResult judge(const GateRule& rule, const Figures& figures) {
@@ -245,12 +245,12 @@ TEST(DefaultGate, JudgesHardFlipsAndNonFiniteValuesAlone) {
   Figures figures = {{"prefill.tokens.hard_flips", 0.0}, {"prefill.tokens.nonfinite", 0.0},
                      {"prefill.kv.key.nonfinite", 0.0},  {"inject.tokens.hard_flips", 0.0},
                      {"inject.tokens.nonfinite", 0.0},   {"inject.tokens.tie_rate", 1.0}};
-  EXPECT_TRUE(evaluate(default_gate(), figures).passed);
+  EXPECT_TRUE(evaluate(default_gate({}), figures).passed);
   for (const char* figure :
        {"prefill.tokens.hard_flips", "inject.tokens.nonfinite", "prefill.kv.key.nonfinite"}) {
     Figures broken = figures;
     broken[figure] = 1.0;
-    EXPECT_FALSE(evaluate(default_gate(), broken).passed) << figure;
+    EXPECT_FALSE(evaluate(default_gate({}), broken).passed) << figure;
   }
 }
 

@@ -165,7 +165,7 @@ TEST(RunSummary, OneTokenMeansNoSteps) {
   const RunSummary run = builder.build();
   EXPECT_EQ(run.modes[0].steps.tokens.compared, 0U);
   EXPECT_EQ(run.modes[0].steps.tokens.inputs_matching, 1U);
-  EXPECT_FALSE(run.modes[0].steps.logits.kl_max.has_value());
+  EXPECT_FALSE(run.modes[0].steps.logits.kl_bound.max.has_value());
   EXPECT_THAT(run.modes[0].agreed_fraction, Optional(1.0));
 
   const Figures figures = figures_of(run);
@@ -192,14 +192,14 @@ TEST(RunSummary, SummarizesDivergencesAndNamesTheWorstStep) {
   const LogitSummary logits = builder.build().modes[0].steps.logits;
   EXPECT_EQ(logits.compared, 4U);
   EXPECT_EQ(logits.bitwise_equal, 1U);
-  EXPECT_EQ(logits.kl_measured, 3U);
-  EXPECT_THAT(logits.kl_mean, Optional(DoubleEq(1.625 / 3.0)));
-  EXPECT_THAT(logits.kl_median, Optional(0.5));
-  EXPECT_THAT(logits.kl_p99, Optional(1.0));
-  EXPECT_THAT(logits.kl_max, Optional(1.0));
-  ASSERT_TRUE(logits.worst.has_value());
-  EXPECT_EQ(logits.worst->input.input_index, 1U);
-  EXPECT_EQ(logits.worst->token_index, 2U);
+  EXPECT_EQ(logits.kl_bound.measured, 3U);
+  EXPECT_THAT(logits.kl_bound.mean, Optional(DoubleEq(1.625 / 3.0)));
+  EXPECT_THAT(logits.kl_bound.median, Optional(0.5));
+  EXPECT_THAT(logits.kl_bound.p99, Optional(1.0));
+  EXPECT_THAT(logits.kl_bound.max, Optional(1.0));
+  ASSERT_TRUE(logits.kl_bound.worst.has_value());
+  EXPECT_EQ(logits.kl_bound.worst->input.input_index, 1U);
+  EXPECT_EQ(logits.kl_bound.worst->token_index, 2U);
   EXPECT_THAT(logits.top1_agreement, Optional(1.0));
   EXPECT_THAT(logits.top5_agreement, Optional(DoubleEq(0.8)));
 }
@@ -246,8 +246,8 @@ TEST(RunSummary, EqualDistributionsHaveNoWorstStep) {
   RunSummaryBuilder builder;
   builder.add({2, 0}, kPromptLength, ReplayMode::kInject, row({kMatch, kMatch}), true);
   const LogitSummary logits = builder.build().modes[0].steps.logits;
-  EXPECT_THAT(logits.kl_max, Optional(0.0));
-  EXPECT_FALSE(logits.worst.has_value());
+  EXPECT_THAT(logits.kl_bound.max, Optional(0.0));
+  EXPECT_FALSE(logits.kl_bound.worst.has_value());
 }
 
 RowComparison with_kl(double kl) {
@@ -312,6 +312,12 @@ RunSummary full_run() {
   for (const ReplayMode mode : {ReplayMode::kInject, ReplayMode::kForced, ReplayMode::kFree}) {
     RowComparison comparison = row({kMatch, kTie});
     comparison.tokens[1].kl = 0.5;
+    for (TokenComparison& each : comparison.tokens) {
+      each.kl_estimate = {.value = 0.6, .standard_error = 0.1, .reliable = true};
+      each.noise = {.top = 0.1, .sample = 0.1, .deviation = 2.0};
+      each.flip_probability = 0.5;
+      each.hard_flip_probability = 0.1;
+    }
     comparison.prefill_kv = profile({0.0, 0.3});
     comparison.step_kv = profile({0.3, 0.4});
     builder.add({1, 0}, kPromptLength, mode, comparison, first);

@@ -29,11 +29,13 @@ StepStats stats(std::vector<std::int32_t> ids, std::vector<float> logits) {
 
 TokenComparison compare(const StepStats& reference, const StepStats& live,
                         DType dtype = DType::kBFloat16,
-                        double tolerance_ulps = kDefaultToleranceUlps) {
+                        double near_tie_ulps = FlipBounds().near_tie_ulps) {
+  StretchCandidates candidates;
   return compare_token(3, reference, live,
                        {.reference_logits_dtype = dtype,
                         .live_logits_dtype = dtype,
-                        .tolerance_ulps = tolerance_ulps});
+                        .bounds = {.near_tie_ulps = near_tie_ulps}},
+                       candidates);
 }
 
 TEST(TokenComparison, EqualStatisticsMatchBitwise) {
@@ -171,10 +173,12 @@ TEST(TokenComparison, UlpIsThatOfTheCoarserHead) {
   const StepStats reference = stats({5, 9}, {17.0F, 16.875F});
   const StepStats live = stats({9, 5}, {17.0F, 17.0F});
   for (const bool live_is_coarser : {false, true}) {
+    StretchCandidates candidates;
     const TokenComparison token = compare_token(
         0, reference, live,
         {.reference_logits_dtype = live_is_coarser ? DType::kFloat32 : DType::kBFloat16,
-         .live_logits_dtype = live_is_coarser ? DType::kBFloat16 : DType::kFloat32});
+         .live_logits_dtype = live_is_coarser ? DType::kBFloat16 : DType::kFloat32},
+        candidates);
     EXPECT_EQ(token.ulp, 0.125);
     EXPECT_EQ(token.verdict, TokenVerdict::kTie);
   }
@@ -474,6 +478,7 @@ TEST(KlLowerBound, IsUnknownWithoutFiniteStatistics) {
 TEST(TokenComparison, VerdictsHaveNames) {
   EXPECT_EQ(verdict_name(TokenVerdict::kMatch), "match");
   EXPECT_EQ(verdict_name(TokenVerdict::kTie), "tie");
+  EXPECT_EQ(verdict_name(TokenVerdict::kNoise), "noise");
   EXPECT_EQ(verdict_name(TokenVerdict::kNearTie), "near_tie");
   EXPECT_EQ(verdict_name(TokenVerdict::kHardFlip), "hard_flip");
 }

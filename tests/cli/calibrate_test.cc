@@ -180,7 +180,7 @@ TEST_F(CalibrateWorkerCommand, ByHandItSaysWhoStartsIt) {
   input_ = "{}";
   const CommandResult empty = run("calibrate-worker");
   EXPECT_EQ(empty.status, 2);
-  EXPECT_THAT(empty.err, HasSubstr("expected version 1"));
+  EXPECT_THAT(empty.err, HasSubstr("expected version 2"));
 }
 
 TEST_F(CalibrateWorkerCommand, NoHelpOrSuggestionNamesIt) {

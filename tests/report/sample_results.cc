@@ -240,7 +240,7 @@ run::RecordingInfo recording_info() {
 analysis::Gate sample_gate() {
   return {"sample",
           "Made for tests.",
-          2.0,
+          {},
           {{"inject.tokens.match_rate", 0.7, std::nullopt},
            {"inject.kv.key.relative_l2", std::nullopt, 0.001},
            {"*.tokens.hard_flips", std::nullopt, 0.0},
@@ -379,7 +379,7 @@ void report_run(Reporter& reporter, const std::vector<run::InputResult>& inputs,
 
 void report_all(Reporter& reporter, const run::InputResult& input) {
   run::Summary summary = summary_of({input});
-  if (input.replay) summary.verdicts = {verdict_of({input}, analysis::default_gate(), false)};
+  if (input.replay) summary.verdicts = {verdict_of({input}, analysis::default_gate({}), false)};
   report_run(reporter, {input}, summary);
 }
 

@@ -173,8 +173,12 @@ TEST(CalibrateGate, InfiniteNoiseHasNoBound) {
 }
 
 TEST(CalibrateGate, NearTiesReachAsFarAsTheFlipsThatWereSeen) {
-  EXPECT_EQ(calibrate_gate({outcome("a", {}, 1.0), outcome("b", {}, 0.0)}, 2.0).near_tie_ulps, 2.0);
-  EXPECT_EQ(calibrate_gate({outcome("a", {}, 2.5), outcome("b", {}, 4.0)}, 2.0).near_tie_ulps, 4.0);
+  EXPECT_EQ(
+      calibrate_gate({outcome("a", {}, 1.0), outcome("b", {}, 0.0)}, 2.0).flip_bounds.near_tie_ulps,
+      2.0);
+  EXPECT_EQ(
+      calibrate_gate({outcome("a", {}, 2.5), outcome("b", {}, 4.0)}, 2.0).flip_bounds.near_tie_ulps,
+      4.0);
 }
 
 TEST(CalibrateGate, RefusesWhatIsNoNoise) {

@@ -112,13 +112,13 @@ TEST(WorkerTask, EveryMemberIsWrittenAndNoneMayBeMissing) {
 
 TEST(WorkerTask, RefusesAnotherVersion) {
   json document = document_of({});
-  document["version"] = 2;
+  document["version"] = kWorkerVersion + 1;
   EXPECT_STREQ(error_of([&] { (void)parse_task(document.dump()); }).what(),
-               "the task: expected version 1, found 2");
+               "the task: expected version 2, found 3");
   document.erase("version");
   EXPECT_STREQ(error_of([&] { (void)parse_task(document.dump()); }).what(),
-               "the task: expected version 1, found none");
-  EXPECT_THAT(error_of([&] { (void)parse_task("[]"); }).what(), HasSubstr("expected version 1"));
+               "the task: expected version 2, found none");
+  EXPECT_THAT(error_of([&] { (void)parse_task("[]"); }).what(), HasSubstr("expected version 2"));
 }
 
 TEST(WorkerTask, RefusesWhatItDoesNotKnow) {

@@ -22,12 +22,14 @@ struct GateRule {
   std::string figure;
   std::optional<double> min;
   std::optional<double> max;
+  // Judges nothing where the stretch that the figure is of did not run, instead of failing for it.
+  bool only_if_ran = false;
 };
 
 struct Gate {
   std::string name;
   std::string description;
-  double near_tie_ulps = kDefaultToleranceUlps;
+  FlipBounds flip_bounds;
   std::vector<GateRule> rules;
 };
 
@@ -44,6 +46,13 @@ struct GateContext {
   // Specs of the caches that made the reference's rows and those compared with them.
   std::string reference_cache = format::kUnnamedCache;
   std::string cache = format::kUnnamedCache;
+  // Both sides hold what shows the noise of logits (can_show_noise); else the rules of recordings
+  // without a sample apply.
+  bool measures_noise = false;
+  // Layers with a mixture of experts, by number; shorter or empty: the others have none.
+  std::vector<bool> routed_layers = {};
+
+  [[nodiscard]] bool is_routed() const;
 };
 
 // A gate file or the `gate` object of a configuration, checked, not yet resolved.
@@ -60,15 +69,15 @@ class GateSpec {
   [[nodiscard]] const std::string& name() const { return name_; }
 
   // The base's rules, then the file's, then those of every matching override in
-  // order; a later rule replaces an earlier one of the same name. Unless a rule
-  // says otherwise, hard flips are limited to 0, NaN and Inf to 0, and ties with
-  // near-ties to 2 % of the tokens, in every stretch that ran.
+  // order; a later rule replaces an earlier one of the same name. What holds unless a rule says
+  // otherwise is in docs/gates.md, "What every gate holds".
   [[nodiscard]] Gate resolve(const GateContext& context) const;
 
  private:
   struct Override {
     std::string model, dtype, reference_device, device, reference_cache, cache;  // empty: any
     std::optional<double> near_tie_ulps;
+    std::optional<double> noise_z;
     std::vector<GateRule> rules;
   };
   void check_dropped_rules(const std::string& subject) const;
@@ -77,6 +86,7 @@ class GateSpec {
   std::string description_;
   std::string base_;  // built-in to start from; empty: none
   std::optional<double> near_tie_ulps_;
+  std::optional<double> noise_z_;
   std::vector<GateRule> rules_;  // here and in overrides, a rule without bounds drops another
   std::vector<Override> overrides_;
 };
@@ -84,8 +94,9 @@ class GateSpec {
 // "same-device", "fp32-cross", "16bit-cross", "fp8".
 [[nodiscard]] std::span<const std::string_view> builtin_gate_names();
 
-// Applied without --gate: no hard flip, no NaN or Inf in any mode that ran.
-[[nodiscard]] Gate default_gate();
+// Applied without --gate: no hard flip (of a mixture of experts: none beyond their tail
+// probability), no NaN or Inf in any mode that ran.
+[[nodiscard]] Gate default_gate(const GateContext& context);
 
 // The modes that run where nobody chose any: inject, and those that the gate's
 // rules name, since it would fail without them.
@@ -136,5 +147,10 @@ enum class Finding {
 [[nodiscard]] std::string_view finding_name(Finding finding);
 // One or two sentences for a person, with what to look at next.
 [[nodiscard]] std::string describe(Finding finding, const RunSummary& run);
+// A sentence, after a space, where rows of K/V that depart are explained by a router: the layer
+// before the departure's has a mixture of experts, which chooses other ones for a token from
+// rounding alone. Empty otherwise.
+[[nodiscard]] std::string describe_routed(const RunSummary& run,
+                                          const std::vector<bool>& routed_layers);
 
 }  // namespace kvtool::analysis

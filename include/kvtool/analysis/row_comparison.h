@@ -48,12 +48,15 @@ struct RowComparison {
 };
 
 struct ComparisonOptions {
-  double tolerance_ulps = kDefaultToleranceUlps;
+  FlipBounds bounds = {};
   std::uint64_t block_positions = 64;
   // Where the live side's types are not the reference's: other K/V or logits
   // dtypes; heads and dims must be the same (Error kIncompatible).
   std::optional<format::Geometry> live_geometry = std::nullopt;
   std::optional<DType> live_logits_dtype = std::nullopt;
+  // Entries of the live side's sample of logits; empty: the same as the reference's, as in a
+  // replay. Samples of different sizes are of different ids, so that they show nothing.
+  std::optional<std::uint32_t> live_logits_sample = std::nullopt;
 };
 
 // A sink that compares what it is handed with `reference` (must outlive it).

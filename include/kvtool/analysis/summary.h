@@ -28,6 +28,7 @@ struct TokenSummary {
   std::uint64_t uncompared = 0;  // after the contexts parted
   std::uint64_t matches = 0;
   std::uint64_t ties = 0;
+  std::uint64_t noise_flips = 0;  // verdict "noise"
   std::uint64_t near_ties = 0;
   std::uint64_t hard_flips = 0;
   std::uint64_t nonfinite = 0;  // tokens with NaN or Inf in the statistics of either side
@@ -35,10 +36,21 @@ struct TokenSummary {
   // matches / compared and its one-sided 95 % Clopper-Pearson lower bound.
   [[nodiscard]] std::optional<double> match_rate() const;
   [[nodiscard]] std::optional<double> match_rate_lower95() const;
-  // (ties + near-ties) / compared.
+  // (ties + noise + near-ties) / compared.
   [[nodiscard]] std::optional<double> tie_rate() const;
-  // (matches + ties + near-ties) / compared, its lower bound.
+  // (matches + ties + noise + near-ties) / compared, its lower bound.
   [[nodiscard]] std::optional<double> explained_rate_lower95() const;
+};
+
+// Tokens of another choice, beside how many noise alone makes. Empty when of no token both were
+// known (docs/metrics.md, "Expected flips").
+struct FlipSummary {
+  std::uint64_t measured = 0;  // tokens
+  std::uint64_t observed = 0;  // of those, mismatches of any class
+  std::optional<double> expected = {};
+  std::optional<double> deviation = {};  // of the expected sum
+  // P(X >= observed) where noise alone decides.
+  std::optional<double> tail = {};
 };
 
 struct Place {
@@ -46,13 +58,27 @@ struct Place {
   std::uint64_t token_index = 0;
 };
 
+// Over tokens, in nats; empty when none was measured.
+struct KlSummary {
+  std::uint64_t measured = 0;
+  std::optional<double> mean, median, p99, max;
+  std::optional<Place> worst;  // of max, when that is above 0
+};
+
 struct LogitSummary {
   std::uint64_t compared = 0;
   std::uint64_t bitwise_equal = 0;
-  std::uint64_t kl_measured = 0;
-  // Lower bounds in nats; empty when none was measured.
-  std::optional<double> kl_mean, kl_median, kl_p99, kl_max;
-  std::optional<Place> worst;  // of kl_max, when that is above 0
+  KlSummary kl_bound;                       // lower bounds
+  KlSummary kl_estimate;                    // where both sides have a sample
+  std::optional<double> kl_standard_error;  // of the estimate's mean, from the samples of tails
+  std::uint64_t kl_unreliable = 0;          // estimates that rest on too few ids
+  // Root mean squares over tokens: the noise of the best logits, and in units of how far the
+  // recorded logits are spread.
+  std::uint64_t noise_measured = 0;
+  std::optional<double> noise, relative_noise;
+
+  // The estimate where there is one, else the lower bound.
+  [[nodiscard]] const KlSummary& kl() const;
   std::optional<double> top1_agreement, top5_agreement, top5_accuracy;
   std::uint64_t top100_measured = 0;  // tokens of which both sides recorded a hundred ids
   std::optional<double> top100_agreement;
@@ -73,6 +99,8 @@ struct KvSummary {
 // One stretch of the comparison: the prefill (token 0, prompt K/V) or the steps.
 struct StretchSummary {
   TokenSummary tokens;
+  FlipSummary flips;
+  FlipSummary hard_flips;  // those with a gap that noise does not explain
   LogitSummary logits;
   KvSummary kv;
 };
@@ -103,8 +131,8 @@ inline constexpr std::size_t kMaxListedFlips = 1000;
 struct RunSummary {
   StretchSummary prefill;  // of the first mode that an input ran in
   std::vector<ModeSummary> modes;
-  // Median KL forced / median KL inject; empty unless both ran and the inject
-  // median is above 0.
+  // Median KL forced / median KL inject, of the estimates where both have them; empty unless both
+  // ran and the inject median is above 0.
   std::optional<double> amplification;
 
   [[nodiscard]] const ModeSummary* mode(format::ReplayMode mode) const;
@@ -121,13 +149,22 @@ class RunSummaryBuilder {
  private:
   struct Stretch {
     StretchSummary summary;
-    std::vector<double> kl;
+    std::vector<double> kl_bounds;
+    std::vector<double> kl_estimates;
+    double squared_kl_errors = 0.0;
+    double squared_noise = 0.0;
+    double squared_relative_noise = 0.0;
+    std::vector<double> flip_probabilities;
+    std::vector<double> hard_flip_probabilities;
     double top1 = 0.0;
     double top5 = 0.0;
     double top100 = 0.0;
     double in_top5 = 0.0;
     double squared_delta_p = 0.0;
+    void add_verdict(const TokenComparison& token);
     void add_agreement(const TokenComparison& token);
+    void add_kl(const InputName& input, const TokenComparison& token);
+    void add_noise(const TokenComparison& token);
     void add_tokens(const InputName& input, std::span<const TokenComparison> tokens,
                     std::uint64_t uncompared);
     void add_profile(const InputName& input, const KvProfile& profile, std::uint64_t recorded_rows,

@@ -2,9 +2,15 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
+#include <span>
 #include <string_view>
+#include <vector>
 
+#include "kvtool/analysis/flips.h"
+#include "kvtool/analysis/kl.h"
+#include "kvtool/analysis/logit_noise.h"
 #include "kvtool/base/dtype.h"
 #include "kvtool/format/recording.h"
 
@@ -15,19 +21,29 @@ namespace kvtool::analysis {
 enum class TokenVerdict : std::uint8_t {
   kMatch,
   kTie,       // mismatch, gap <= 1 ulp
-  kNearTie,   // mismatch, gap <= tolerance_ulps ulp
+  kNoise,     // mismatch, gap <= the bound that the measured noise sets
+  kNearTie,   // mismatch, gap <= near_tie_ulps ulp; only where no noise was measured
   kHardFlip,  // mismatch, larger or unknown gap, or a non-finite prediction
 };
-// "match", "tie", "near_tie", "hard_flip".
+// "match", "tie", "noise", "near_tie", "hard_flip".
 [[nodiscard]] std::string_view verdict_name(TokenVerdict verdict);
 
-inline constexpr double kDefaultToleranceUlps = 2.0;
+// Up to which gap a mismatch is explained; bounds are inclusive.
+struct FlipBounds {
+  double near_tie_ulps = 2.0;
+  // Standard deviations of the difference of two logits, where noise was measured.
+  double noise_z = 4.0;
+};
 
 struct TokenOptions {
   // The head's dtypes. ulp is that of the coarser one.
   DType reference_logits_dtype = DType::kFloat32;
   DType live_logits_dtype = DType::kFloat32;
-  double tolerance_ulps = kDefaultToleranceUlps;  // near-tie bound, inclusive
+  FlipBounds bounds = {};  // of near-ties and noise
+  // Of the reference: which ids the sample is of. 0: it has none.
+  std::uint32_t vocab_size = 0;
+  // Both sides hold what shows noise (can_show_noise); else the ulp alone decides.
+  bool measures_noise = false;
 };
 
 // index 0 is token 0 (from the prefill), index s + 1 the token that step s predicted.
@@ -52,6 +68,15 @@ struct TokenComparison {
   // Lower bound of KL(reference || live) in nats from the recorded top-k plus
   // one tail bin; NaN when it cannot be computed (see kl_lower_bound).
   double kl = 0.0;
+  KlEstimate kl_estimate;
+  LogitNoise noise;
+  // z * sqrt(2) * noise: the largest gap that noise explains, set by judge_noise(). NaN where
+  // no noise was measured.
+  double noise_bound = std::numeric_limits<double>::quiet_NaN();
+  // That noise alone makes the live side choose another token, and one with a gap above both 1 ulp
+  // and noise_bound; NaN where that cannot be told (docs/metrics.md, "Expected flips").
+  double flip_probability = std::numeric_limits<double>::quiet_NaN();
+  double hard_flip_probability = std::numeric_limits<double>::quiet_NaN();
   bool top1_agrees = false;  // the same best id
   // Common ids of both sides' best five (of fewer, when top_k is less), as a fraction.
   double top5_overlap = 0.0;
@@ -66,20 +91,25 @@ struct TokenComparison {
   // What the verdict holds against the ulp: the gap; where that is only a bound, the larger of
   // it and the live gap; NaN when nothing shows how large it is.
   [[nodiscard]] double judged_gap() const;
+  // judged_gap() in units of the noise of a difference, noise_bound / z; NaN where that is unknown.
+  [[nodiscard]] double gap_in_noise(double noise_z) const;
 };
 
+// What the tokens of a stretch leave behind until its noise is known; an entry a token.
+using StretchCandidates = std::vector<std::vector<FlipCandidate>>;
+
+// Everything but what needs the noise of the whole stretch: judge_noise() completes it. Appends
+// to `candidates`.
 [[nodiscard]] TokenComparison compare_token(std::uint64_t index, const format::StepStats& reference,
                                             const format::StepStats& live,
-                                            const TokenOptions& options);
+                                            const TokenOptions& options,
+                                            StretchCandidates& candidates);
 
-// KL(P || Q) >= sum over bins of p log(p / q) for any partition of the
-// vocabulary (log-sum inequality, Cover & Thomas, Elements of Information
-// Theory, Thm 2.7.1). Bins: every id that both sides recorded, and one for all
-// the rest, whose mass is 1 minus the others'. The rest is split in two, ids that
-// only the reference recorded and all others, where the live side's last recorded
-// logit leaves the former too little mass. float64; never negative. NaN when either
-// side is not finite or records nothing. 0 when the logits are bitwise equal.
-[[nodiscard]] double kl_lower_bound(const format::StepStats& reference,
-                                    const format::StepStats& live);
+// Sets noise_bound, verdict and hard_flip_probability of tokens of one input and stretch. The
+// noise that explains a token's gap is its own, but at most twice the median of these tokens: one
+// wrong step does not excuse itself.
+void judge_noise(std::span<TokenComparison> tokens,
+                 std::span<const std::vector<FlipCandidate>> candidates,
+                 const TokenOptions& options);
 
 }  // namespace kvtool::analysis

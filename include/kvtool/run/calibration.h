@@ -48,11 +48,16 @@ struct CalibrationMachine {
 // What one replay has found.
 struct CalibrationOutcome {
   CalibrationRun run;
-  double largest_gap_ulps = 0.0;  // of the tokens that differ
+  double largest_gap_ulps = 0.0;   // of the tokens that differ
+  double largest_gap_noise = 0.0;  // likewise, in standard deviations of the measured noise
+
+  // The recordings hold what shows the noise of logits.
+  [[nodiscard]] bool measures_noise() const;
 };
 
 struct CalibratedGate {
-  double near_tie_ulps = analysis::kDefaultToleranceUlps;
+  analysis::FlipBounds flip_bounds;
+  bool measures_noise = false;  // of all runs
   std::vector<CalibratedRule> rules;
   std::vector<std::string> notes;
 };

@@ -134,7 +134,10 @@ struct Verdict {
   analysis::Figures figures;
   analysis::GateResult gate;
   std::string gate_description;
-  double near_tie_ulps = analysis::kDefaultToleranceUlps;
+  analysis::FlipBounds flip_bounds;
+  // The recordings hold what shows the noise of logits; else mismatches are judged by ulp, as
+  // recordings of older versions are.
+  bool measures_noise = false;
   bool gate_chosen = false;  // false: the default gate, nobody asked for one
   analysis::Finding finding = analysis::Finding::kReproducible;
   std::string finding_text;

@@ -31,6 +31,7 @@ char verdict_letter(const TokenComparison& token) {
   switch (token.verdict) {
     case TokenVerdict::kMatch: return token.logits_equal ? 'e' : 'm';
     case TokenVerdict::kTie: return 't';
+    case TokenVerdict::kNoise:
     case TokenVerdict::kNearTie: return 'n';
     case TokenVerdict::kHardFlip: return 'h';
   }
@@ -222,7 +223,7 @@ Json verdict_data(const run::Verdict& verdict) {
   return {{"model", printable(verdict.model_id)},
           {"reference", printable(verdict.reference_device)},
           {"device", printable(verdict.device)},
-          {"near_tie_ulps", verdict.near_tie_ulps},
+          {"near_tie_ulps", verdict.flip_bounds.near_tie_ulps},
           {"stretches", stretches},
           {"divergences", divergences}};
 }

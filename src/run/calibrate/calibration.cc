@@ -40,7 +40,10 @@ struct CalibratedFigure {
   Ideal ideal = Ideal::kZero;
   // The least distance from the ideal that is allowed.
   double least = 0.0;
+  // Which recordings it is for: those that show noise, the others, or both.
+  enum class For { kAll, kNoise, kUlp } recordings = For::kAll;
 };
+using For = CalibratedFigure::For;
 
 // K/V and KL: only so much that a figure which was exactly 0 is not failed by
 // the last digit of a sum.
@@ -48,13 +51,18 @@ constexpr double kLeastKl = 1e-9;
 constexpr double kLeastKv = 1e-8;
 // What every gate allows (docs/gates.md).
 constexpr double kLeastTieRate = 0.02;
+constexpr double kLeastRelativeNoise = 1e-9;
 
 constexpr std::array kFigures = {
-    CalibratedFigure{"tokens.tie_rate", Ideal::kZero, kLeastTieRate},
+    CalibratedFigure{"tokens.tie_rate", Ideal::kZero, kLeastTieRate, For::kUlp},
+    CalibratedFigure{"logits.relative_noise", Ideal::kZero, kLeastRelativeNoise, For::kNoise},
     CalibratedFigure{"logits.top5_agreement", Ideal::kOne, kLeastTieRate},
-    CalibratedFigure{"kl.median", Ideal::kZero, kLeastKl},
-    CalibratedFigure{"kl.p99", Ideal::kZero, kLeastKl},
-    CalibratedFigure{"kl.max", Ideal::kZero, kLeastKl},
+    CalibratedFigure{"kl.median", Ideal::kZero, kLeastKl, For::kUlp},
+    CalibratedFigure{"kl.p99", Ideal::kZero, kLeastKl, For::kUlp},
+    CalibratedFigure{"kl.max", Ideal::kZero, kLeastKl, For::kUlp},
+    CalibratedFigure{"kl_estimate.median", Ideal::kZero, kLeastKl, For::kNoise},
+    CalibratedFigure{"kl_estimate.p99", Ideal::kZero, kLeastKl, For::kNoise},
+    CalibratedFigure{"kl_estimate.max", Ideal::kZero, kLeastKl, For::kNoise},
     CalibratedFigure{"kv.key.layer_max.relative_l2", Ideal::kZero, kLeastKv},
     CalibratedFigure{"kv.key.layer_max.scale_error", Ideal::kZero, kLeastKv},
     CalibratedFigure{"kv.key.head_max.scale_error", Ideal::kZero, kLeastKv},
@@ -163,15 +171,34 @@ bool holds_no_step_kv(const CalibrationOutcome& outcome) {
   return rows != outcome.run.figures.end() && rows->second == 0.0;
 }
 
-double near_tie_ulps(const std::vector<CalibrationOutcome>& outcomes) {
-  double largest = analysis::kDefaultToleranceUlps;
+// The default bounds, or as wide as the largest gaps.
+analysis::FlipBounds flip_bounds(const std::vector<CalibrationOutcome>& outcomes) {
+  analysis::FlipBounds bounds;
   for (const CalibrationOutcome& outcome : outcomes) {
-    largest = std::max(largest, outcome.largest_gap_ulps);
+    bounds.near_tie_ulps = std::max(bounds.near_tie_ulps, outcome.largest_gap_ulps);
+    bounds.noise_z = std::max(bounds.noise_z, outcome.largest_gap_noise);
   }
-  return std::ceil(largest);
+  return {.near_tie_ulps = std::ceil(bounds.near_tie_ulps), .noise_z = std::ceil(bounds.noise_z)};
+}
+
+// Of a token that flipped over more than the default bound.
+std::string wide_bound_note(const CalibratedGate& gate) {
+  const analysis::FlipBounds usual;
+  if (gate.measures_noise) {
+    if (gate.flip_bounds.noise_z <= usual.noise_z) return {};
+    return "mismatches reach " + json(gate.flip_bounds.noise_z).dump() +
+           " standard deviations of the noise: a token flipped over that gap";
+  }
+  if (gate.flip_bounds.near_tie_ulps <= usual.near_tie_ulps) return {};
+  return "near-ties reach " + json(gate.flip_bounds.near_tie_ulps).dump() +
+         " ulp: a token flipped over that gap";
 }
 
 }  // namespace
+
+bool CalibrationOutcome::measures_noise() const {
+  return run.figures.contains("inject.logits.noise");
+}
 
 std::string CalibrationVariant::name() const {
   std::string text;
@@ -257,7 +284,8 @@ CalibratedGate calibrate_gate(const std::vector<CalibrationOutcome>& outcomes, d
     check_no_fault(outcome);
   }
   CalibratedGate gate;
-  gate.near_tie_ulps = near_tie_ulps(outcomes);
+  gate.flip_bounds = flip_bounds(outcomes);
+  gate.measures_noise = std::ranges::all_of(outcomes, &CalibrationOutcome::measures_noise);
   const auto add = [&](const std::string& name, const CalibratedFigure& figure) {
     const std::optional<Worst> worst = worst_of(outcomes, name, figure);
     if (!worst) return;
@@ -270,6 +298,7 @@ CalibratedGate calibrate_gate(const std::vector<CalibrationOutcome>& outcomes, d
   };
   for (const char* stretch : kStretches) {
     for (const CalibratedFigure& figure : kFigures) {
+      if (figure.recordings == (gate.measures_noise ? For::kUlp : For::kNoise)) continue;
       add(std::string(stretch) + "." + figure.name, figure);
     }
   }
@@ -283,9 +312,8 @@ CalibratedGate calibrate_gate(const std::vector<CalibrationOutcome>& outcomes, d
         "no variation changed a single bit: this gate demands nearly bitwise equality, which "
         "another device will hardly keep");
   }
-  if (gate.near_tie_ulps > analysis::kDefaultToleranceUlps) {
-    gate.notes.push_back("near-ties reach " + json(gate.near_tie_ulps).dump() +
-                         " ulp: a token flipped over that gap");
+  if (std::string note = wide_bound_note(gate); !note.empty()) {
+    gate.notes.push_back(std::move(note));
   }
   return gate;
 }
@@ -298,9 +326,11 @@ json gate_document(const std::string& name, const std::string& description,
     if (each.rule.min) bounds["min"] = *each.rule.min;
     if (each.rule.max) bounds["max"] = *each.rule.max;
   }
+  const bool by_noise = gate.measures_noise;
   return {{"name", name},
           {"description", description},
-          {"near_tie_ulps", gate.near_tie_ulps},
+          {by_noise ? "noise_z" : "near_tie_ulps",
+           by_noise ? gate.flip_bounds.noise_z : gate.flip_bounds.near_tie_ulps},
           {"rules", std::move(rules)},
           {"evidence", std::move(evidence)}};
 }

@@ -72,6 +72,7 @@ json runs_of_evidence(const std::vector<CalibrationOutcome>& outcomes) {
                       {"threads", outcome.run.threads},
                       {"batch", outcome.run.batch}}},
                     {"largest_gap_ulps", outcome.largest_gap_ulps},
+                    {"largest_gap_noise", outcome.largest_gap_noise},
                     {"figures", std::move(figures)}});
   }
   return runs;
@@ -164,6 +165,7 @@ class Calibrator {
     outcome.run.seconds = elapsed.count();
     outcome.run.figures = answer.measurement->figures;
     outcome.largest_gap_ulps = answer.measurement->largest_gap_ulps;
+    outcome.largest_gap_noise = answer.measurement->largest_gap_noise;
     outcomes_.push_back(std::move(outcome));
     return *std::move(answer.measurement);
   }

@@ -14,11 +14,11 @@
 namespace kvtool::run {
 namespace {
 
-// Every flip whose gap is known becomes a near-tie, so that the gaps can be measured; what
+// Every flip whose gap is known is explained, so that the gaps can be measured; what
 // passes is decided by the calibrated gate, not here.
 analysis::GateSpec measuring_gate() {
-  return analysis::GateSpec::parse({{"name", "calibration"}, {"near_tie_ulps", 1e9}},
-                                   "the measuring gate");
+  return analysis::GateSpec::parse(
+      {{"name", "calibration"}, {"near_tie_ulps", 1e9}, {"noise_z", 1e9}}, "the measuring gate");
 }
 
 // Who measured, and what.
@@ -51,6 +51,7 @@ WorkerMeasurement measure(const Request& request, const Services& services) {
                                 session.progress("calibration"));
   WorkerMeasurement measured{.figures = std::move(judged.figures),
                              .largest_gap_ulps = judged.largest_gap_ulps,
+                             .largest_gap_noise = judged.largest_gap_noise,
                              .most_rows = judged.most_rows,
                              .groups = judged.groups,
                              .cache = judged.caches.front(),

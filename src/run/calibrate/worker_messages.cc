@@ -197,6 +197,7 @@ struct JsonFields<WorkerMeasurement> {
   static constexpr std::array kTable = {
       json_field<&WorkerMeasurement::figures>("figures"),
       json_field<&WorkerMeasurement::largest_gap_ulps>("largest_gap_ulps"),
+      json_field<&WorkerMeasurement::largest_gap_noise>("largest_gap_noise"),
       json_field<&WorkerMeasurement::most_rows>("most_rows"),
       json_field<&WorkerMeasurement::groups>("groups"),
       json_field<&WorkerMeasurement::cache>("cache"),

@@ -15,7 +15,7 @@
 
 namespace kvtool::run {
 
-inline constexpr int kWorkerVersion = 1;
+inline constexpr int kWorkerVersion = 2;
 
 enum class WorkerAction {
   kRecord,   // request.prompts, below request.base_dir
@@ -32,6 +32,7 @@ struct WorkerTask {
 struct WorkerMeasurement {
   analysis::Figures figures;  // infinity where one is not finite
   double largest_gap_ulps = 0.0;
+  double largest_gap_noise = 0.0;
   std::uint64_t most_rows = 0;
   std::uint64_t groups = 0;  // as in Judgement
   std::string cache;         // spec of the one that ran

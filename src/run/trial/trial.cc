@@ -67,14 +67,17 @@ void take(const Verdict& verdict, Judgement& judgement) {
   if (kv.departure) judgement.departure_text = describe_departure(kv);
 }
 
-double largest_gap_ulps(const analysis::RowComparison& row) {
-  double largest = 0.0;
+// Mismatches that are no hard flips.
+void take_largest_gaps(const analysis::RowComparison& row, double noise_z, Judgement& judgement) {
   for (const analysis::TokenComparison& token : row.tokens) {
     if (token.verdict == analysis::TokenVerdict::kMatch) continue;
     if (token.verdict == analysis::TokenVerdict::kHardFlip) continue;
-    largest = std::max(largest, token.judged_gap() / token.ulp);
+    judgement.largest_gap_ulps =
+        std::max(judgement.largest_gap_ulps, token.judged_gap() / token.ulp);
+    if (token.verdict != analysis::TokenVerdict::kNoise) continue;
+    judgement.largest_gap_noise =
+        std::max(judgement.largest_gap_noise, token.gap_in_noise(noise_z));
   }
-  return largest;
 }
 
 InputResult input_of(const engine::ModelInfo& model, ReplayedRow& row) {
@@ -117,8 +120,8 @@ Judgement TrialRunner::run(const Trial& trial, const engine::Progress& progress)
   }
   options.kv_cache = trial.kv_cache;
   options.fault = trial.fault;
-  options.near_tie_ulps = [&](const ReferenceEntry& entry) {
-    return verdicts.gate_for(context_of(trial, entry)).near_tie_ulps;
+  options.flip_bounds = [&](const ReferenceEntry& entry) {
+    return verdicts.gate_for(context_of(trial, entry)).flip_bounds;
   };
   options.block_positions = block_positions_;
   Judgement judgement;
@@ -141,12 +144,12 @@ void TrialRunner::take_rows(const Trial& trial, std::vector<ReplayedRow> rows,
   for (ReplayedRow& row : rows) {
     ++judgement.inputs;
     judgement.most_rows = std::max<std::uint64_t>(judgement.most_rows, row.rows);
+    const analysis::GateContext context = context_of(trial, *row.entry);
+    const double noise_z = verdicts.gate_for(context).flip_bounds.noise_z;
     for (const ModeReplay& mode : row.modes) {
       judgement.steps += mode.timing.steps;
-      judgement.largest_gap_ulps =
-          std::max(judgement.largest_gap_ulps, largest_gap_ulps(mode.comparison));
+      take_largest_gaps(mode.comparison, noise_z, judgement);
     }
-    const analysis::GateContext context = context_of(trial, *row.entry);
     verdicts.add(context, input_of(model_.info(), row));
   }
 }

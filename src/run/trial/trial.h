@@ -35,8 +35,10 @@ struct Judgement {
   analysis::Figures figures;
   std::optional<analysis::Departure> departure;  // of the first mode's steps
   std::string departure_text;                    // for a person; empty without a departure
-  // Of the ties and near-ties; 0 when there is none.
+  // Of the mismatches that are no hard flips: in ulp, and in standard deviations of the noise
+  // where that was measured. 0 when there is none.
   double largest_gap_ulps = 0.0;
+  double largest_gap_noise = 0.0;
   std::uint64_t inputs = 0;
   std::uint64_t steps = 0;      // over modes
   std::uint64_t most_rows = 0;  // of a batch
