@@ -168,6 +168,7 @@ struct RowComparator::Impl {
     comparison.step_kv = KvProfile(heads, comparison_options.block_positions);
     comparison.recorded_prefill_rows = has_prefill_kv ? source.header().prompt_length : 0;
     comparison.recorded_step_rows = has_step_kv ? num_steps : 0;
+    comparison.bounds = token_options.bounds;
     comparison.tokens.reserve(num_steps + 1);
     comparison.live_tokens.reserve(num_steps + 1);
   }

@@ -22,8 +22,10 @@ class ReplayCommand : public Command {
     add_report_options(app, options_.reports);
     app.footer(R"(The replay predicts every recorded token again and compares tokens, logits and
 K/V rows. A token that differs shows as [predicted≠recorded] and is a tie (in
-the reference's logits the two are within 1 ulp), a near-tie (within 2 ulp) or
-a hard flip. What passes with --mode inject and fails with --mode forced points
+the reference's logits the two are within 1 ulp), noise (the measured noise of
+the logits explains their gap) or a hard flip. Recordings without a sample of
+logits show no noise: there it is a tie, a near-tie (within 2 ulp) or a hard
+flip. What passes with --mode inject and fails with --mode forced points
 at the writing, scaling or accumulation of K/V; what fails with inject at the
 computation.
 

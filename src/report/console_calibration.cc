@@ -1,6 +1,7 @@
 // A calibration on the console: the noise of each figure and the bound that
 // follows from it.
 #include "console_page.h"
+#include "mismatches.h"
 #include "wording.h"
 
 namespace kvtool::report {
@@ -10,6 +11,7 @@ void show_calibration(ConsolePage& page, const run::CalibrationResult& result) {
   page.wrapped_line(
       page.painted(Paint::kBold, fmt::format("Calibration of {}", one_line(result.model_id))), 2);
   page.wrapped_line("Reference: " + one_line(result.reference + cache_suffix(result.cache)), 11);
+  if (!result.measures_noise) page.wrapped_line(judged_by_ulp(), 2);
   page.line("Runs:");
   for (const run::CalibrationRun& run : result.runs) {
     page.wrapped_line(fmt::format("    {:>7.1f} s  {}", run.seconds, one_line(run.name)), 15);

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "console_page.h"
+#include "mismatches.h"
 #include "wording.h"
 
 namespace kvtool::report {
@@ -119,7 +120,7 @@ class ReplayPart {
 
   // The line that scripts look for.
   void show_steps() {
-    const StepCounts counts = count_steps(first_.comparison);
+    const TokenCounts counts = count_steps(first_.comparison);
     const bool all = counts.matches == counts.compared;
     page_.line("{}",
                page_.painted(all ? Paint::kGood : Paint::kBad,
@@ -152,12 +153,11 @@ class ReplayPart {
 
   [[nodiscard]] static std::string mode_text(const run::ModeReplay& mode) {
     const analysis::RowComparison& row = mode.comparison;
-    const StepCounts counts = count_steps(row);
+    const TokenCounts counts = count_steps(row);
     std::string text = fmt::format(
         "{:<8}{}/{} steps match ({})", fmt::format("{}:", format::replay_mode_name(mode.mode)),
         counts.matches, counts.compared, percentage(counts.matches, counts.compared));
-    const std::string mismatches =
-        mismatch_counts(counts.ties, counts.near_ties, counts.hard_flips);
+    const std::string mismatches = mismatch_counts(counts);
     if (!mismatches.empty()) text += ", " + mismatches;
     if (row.bitwise_equal()) {
       return text + (row.step_kv.measured() ? ", logits and K/V bitwise equal"
@@ -166,8 +166,8 @@ class ReplayPart {
     text += ", " + describe_kv(row.step_kv, "");
     if (row.logits_equal()) {
       text += ", logits bitwise equal";
-    } else if (const auto kl = step_kl_p99(row)) {
-      text += fmt::format(", KL p99 {:.1e}", *kl);
+    } else if (const auto kl = step_kl_p99(row, estimates_kl(row))) {
+      text += fmt::format(", {} p99 {:.1e}", kl_name(estimates_kl(row)), *kl);
     }
     if (row.uncompared_steps > 0) {
       text += fmt::format(", {} after the divergence not compared",
@@ -187,7 +187,8 @@ class ReplayPart {
                                    token_quote(token.predicted, text.predicted), token.predicted,
                                    token_quote(token.recorded, text.recorded), token.recorded),
                        kModeColumn + 2);
-    page_.wrapped_line(fmt::format("{}  {}", margin, describe_gap(token)), kModeColumn + 2);
+    page_.wrapped_line(fmt::format("{}  {}", margin, describe_gap(token, mode.comparison.bounds)),
+                       kModeColumn + 2);
   }
 
   ConsolePage& page_;

@@ -1,5 +1,6 @@
 // A selftest on the console: what each fault did to the gate.
 #include "console_page.h"
+#include "mismatches.h"
 #include "wording.h"
 
 namespace kvtool::report {
@@ -62,6 +63,7 @@ void show_selftest(ConsolePage& page, const run::SelftestResult& result) {
       fmt::format("Reference: {}, {}, {}", one_line(result.reference + cache_suffix(result.cache)),
                   counted(result.inputs, "input"), counted(result.steps, "step")),
       11);
+  if (!result.measures_noise) page.wrapped_line(judged_by_ulp(), 2);
   page.line("Control (no fault): {}", result.control_passed ? page.painted(Paint::kGood, "passes")
                                                             : page.painted(Paint::kBad, "fails"));
   for (const analysis::RuleResult& rule : result.control_failures) {

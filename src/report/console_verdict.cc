@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "console_page.h"
+#include "mismatches.h"
 #include "mode_table.h"
 #include "wording.h"
 
@@ -18,7 +19,8 @@ void show_table(ConsolePage& page, const ModeTable& table) {
   for (const std::string& column : table.columns) cell_width = std::max(cell_width, column.size());
   for (const ModeTable::Row& row : table.rows) {
     label_width = std::max(label_width, row.label.size());
-    for (const std::string& cell : row.cells) cell_width = std::max(cell_width, cell.size());
+    for (const std::string& cell : row.cells)
+      cell_width = std::max(cell_width, display_columns(cell));
   }
   const auto show = [&](const std::string& label, const std::vector<std::string>& cells) {
     std::string text = fmt::format("{:<{}}", label, label_width);
@@ -50,9 +52,9 @@ void show_worst_step(ConsolePage& page, const analysis::ModeSummary& mode) {
   const analysis::LogitSummary& logits = mode.steps.logits;
   if (!logits.kl().worst) return;
   page.wrapped_line(
-      fmt::format("Worst step of {}: KL {:.2g} at {}, {}", format::replay_mode_name(mode.mode),
-                  *logits.kl().max, to_string(logits.kl().worst->input),
-                  place_of(logits.kl().worst->token_index)),
+      fmt::format("Worst step of {}: {} {:.2g} at {}, {}", format::replay_mode_name(mode.mode),
+                  kl_name(logits.kl_estimate.measured > 0), *logits.kl().max,
+                  to_string(logits.kl().worst->input), place_of(logits.kl().worst->token_index)),
       4);
 }
 
@@ -84,7 +86,8 @@ void show_hard_flips(ConsolePage& page, const run::Verdict& verdict,
     page.wrapped_line(
         fmt::format("    {}, {}: predicted {}, recorded {}, {}", to_string(flip.input),
                     place_of(flip.token.index), token_quote(flip.token.predicted, text.predicted),
-                    token_quote(flip.token.recorded, text.recorded), describe_gap(flip.token)),
+                    token_quote(flip.token.recorded, text.recorded),
+                    describe_gap(flip.token, verdict.flip_bounds)),
         6);
   }
   if (count_hard_flips(mode) > listed) {
@@ -123,9 +126,11 @@ void show_verdict(ConsolePage& page, const run::Verdict& verdict, const FlipText
   if (const std::string numerics = numerics_line(verdict); !numerics.empty()) {
     page.wrapped_line(one_line(numerics), 4);
   }
+  page.wrapped_line(judged_line(verdict), 4);
   show_table(page, mode_table(verdict));
-  if (verdict.run.amplification) {
-    page.line("Amplification (median KL forced / inject): {:.3g}", *verdict.run.amplification);
+  if (const std::string note = flips_note(verdict); !note.empty()) page.wrapped_line(note, 4);
+  if (const std::string text = amplification_text(verdict.run); !text.empty()) {
+    page.line("{}", text);
   }
   if (!verdict.finding_text.empty()) page.wrapped_line(one_line(verdict.finding_text), 0);
   show_departures(page, verdict.run);

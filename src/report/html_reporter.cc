@@ -30,8 +30,8 @@ class HtmlReporter : public Reporter {
   void input(const run::InputResult& input) override {
     input_elements_ +=
         fmt::format("<script type=\"application/json\" id=\"input-{}\">{}</script>\n",
-                    entries_.size(), html::script_json(html::input_data(input)));
-    entries_.push_back(html::input_entry(input));
+                    lines_.size(), html::script_json(html::input_data(input)));
+    lines_.push_back(html::input_line(input));
     flip_texts_.add(input);
   }
 
@@ -91,8 +91,8 @@ class HtmlReporter : public Reporter {
     };
     if (!device_.label.empty()) add(device_.label);
     if (!device_.name.empty()) add(device_.name);
-    if (!entries_.empty()) {
-      add(fmt::format("{} input{}", entries_.size(), entries_.size() == 1 ? "" : "s"));
+    if (!lines_.empty()) {
+      add(fmt::format("{} input{}", lines_.size(), lines_.size() == 1 ? "" : "s"));
     }
     if (summary.steps > 0) add(fmt::format("{} steps", summary.steps));
     if (summary.wall_seconds > 0.0) add(fmt::format("{:.1f} s", summary.wall_seconds));
@@ -108,7 +108,7 @@ class HtmlReporter : public Reporter {
                        {"style", std::string(html::report_css)},
                        {"sections", sections_},
                        {"run", html::run_section(run_, device_, models_)},
-                       {"overview", html::script_json(html::overview_data(summary, entries_))},
+                       {"overview", html::script_json(html::overview_data(summary, lines_))},
                        {"inputs", input_elements_},
                        {"script", html::scripts()}}));
   }
@@ -117,7 +117,7 @@ class HtmlReporter : public Reporter {
   RunDescription run_;
   run::DeviceDescription device_;
   std::vector<run::ModelDescription> models_;
-  std::vector<html::InputEntry> entries_;
+  nlohmann::json lines_ = nlohmann::json::array();
   std::string input_elements_;
   FlipTexts flip_texts_;
   std::string sections_;

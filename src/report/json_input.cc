@@ -1,5 +1,6 @@
 // One input in the JSON report, token by token in every mode.
 #include "json_values.h"
+#include "mismatches.h"
 #include "wording.h"
 
 namespace kvtool::report {
@@ -11,6 +12,8 @@ Json tokens_object(const analysis::RowComparison& row) {
   Json classes = Json::array();
   Json margin = Json::array();
   Json kl = Json::array();
+  Json kl_estimate = Json::array();
+  Json noise = Json::array();
   Json logits_equal = Json::array();
   for (const analysis::TokenComparison& token : row.tokens) {
     recorded.push_back(json_token(token.recorded));
@@ -18,6 +21,8 @@ Json tokens_object(const analysis::RowComparison& row) {
     classes.push_back(analysis::verdict_name(token.verdict));
     margin.push_back(json_rounded(token.margin));
     kl.push_back(json_rounded(token.kl));
+    kl_estimate.push_back(json_rounded(token.kl_estimate.value));
+    noise.push_back(json_rounded(token.noise.top));
     logits_equal.push_back(token.logits_equal);
   }
   return {{"recorded", std::move(recorded)},
@@ -26,6 +31,8 @@ Json tokens_object(const analysis::RowComparison& row) {
           {"class", std::move(classes)},
           {"margin", std::move(margin)},
           {"kl", std::move(kl)},
+          {"kl_estimate", std::move(kl_estimate)},
+          {"noise", std::move(noise)},
           {"logits_equal", std::move(logits_equal)}};
 }
 
@@ -34,7 +41,7 @@ Json mismatch_list(const run::ModeReplay& mode) {
   for (std::size_t i = 0; i < mode.comparison.tokens.size(); ++i) {
     const analysis::TokenComparison& token = mode.comparison.tokens[i];
     if (token.verdict == analysis::TokenVerdict::kMatch) continue;
-    Json mismatch = json_comparison(token);
+    Json mismatch = json_comparison(token, mode.comparison.bounds);
     mismatch["recorded_text"] = json_text(mode.texts.at(i).recorded);
     mismatch["predicted_text"] = json_text(mode.texts.at(i).predicted);
     list.push_back(std::move(mismatch));
@@ -44,7 +51,8 @@ Json mismatch_list(const run::ModeReplay& mode) {
 
 Json mode_of_input(const run::ModeReplay& mode, std::uint64_t prompt_length) {
   const analysis::RowComparison& row = mode.comparison;
-  const StepCounts counts = count_steps(row);
+  const TokenCounts steps = count_steps(row);
+  const TokenCounts all = count_tokens(row);
   const bool token0_matches =
       !row.tokens.empty() && row.tokens.front().verdict == analysis::TokenVerdict::kMatch;
   std::string recorded_text;
@@ -56,13 +64,16 @@ Json mode_of_input(const run::ModeReplay& mode, std::uint64_t prompt_length) {
           {"tokens_per_second",
            json_number(run::tokens_per_second(mode.timing.steps, mode.timing.decode_seconds))},
           {"prefill_token_matches", token0_matches},
-          {"steps", counts.compared},
+          {"steps", steps.compared},
           {"uncompared_steps", row.uncompared_steps},
-          {"matches", counts.matches},
-          {"ties", row.count(analysis::TokenVerdict::kTie)},
-          {"near_ties", row.count(analysis::TokenVerdict::kNearTie)},
-          {"hard_flips", row.count(analysis::TokenVerdict::kHardFlip)},
-          {"kl_p99", json_number(step_kl_p99(row))},
+          {"matches", steps.matches},
+          {"ties", all.ties},
+          {"noise_flips", all.noise_flips},
+          {"near_ties", all.near_ties},
+          {"hard_flips", all.hard_flips},
+          {"measures_noise", measures_noise(row)},
+          {"kl_p99", json_number(step_kl_p99(row, false))},
+          {"kl_estimate_p99", json_number(step_kl_p99(row, true))},
           {"first_divergence", json_known(row.first_divergence())},
           {"first_bit_difference", json_known(row.first_bit_difference)},
           {"logits_equal", row.logits_equal()},

@@ -48,6 +48,7 @@ Json json_selftest(const run::SelftestResult& result) {
       {"inputs", result.inputs},
       {"steps", result.steps},
       {"seconds", json_number(result.seconds)},
+      {"measures_noise", result.measures_noise},
       {"passed", result.passed()},
       {"control",
        {{"passed", result.control_passed}, {"failed_rules", json_rules(result.control_failures)}}},
@@ -66,6 +67,7 @@ Json json_calibration(const run::CalibrationResult& result) {
           {"cache", json_text(result.cache)},
           {"target", json_text(result.target)},
           {"safety_factor", json_number(result.safety_factor)},
+          {"measures_noise", result.measures_noise},
           {"runs", std::move(runs)},
           {"rules", std::move(rules)},
           {"notes", std::move(notes)}};

@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "kvtool/base/text.h"
+#include "mismatches.h"
 
 namespace kvtool::report {
 namespace {
@@ -173,7 +174,27 @@ Json json_figures(const analysis::Figures& figures) {
   return object;
 }
 
-Json json_comparison(const analysis::TokenComparison& token) {
+namespace {
+
+Json json_rule(FlipRule rule) {
+  switch (rule) {
+    case FlipRule::kUlp: return "ulp";
+    case FlipRule::kNoise: return "noise";
+    case FlipRule::kNone: return nullptr;
+  }
+  return nullptr;
+}
+
+Json json_estimate(const analysis::KlEstimate& estimate) {
+  if (std::isnan(estimate.value)) return nullptr;
+  return {{"value", json_number(estimate.value)},
+          {"standard_error", json_number(estimate.standard_error)},
+          {"reliable", estimate.reliable}};
+}
+
+}  // namespace
+
+Json json_comparison(const analysis::TokenComparison& token, const analysis::FlipBounds& bounds) {
   return {{"index", token.index},
           {"recorded", json_token(token.recorded)},
           {"predicted", json_token(token.predicted)},
@@ -183,7 +204,12 @@ Json json_comparison(const analysis::TokenComparison& token) {
           {"gap_is_bound", token.gap_is_bound},
           {"live_gap", json_number(token.live_gap)},
           {"ulp", json_number(token.ulp)},
+          {"noise", json_number(token.noise.top)},
+          {"noise_bound", json_number(token.noise_bound)},
+          {"gap_in_noise", json_number(token.gap_in_noise(bounds.noise_z))},
+          {"rule", json_rule(flip_rule(token))},
           {"kl", json_number(token.kl)},
+          {"kl_estimate", json_estimate(token.kl_estimate)},
           {"nonfinite", token.nonfinite}};
 }
 

@@ -40,7 +40,8 @@ template <typename T>
 [[nodiscard]] Json json_rules(const std::vector<analysis::RuleResult>& rules);
 [[nodiscard]] Json json_figures(const analysis::Figures& figures);
 // Everything about one compared token but its texts.
-[[nodiscard]] Json json_comparison(const analysis::TokenComparison& token);
+[[nodiscard]] Json json_comparison(const analysis::TokenComparison& token,
+                                   const analysis::FlipBounds& bounds);
 
 struct KvDetail {
   // Of many inputs: figures of every head and every layer x head x block cell.

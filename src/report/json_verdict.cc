@@ -1,6 +1,6 @@
 // Verdicts and the summary in the JSON report.
 #include "json_values.h"
-#include "wording.h"
+#include "mismatches.h"
 
 namespace kvtool::report {
 namespace {
@@ -12,6 +12,7 @@ Json token_summary(const analysis::TokenSummary& tokens) {
           {"uncompared", tokens.uncompared},
           {"matches", tokens.matches},
           {"ties", tokens.ties},
+          {"noise_flips", tokens.noise_flips},
           {"near_ties", tokens.near_ties},
           {"hard_flips", tokens.hard_flips},
           {"nonfinite", tokens.nonfinite},
@@ -28,6 +29,19 @@ Json worst_place(const std::optional<analysis::Place>& place) {
   return object;
 }
 
+Json kl_summary(const analysis::KlSummary& kl) {
+  return {{"measured", kl.measured},          {"mean", json_number(kl.mean)},
+          {"median", json_number(kl.median)}, {"p99", json_number(kl.p99)},
+          {"max", json_number(kl.max)},       {"worst", worst_place(kl.worst)}};
+}
+
+Json estimated_kl(const analysis::LogitSummary& logits) {
+  Json object = kl_summary(logits.kl_estimate);
+  object["standard_error"] = json_number(logits.kl_standard_error);
+  object["unreliable"] = logits.kl_unreliable;
+  return object;
+}
+
 Json logit_summary(const analysis::LogitSummary& logits) {
   return {{"compared", logits.compared},
           {"bitwise_equal", logits.bitwise_equal},
@@ -38,13 +52,19 @@ Json logit_summary(const analysis::LogitSummary& logits) {
           {"top100_agreement", json_number(logits.top100_agreement)},
           {"delta_p_measured", logits.delta_p_measured},
           {"rms_delta_p", json_number(logits.rms_delta_p)},
-          {"kl",
-           {{"measured", logits.kl_bound.measured},
-            {"mean", json_number(logits.kl_bound.mean)},
-            {"median", json_number(logits.kl_bound.median)},
-            {"p99", json_number(logits.kl_bound.p99)},
-            {"max", json_number(logits.kl_bound.max)},
-            {"worst", worst_place(logits.kl_bound.worst)}}}};
+          {"noise_measured", logits.noise_measured},
+          {"noise", json_number(logits.noise)},
+          {"relative_noise", json_number(logits.relative_noise)},
+          {"kl", kl_summary(logits.kl_bound)},
+          {"kl_estimate", estimated_kl(logits)}};
+}
+
+Json flip_summary(const analysis::FlipSummary& flips) {
+  return {{"measured", flips.measured},
+          {"observed", flips.observed},
+          {"expected", json_number(flips.expected)},
+          {"deviation", json_number(flips.deviation)},
+          {"p", json_number(flips.tail)}};
 }
 
 Json kv_summary(const analysis::KvSummary& kv) {
@@ -57,17 +77,19 @@ Json kv_summary(const analysis::KvSummary& kv) {
 }
 
 Json stretch_object(const analysis::StretchSummary& stretch) {
-  return {{"tokens", token_summary(stretch.tokens)},
-          {"logits", logit_summary(stretch.logits)},
-          {"kv", kv_summary(stretch.kv)}};
+  return {
+      {"tokens", token_summary(stretch.tokens)},
+      {"flips", {{"any", flip_summary(stretch.flips)}, {"hard", flip_summary(stretch.hard_flips)}}},
+      {"logits", logit_summary(stretch.logits)},
+      {"kv", kv_summary(stretch.kv)}};
 }
 
-Json divergence_list(const analysis::ModeSummary& mode) {
+Json divergence_list(const analysis::ModeSummary& mode, const analysis::FlipBounds& bounds) {
   Json list = Json::array();
   for (const analysis::FirstDivergence& divergence : mode.first_divergences) {
     Json object = json_place(divergence.input);
     object["compared"] = divergence.compared;
-    object["token"] = divergence.token ? json_comparison(*divergence.token) : Json(nullptr);
+    object["token"] = divergence.token ? json_comparison(*divergence.token, bounds) : Json(nullptr);
     list.push_back(std::move(object));
   }
   return list;
@@ -80,7 +102,7 @@ Json flip_list(const run::Verdict& verdict, const analysis::ModeSummary& mode,
     const run::TokenText& text =
         texts.find(verdict.model_slug, flip.input, mode.mode, flip.token.index);
     Json object = json_place(flip.input);
-    object.update(json_comparison(flip.token));
+    object.update(json_comparison(flip.token, verdict.flip_bounds));
     object["recorded_text"] = json_text(text.recorded);
     object["predicted_text"] = json_text(text.predicted);
     list.push_back(std::move(object));
@@ -95,7 +117,7 @@ Json mode_of_verdict(const run::Verdict& verdict, const analysis::ModeSummary& m
   object["agreed_tokens"] = {{"min", json_number(mode.agreed_tokens_min)},
                              {"median", json_number(mode.agreed_tokens_median)},
                              {"fraction", json_number(mode.agreed_fraction)}};
-  object["first_divergences"] = divergence_list(mode);
+  object["first_divergences"] = divergence_list(mode, verdict.flip_bounds);
   object["hard_flip_count"] = count_hard_flips(mode);
   object["hard_flips"] = flip_list(verdict, mode, texts);
   return object;
@@ -119,6 +141,7 @@ Json json_verdict(const run::Verdict& verdict, const FlipTexts& texts) {
           {"different_weights", verdict.different_weights},
           {"different_config", verdict.different_config},
           {"parallel", verdict.parallel},
+          {"measures_noise", verdict.measures_noise},
           {"passed", verdict.gate.passed},
           {"finding",
            {{"name", analysis::finding_name(verdict.finding)},
@@ -128,6 +151,7 @@ Json json_verdict(const run::Verdict& verdict, const FlipTexts& texts) {
             {"description", json_text(verdict.gate_description)},
             {"chosen", verdict.gate_chosen},
             {"near_tie_ulps", json_number(verdict.flip_bounds.near_tie_ulps)},
+            {"noise_z", json_number(verdict.flip_bounds.noise_z)},
             {"passed", verdict.gate.passed},
             {"rules", json_rules(verdict.gate.rules)}}},
           {"figures", json_figures(verdict.figures)},

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kvtool/base/text.h"
+#include "mismatches.h"
 #include "report/reporter.h"
 #include "wording.h"
 
@@ -95,7 +96,8 @@ std::string flip_text(const run::ModeReplay& mode, std::size_t index) {
   const run::TokenText text = index < mode.texts.size() ? mode.texts[index] : run::TokenText{};
   return fmt::format("{}, {}: predicted {}, recorded {}, {}", format::replay_mode_name(mode.mode),
                      place_of(token.index), token_quote(token.predicted, text.predicted),
-                     token_quote(token.recorded, text.recorded), describe_gap(token));
+                     token_quote(token.recorded, text.recorded),
+                     describe_gap(token, mode.comparison.bounds));
 }
 
 // One line for each of the first hard flips, then what is not finite.
@@ -189,6 +191,12 @@ TestCase fault_case(const run::SelftestResult& result, const run::FaultResult& f
   return test;
 }
 
+void add_flips(const std::string& stretch, const analysis::StretchSummary& summary,
+               TestSuite& suite) {
+  if (!summary.flips.tail) return;
+  suite.properties.emplace_back("flips: " + stretch, flips_text(summary.flips));
+}
+
 // What the reader of a verdict must know besides its rules.
 void add_properties(const run::Verdict& verdict, TestSuite& suite) {
   suite.properties.emplace_back("gate", verdict.gate.gate);
@@ -207,6 +215,11 @@ void add_properties(const run::Verdict& verdict, TestSuite& suite) {
   }
   if (verdict.parallel) suite.properties.emplace_back("parallel", std::string(kParallelReplay));
   if (verdict.numerics) suite.properties.emplace_back("numerics", numerics_line(verdict));
+  suite.properties.emplace_back("judged", judged_line(verdict));
+  add_flips("prefill", verdict.run.prefill, suite);
+  for (const analysis::ModeSummary& mode : verdict.run.modes) {
+    add_flips(std::string(format::replay_mode_name(mode.mode)), mode.steps, suite);
+  }
   for (const analysis::ProvenanceDifference& difference : verdict.provenance) {
     suite.properties.emplace_back(
         "provenance: " + difference.label,
@@ -239,6 +252,9 @@ class JunitReporter : public Reporter {
 
   void selftest(const run::SelftestResult& result) override {
     TestSuite& tests = suite(result.model_slug + ".selftest");
+    if (!result.measures_noise && tests.properties.empty()) {
+      tests.properties.emplace_back("judged", judged_by_ulp());
+    }
     tests.cases.push_back(control_case(result));
     for (const run::FaultResult& fault : result.faults) {
       tests.cases.push_back(fault_case(result, fault));

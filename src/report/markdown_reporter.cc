@@ -2,9 +2,9 @@
 
 #include <utility>
 
-#include "report/reporter.h"
 #include "kvtool/base/text.h"
 #include "markdown_page.h"
+#include "report/reporter.h"
 #include "wording.h"
 
 namespace kvtool::report {
@@ -71,7 +71,6 @@ class MarkdownReporter : public Reporter {
     add_markdown_calibration(sections_, result);
   }
 
-
   void finish(const run::Summary& summary) override {
     judged_ = judged_ || !summary.verdicts.empty();
     failed_ = failed_ || summary.failed();
@@ -80,7 +79,8 @@ class MarkdownReporter : public Reporter {
     page.add(facts(&summary));
     page.add(sections_.text());
     page.add(missing_list(summary));
-    for (const run::Verdict& verdict : summary.verdicts) add_markdown_verdict(page, verdict, texts_);
+    for (const run::Verdict& verdict : summary.verdicts)
+      add_markdown_verdict(page, verdict, texts_);
     publish(std::move(page));
   }
 

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "markdown_page.h"
+#include "mismatches.h"
 #include "wording.h"
 
 namespace kvtool::report {
@@ -25,6 +26,7 @@ void add_markdown_selftest(MarkdownPage& page, const run::SelftestResult& result
       markdown_text(result.model_slug), result.passed() ? "PASS" : "FAIL",
       markdown_text(result.gate), markdown_text(result.reference + cache_suffix(result.cache)),
       result.control_passed ? "passes" : "**fails**");
+  if (!result.measures_noise) text += judged_by_ulp() + "\n\n";
   for (const analysis::RuleResult& rule : result.control_failures) {
     text += "- " + markdown_text(describe(rule)) + "\n";
   }
@@ -46,6 +48,7 @@ void add_markdown_calibration(MarkdownPage& page, const run::CalibrationResult& 
       "## Calibration of {}\n\nReference: {}. Gate file: {}. Safety factor {:.3g}.\n\n",
       markdown_text(result.model_id), markdown_text(result.reference + cache_suffix(result.cache)),
       markdown_code(result.target), result.safety_factor));
+  if (!result.measures_noise) page.add(judged_by_ulp() + "\n\n");
   MarkdownTable rules({"figure", ">noise", "allowed", "worst in"});
   for (const run::CalibratedRule& rule : result.rules) {
     rules.row({markdown_code(rule.rule.figure), fmt::format("{:.4g}", rule.noise),

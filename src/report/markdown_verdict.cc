@@ -5,6 +5,7 @@
 
 #include "kvtool/base/text.h"
 #include "markdown_page.h"
+#include "mismatches.h"
 #include "mode_table.h"
 #include "wording.h"
 
@@ -51,9 +52,8 @@ std::string modes_block(const run::Verdict& verdict) {
     table.row(cells);
   }
   std::string text = "### Modes\n\n" + table.text();
-  if (verdict.run.amplification) {
-    text += fmt::format("Amplification (median KL forced / inject): {:.3g}\n\n",
-                        *verdict.run.amplification);
+  for (const std::string& line : {flips_note(verdict), amplification_text(verdict.run)}) {
+    if (!line.empty()) text += line + "\n\n";
   }
   return text;
 }
@@ -86,7 +86,8 @@ std::string divergences_block(const run::Verdict& verdict, const analysis::ModeS
     table.row({to_string(input.input), place_of(input.token->index),
                std::string(class_text(input.token->verdict)),
                token_code(input.token->predicted, text.predicted),
-               token_code(input.token->recorded, text.recorded), describe_gap(*input.token)});
+               token_code(input.token->recorded, text.recorded),
+               describe_gap(*input.token, verdict.flip_bounds)});
   }
   if (table.empty()) return {};
   std::string text =
@@ -108,7 +109,8 @@ std::string flips_block(const run::Verdict& verdict, const analysis::ModeSummary
         texts.find(verdict.model_slug, flip.input, mode.mode, flip.token.index);
     table.row({to_string(flip.input), place_of(flip.token.index),
                token_code(flip.token.predicted, text.predicted),
-               token_code(flip.token.recorded, text.recorded), describe_gap(flip.token)});
+               token_code(flip.token.recorded, text.recorded),
+               describe_gap(flip.token, verdict.flip_bounds)});
   }
   std::string text = fmt::format("**Hard flips of {}: {}**\n\n",
                                  format::replay_mode_name(mode.mode), count_hard_flips(mode)) +
@@ -131,10 +133,8 @@ std::string provenance_block(const run::Verdict& verdict) {
 
 std::string mode_lines(const run::ModeReplay& mode, const run::InputResult& input) {
   const analysis::RowComparison& row = mode.comparison;
-  const StepCounts counts = count_steps(row);
-  const std::string mismatches = mismatch_counts(row.count(analysis::TokenVerdict::kTie),
-                                                 row.count(analysis::TokenVerdict::kNearTie),
-                                                 row.count(analysis::TokenVerdict::kHardFlip));
+  const TokenCounts counts = count_steps(row);
+  const std::string mismatches = mismatch_counts(count_tokens(row));
   std::string text = fmt::format(
       "- {}: {}/{} steps match ({}){}{}{}\n", format::replay_mode_name(mode.mode), counts.matches,
       counts.compared, percentage(counts.matches, counts.compared), mismatches.empty() ? "" : ", ",
@@ -163,6 +163,7 @@ void add_markdown_verdict(MarkdownPage& page, const run::Verdict& verdict, const
   if (const std::string numerics = numerics_line(verdict); !numerics.empty()) {
     page.add(markdown_text(numerics) + "\n\n");
   }
+  page.add(judged_line(verdict) + "\n\n");
   if (!verdict.finding_text.empty()) page.add(escape_markdown(verdict.finding_text) + "\n\n");
   page.add(gate_block(verdict));
   page.add(modes_block(verdict));
@@ -190,7 +191,8 @@ std::string markdown_failed_input(const run::InputResult& input) {
       table.row({std::string(format::replay_mode_name(mode.mode)), place_of(token.index),
                  std::string(class_text(token.verdict)),
                  token_code(token.predicted, mode.texts.at(i).predicted),
-                 token_code(token.recorded, mode.texts.at(i).recorded), describe_gap(token)});
+                 token_code(token.recorded, mode.texts.at(i).recorded),
+                 describe_gap(token, mode.comparison.bounds)});
     }
   }
   text += "\n";

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 
+#include "kvtool/base/text.h"
+#include "mismatches.h"
 #include "wording.h"
 
 namespace kvtool::report {
@@ -27,16 +29,20 @@ struct FigureRow {
   bool hide_zero = false;  // not worth a row when it is 0 everywhere
 };
 
-constexpr std::array kFigureRows = {
+constexpr std::array kTokenRows = {
     FigureRow{"Tokens compared", "tokens.compared", show_count},
     FigureRow{"  after divergence", "tokens.uncompared", show_count, true},
     FigureRow{"  matching", "tokens.matches", show_count},
     FigureRow{"  match rate", "tokens.match_rate", show_share},
     FigureRow{"  lower bound (95 %)", "tokens.match_rate_lower95", show_share},
     FigureRow{"  ties", "tokens.ties", show_count},
+    FigureRow{"  noise flips", "tokens.noise_flips", show_count},
     FigureRow{"  near-ties", "tokens.near_ties", show_count},
     FigureRow{"  hard flips", "tokens.hard_flips", show_count},
     FigureRow{"  NaN or Inf", "tokens.nonfinite", show_count, true},
+};
+
+constexpr std::array kAgreementRows = {
     FigureRow{"Agreed tokens, min", "tokens.agreed_min", show_plain},
     FigureRow{"Agreed tokens, median", "tokens.agreed_median", show_plain},
     FigureRow{"Agreed tokens, share", "tokens.agreed_fraction", show_share},
@@ -46,10 +52,18 @@ constexpr std::array kFigureRows = {
     FigureRow{"Top-100 agreement", "logits.top100_agreement", show_share},
     FigureRow{"Top-5 accuracy", "logits.top5_accuracy", show_share},
     FigureRow{"RMS delta p", "logits.rms_delta_p", show_error},
-    FigureRow{"KL mean", "kl.mean", show_error},
-    FigureRow{"KL median", "kl.median", show_error},
-    FigureRow{"KL p99", "kl.p99", show_error},
-    FigureRow{"KL max", "kl.max", show_error},
+    FigureRow{"Noise of logits", "logits.noise", show_error},
+    FigureRow{"  relative", "logits.relative_noise", show_error},
+};
+
+// Behind "kl." or "kl_estimate.", labels behind its name.
+constexpr std::array kKlRows = {
+    FigureRow{" mean", "mean", show_error},
+    FigureRow{" mean, std. error", "standard_error", show_error},
+    FigureRow{" median", "median", show_error},
+    FigureRow{" p99", "p99", show_error},
+    FigureRow{" max", "max", show_error},
+    FigureRow{" unreliable", "unreliable_rate", show_share, true},
 };
 
 // Shown for K and for V, one below the other.
@@ -81,12 +95,19 @@ std::vector<Column> columns_of(const run::Verdict& verdict) {
 class TableBuilder {
  public:
   explicit TableBuilder(const run::Verdict& verdict)
-      : figures_(verdict.figures), columns_(columns_of(verdict)) {
+      : verdict_(verdict), columns_(columns_of(verdict)) {
     for (const Column& column : columns_) table_.columns.push_back(column.name);
   }
 
   ModeTable build() {
-    for (const FigureRow& row : kFigureRows) add(row, row.label, row.figure);
+    for (const FigureRow& row : kTokenRows) add(row, row.label, row.figure);
+    add_flips();
+    for (const FigureRow& row : kAgreementRows) add(row, row.label, row.figure);
+    const bool estimated = estimates_kl(verdict_.run);
+    for (const FigureRow& row : kKlRows) {
+      add(row, kl_name(estimated) + row.label,
+          (estimated ? "kl_estimate." : "kl.") + std::string(row.figure));
+    }
     for (const FigureRow& row : kKvRows) {
       for (const analysis::KvKind kind : analysis::kKvKinds) {
         add(row, fmt::format("{} {}", kv_letter(kind), row.label),
@@ -105,11 +126,42 @@ class TableBuilder {
     std::vector<std::string> cells;
     bool all_zero = true;
     for (const Column& column : columns_) {
-      const auto found = figures_.find(column.name + "." + figure);
-      cells.push_back(found == figures_.end() ? kNothing : row.show(found->second));
-      all_zero = all_zero && (found == figures_.end() || found->second == 0.0);
+      const auto found = verdict_.figures.find(column.name + "." + figure);
+      const bool measured = found != verdict_.figures.end();
+      cells.push_back(measured ? row.show(found->second) : kNothing);
+      all_zero = all_zero && (!measured || found->second == 0.0);
     }
-    if (!row.hide_zero || !all_zero) add_cells(label, std::move(cells));
+    const bool hide_zero = row.hide_zero || is_foreign_class(figure, verdict_);
+    if (!hide_zero || !all_zero) add_cells(label, std::move(cells));
+  }
+
+  using Flips = analysis::FlipSummary analysis::StretchSummary::*;
+
+  // Observed beside expected, of all flips and, where there are any, of hard ones.
+  void add_flips() {
+    add_flips("Flips observed", &analysis::StretchSummary::flips);
+    const bool hard = std::any_of(columns_.begin(), columns_.end(), [](const Column& column) {
+      return has_hard_flips(column.stretch->hard_flips);
+    });
+    if (hard) add_flips("Hard flips observed", &analysis::StretchSummary::hard_flips);
+  }
+
+  void add_flips(const std::string& label, Flips flips) {
+    std::vector<std::string> observed, tokens, expected, tail;
+    bool all_tokens = true;
+    for (const Column& column : columns_) {
+      const analysis::FlipSummary& counts = column.stretch->*flips;
+      const bool measured = counts.tail.has_value();
+      observed.push_back(measured ? fmt::format("{}", counts.observed) : kNothing);
+      tokens.push_back(measured ? fmt::format("{}", counts.measured) : kNothing);
+      expected.push_back(expected_text(counts));
+      tail.push_back(measured ? probability_text(*counts.tail) : kNothing);
+      all_tokens &= counts.measured == column.stretch->tokens.compared;
+    }
+    add_cells(label, std::move(observed));
+    if (!all_tokens) add_cells("  of tokens with noise", std::move(tokens));
+    add_cells("  expected by noise", std::move(expected));
+    add_cells("  p, noise makes as many", std::move(tail));
   }
 
   void add_cells(const std::string& label, std::vector<std::string> cells) {
@@ -142,7 +194,7 @@ class TableBuilder {
     return worst > 0.0 ? fmt::format("L{} {:.1e}", worst_layer, worst) : std::string(kNothing);
   }
 
-  const analysis::Figures& figures_;
+  const run::Verdict& verdict_;
   std::vector<Column> columns_;
   ModeTable table_;
 };

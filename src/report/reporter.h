@@ -15,7 +15,7 @@
 namespace kvtool::report {
 
 // Raised with every incompatible change of the JSON document.
-inline constexpr int kSchemaVersion = 2;
+inline constexpr int kSchemaVersion = 3;
 
 struct RunDescription {
   std::string command;  // "replay"

@@ -5,9 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <vector>
 
-#include "kvtool/analysis/statistics.h"
 #include "kvtool/base/text.h"
 #include "kvtool/format/meta.h"
 
@@ -78,43 +76,6 @@ std::string correlation(double value) {
 
 std::string place_of(std::uint64_t token_index) {
   return token_index == 0 ? std::string("prefill") : fmt::format("step {}", token_index - 1);
-}
-
-std::string_view class_text(analysis::TokenVerdict verdict) {
-  switch (verdict) {
-    case analysis::TokenVerdict::kMatch: return "match";
-    case analysis::TokenVerdict::kTie: return "tie";
-    case analysis::TokenVerdict::kNoise: return "noise";
-    case analysis::TokenVerdict::kNearTie: return "near-tie";
-    case analysis::TokenVerdict::kHardFlip: return "hard flip";
-  }
-  return "unknown";
-}
-
-std::string mismatch_counts(std::uint64_t ties, std::uint64_t near_ties, std::uint64_t hard_flips) {
-  std::string result;
-  const auto append = [&](std::uint64_t count, std::string_view noun) {
-    if (count > 0) result += (result.empty() ? "" : ", ") + counted(count, noun);
-  };
-  append(ties, "tie");
-  append(near_ties, "near-tie");
-  append(hard_flips, "hard flip");
-  return result;
-}
-
-std::string describe_gap(const analysis::TokenComparison& token) {
-  const std::string margin =
-      std::isfinite(token.margin)
-          ? fmt::format("margin {:.4g}", token.margin)
-          : std::string("margin unknown (the recording has no top-2 logits)");
-  if (!std::isfinite(token.gap)) return "gap unknown, " + margin;
-  std::string gap = fmt::format("gap {}{:.4g}", token.gap_is_bound ? "at least " : "", token.gap);
-  if (token.ulp > 0.0)
-    gap += fmt::format(" = {:.3g} ulp (ulp {:.3g})", token.gap / token.ulp, token.ulp);
-  if (token.gap_is_bound && std::isfinite(token.live_gap)) {
-    gap += fmt::format(", {:.4g} in the live logits", token.live_gap);
-  }
-  return gap + ", " + margin;
 }
 
 std::string token_quote(std::int32_t token, std::string_view bytes) {
@@ -192,34 +153,6 @@ bool input_failed(const run::InputResult& input) {
     return mode.comparison.count(analysis::TokenVerdict::kHardFlip) > 0 ||
            mode.comparison.nonfinite();
   });
-}
-
-std::uint64_t count_hard_flips(const analysis::ModeSummary& mode) {
-  return std::max<std::uint64_t>(mode.hard_flips.size(), mode.steps.tokens.hard_flips);
-}
-
-StepCounts count_steps(const analysis::RowComparison& comparison) {
-  StepCounts counts;
-  for (const analysis::TokenComparison& token : comparison.tokens) {
-    if (token.index == 0) continue;
-    ++counts.compared;
-    switch (token.verdict) {
-      case analysis::TokenVerdict::kMatch: ++counts.matches; break;
-      case analysis::TokenVerdict::kTie: ++counts.ties; break;
-      case analysis::TokenVerdict::kNoise: ++counts.noise_flips; break;
-      case analysis::TokenVerdict::kNearTie: ++counts.near_ties; break;
-      case analysis::TokenVerdict::kHardFlip: ++counts.hard_flips; break;
-    }
-  }
-  return counts;
-}
-
-std::optional<double> step_kl_p99(const analysis::RowComparison& comparison) {
-  std::vector<double> values;
-  for (const analysis::TokenComparison& token : comparison.tokens) {
-    if (token.index > 0 && !std::isnan(token.kl)) values.push_back(token.kl);
-  }
-  return analysis::quantile(values, 0.99);
 }
 
 std::string verdict_title(const run::Verdict& verdict) {

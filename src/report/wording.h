@@ -28,13 +28,6 @@ inline constexpr std::size_t kTokenCharacters = 40;
 
 // "prefill", "step 4".
 [[nodiscard]] std::string place_of(std::uint64_t token_index);
-// "match", "tie", "near-tie", "hard flip".
-[[nodiscard]] std::string_view class_text(analysis::TokenVerdict verdict);
-// "1 tie, 2 hard flips", empty when there is none.
-[[nodiscard]] std::string mismatch_counts(std::uint64_t ties, std::uint64_t near_ties,
-                                          std::uint64_t hard_flips);
-// "gap 0.25 = 2 ulp (ulp 0.125), margin 0.25".
-[[nodiscard]] std::string describe_gap(const analysis::TokenComparison& token);
 // The token's text in quotes, at most kTokenCharacters; "no finite logit" for id -1.
 [[nodiscard]] std::string token_quote(std::int32_t token, std::string_view bytes);
 
@@ -59,22 +52,6 @@ enum class Stretch { kPrefill, kSteps };
 
 // A hard flip or a NaN or Inf in some mode.
 [[nodiscard]] bool input_failed(const run::InputResult& input);
-// Hard flips of a mode, also those beyond the list.
-[[nodiscard]] std::uint64_t count_hard_flips(const analysis::ModeSummary& mode);
-
-// Tokens of a comparison that steps predicted.
-struct StepCounts {
-  std::uint64_t compared = 0;
-  std::uint64_t matches = 0;
-  std::uint64_t ties = 0;
-  std::uint64_t noise_flips = 0;
-  std::uint64_t near_ties = 0;
-  std::uint64_t hard_flips = 0;
-};
-[[nodiscard]] StepCounts count_steps(const analysis::RowComparison& comparison);
-// 99th percentile of the KL lower bounds of the steps' tokens.
-[[nodiscard]] std::optional<double> step_kl_p99(const analysis::RowComparison& comparison);
-
 // "Org/Tiny (bfloat16): CPU against NVIDIA_H200".
 [[nodiscard]] std::string verdict_title(const run::Verdict& verdict);
 // The beginning of its digest, or what the recording does not tell; empty of a list of nothing.

@@ -33,6 +33,14 @@ TEST(RowComparator, EqualRowsAreBitwiseEqual) {
   EXPECT_EQ(comparator.end().decode_seconds, 1.5);
 }
 
+TEST(RowComparator, SaysByWhichBoundsTokensWereJudged) {
+  const MemoryRow row(mixed_geometry(), 1);
+  RowComparator comparator(row, {.bounds = {.near_tie_ulps = 3.0, .noise_z = 5.0}});
+  row.feed(comparator);
+  EXPECT_EQ(comparator.result().bounds.near_tie_ulps, 3.0);
+  EXPECT_EQ(comparator.result().bounds.noise_z, 5.0);
+}
+
 TEST(RowComparator, ZeroStepsCompareTheFirstTokenAndThePrompt) {
   const MemoryRow row(mixed_geometry(), 0);
   RowComparator comparator(row);

@@ -446,7 +446,7 @@ TEST_F(SaveReplay, WritesEveryKindOfReport) {
       run("replay --from CPU --json r.json --junit r.xml --markdown r.md --html r.html");
   EXPECT_EQ(result.status, 0) << result.err;
   EXPECT_THAT(result.out, HasSubstr("PASS"));
-  EXPECT_EQ(json::parse(read("r.json"))["schema_version"], 2);
+  EXPECT_EQ(json::parse(read("r.json"))["schema_version"], 3);
   EXPECT_THAT(read("r.xml"), HasSubstr("<testsuites"));
   EXPECT_THAT(read("r.md"), HasSubstr("PASS"));
   EXPECT_THAT(read("r.html"), HasSubstr("<html"));

@@ -99,7 +99,8 @@ def test_the_strip_has_a_cell_for_each_token_and_mode(browser, report):
         tokens = mode["tokens"]["class"]
         assert len(cells) == len(tokens) + mode["uncompared_steps"] == 24
         classes = [cell.get_attribute("class") for cell in cells]
-        for name, style in [("tie", "tie"), ("near_tie", "near"), ("hard_flip", "hard")]:
+        for name, style in [("tie", "tie"), ("noise", "noise"), ("near_tie", "near"),
+                            ("hard_flip", "hard")]:
             assert classes.count(f"cell {style}") == tokens.count(name)
         bitwise = [name == "match" and equal for name, equal
                    in zip(tokens, mode["tokens"]["logits_equal"])]
@@ -112,7 +113,8 @@ def test_margin_and_kl_are_drawn(browser, report):
     marks = browser.all("#input .lines circle.margin, #input .lines .cell")
     assert len(marks) == len(tokens["margin"])
     assert browser.all("#input .lines path.series.tolerance")
-    if any(kl > 0 for kl in tokens["kl"]):
+    estimated = any(kl is not None for kl in tokens["kl_estimate"])
+    if any((kl or 0) > 0 for kl in tokens["kl_estimate" if estimated else "kl"]):
         drawn = browser.run(
             "return document.querySelector('#input .lines path.mode-inject').getTotalLength()")
         assert drawn > 500

@@ -76,10 +76,11 @@ Output: 5 tokens, mismatches as [predicted≠recorded]
     A€[\n≠ Paris] is.
 Prefill: token 0 matches, K/V bitwise equal
 Steps: 4, Match: 3/4 (75.0%), TPS: 2.00
-inject: 3/4 steps match (75.0%), 1 tie, K 1.0e-02 V 5.0e-03, KL p99 2.5e-01
+inject: 3/4 steps match (75.0%), 1 tie, K 1.0e-02 V 5.0e-03, KL (lower bound)
+        p99 2.5e-01
         first divergence: step 1, tie
           predicted "\n" (id 40), recorded " Paris" (id 12)
-          gap 0.0625 = 0.5 ulp (ulp 0.125), margin 0.0625
+          gap 0.0625 = 0.5 ulp (a tie: up to 1 ulp), margin 0.0625
 )golden";
 
 TEST(ConsoleReporter, ShowsAReplayWithItsMismatchInPlace) {
@@ -89,46 +90,49 @@ Inputs: 1, fully matching: 0
 Steps: 4, Match: 3/4 (75.0%), TPS: 2.00
 
 Org/Tiny (bfloat16): CPU against NVIDIA_H200
-                          prefill      inject
-Tokens compared                 1           4
-  matching                      1           3
-  match rate               100.0%       75.0%
-  lower bound (95 %)         5.0%       24.8%
-  ties                          0           1
-  near-ties                     0           0
-  hard flips                    0           0
-Agreed tokens, min              -           2
-Agreed tokens, median           -           2
-Agreed tokens, share            -       40.0%
-Logits bitwise equal       100.0%        0.0%
-Top-1 agreement            100.0%       75.0%
-Top-5 agreement            100.0%       95.0%
-Top-5 accuracy             100.0%      100.0%
-RMS delta p                     0     5.0e-02
-KL mean                         0     6.5e-02
-KL median                       0     3.0e-03
-KL p99                          0     2.5e-01
-KL max                          0     2.5e-01
-K relative L2                   0     1.0e-02
-V relative L2                   0     5.0e-03
-K worst layer                   -  L0 1.0e-02
-V worst layer                   -  L0 5.0e-03
-K worst row                     0     1.0e-02
-V worst row                     0     5.0e-03
-K scale error                   0           0
-V scale error                   0           0
-K x rounding floor              0        6.77
-V x rounding floor              0        3.39
-K p99 ulp                       0           3
-V p99 ulp                       0           3
-K cosine                        1    0.999950
-V cosine                        1    0.999987
-K Pearson                       1    0.999966
-V Pearson                       1    0.999991
-K Pearson worst layer           1    0.999966
-V Pearson worst layer           1    0.999991
+Judged by ulp: the recordings hold no sample of logits that shows noise. Record
+    again with this version, and a top-k of at least 8, to have mismatches
+    judged by noise.
+                            prefill      inject
+Tokens compared                   1           4
+  matching                        1           3
+  match rate                 100.0%       75.0%
+  lower bound (95 %)           5.0%       24.8%
+  ties                            0           1
+  near-ties                       0           0
+  hard flips                      0           0
+Agreed tokens, min                -           2
+Agreed tokens, median             -           2
+Agreed tokens, share              -       40.0%
+Logits bitwise equal         100.0%        0.0%
+Top-1 agreement              100.0%       75.0%
+Top-5 agreement              100.0%       95.0%
+Top-5 accuracy               100.0%      100.0%
+RMS delta p                       0     5.0e-02
+KL (lower bound) mean             0     6.5e-02
+KL (lower bound) median           0     3.0e-03
+KL (lower bound) p99              0     2.5e-01
+KL (lower bound) max              0     2.5e-01
+K relative L2                     0     1.0e-02
+V relative L2                     0     5.0e-03
+K worst layer                     -  L0 1.0e-02
+V worst layer                     -  L0 5.0e-03
+K worst row                       0     1.0e-02
+V worst row                       0     5.0e-03
+K scale error                     0           0
+V scale error                     0           0
+K x rounding floor                0        6.77
+V x rounding floor                0        3.39
+K p99 ulp                         0           3
+V p99 ulp                         0           3
+K cosine                          1    0.999950
+V cosine                          1    0.999987
+K Pearson                         1    0.999966
+V Pearson                         1    0.999991
+K Pearson worst layer             1    0.999966
+V Pearson worst layer             1    0.999991
 What the pattern means.
-Worst step of inject: KL 0.25 at batch4_input5, step 1
+Worst step of inject: KL (lower bound) 0.25 at batch4_input5, step 1
 First divergences of inject: 1 of 1 input; agreed tokens: min 2, median 2
     batch4_input5: step 1, tie
 
@@ -154,19 +158,20 @@ Output: 9 tokens, mismatches of inject as [predicted≠recorded]
      w0 w1 w2 w3 w4 w5 w6 w7 w8
 Prefill: token 0 matches, K/V bitwise equal
 Steps: 8, Match: 8/8 (100.0%), TPS: 4.00
-inject: 8/8 steps match (100.0%), K 5.0e-03 V 5.0e-03, KL p99 8.0e-03
-forced: 7/8 steps match (87.5%), 1 hard flip, K 1.3e-01 V 5.0e-03, KL p99
-        2.5e-01
+inject: 8/8 steps match (100.0%), K 5.0e-03 V 5.0e-03, KL (lower bound) p99
+        8.0e-03
+forced: 7/8 steps match (87.5%), 1 hard flip, K 1.3e-01 V 5.0e-03, KL (lower
+        bound) p99 2.5e-01
         first divergence: step 5, hard flip
           predicted " wrong" (id 40), recorded " w6" (id 16)
-          gap 1.5 = 12 ulp (ulp 0.125), margin 1.5
+          gap 1.5 = 12 ulp (a hard flip: over 2 ulp), margin 1.5
         K of layer 3 leaves the profile of the others at position 7 (step 5):
         relative L2 0.9, others about 0.005
-free:   5/6 steps match (83.3%), 1 hard flip, K 5.0e-03 V 5.0e-03, KL p99
-        2.5e-01, 2 steps after the divergence not compared
+free:   5/6 steps match (83.3%), 1 hard flip, K 5.0e-03 V 5.0e-03, KL (lower
+        bound) p99 2.5e-01, 2 steps after the divergence not compared
         first divergence: step 5, hard flip
           predicted " wrong" (id 40), recorded " w6" (id 16)
-          gap 1.5 = 12 ulp (ulp 0.125), margin 1.5
+          gap 1.5 = 12 ulp (a hard flip: over 2 ulp), margin 1.5
         then wrote: " wrong way"
 
 Summary
@@ -176,64 +181,67 @@ Steps: 12, Match: 11/12 (91.6%), TPS: 3.00
 Org/Tiny (bfloat16): CPU against NVIDIA_H200
 Different weights: this model does not hold the weights of the reference.
 Another config: this model is not built as the model of the reference.
-                          prefill      inject      forced        free
-Tokens compared                 2          12           8           6
-  after divergence              0           0           0           2
-  matching                      2          11           7           5
-  match rate               100.0%       91.6%       87.5%       83.3%
-  lower bound (95 %)        22.3%       66.1%       52.9%       41.8%
-  ties                          0           1           0           0
-  near-ties                     0           0           0           0
-  hard flips                    0           0           1           1
-Agreed tokens, min              -           2           6           6
-Agreed tokens, median           -           2           6           6
-Agreed tokens, share            -       78.5%       66.6%       66.6%
-Logits bitwise equal       100.0%        0.0%        0.0%        0.0%
-Top-1 agreement            100.0%       91.6%       87.5%       83.3%
-Top-5 agreement            100.0%       98.3%       97.5%       96.6%
-Top-5 accuracy             100.0%      100.0%       87.5%       83.3%
-RMS delta p                     0     2.9e-02     3.5e-02     4.1e-02
-KL mean                         0     2.5e-02     3.5e-02     4.4e-02
-KL median                       0     4.0e-03     4.0e-03     3.0e-03
-KL p99                          0     2.5e-01     2.5e-01     2.5e-01
-KL max                          0     2.5e-01     2.5e-01     2.5e-01
-K relative L2                   0     7.1e-03     1.3e-01     5.0e-03
-V relative L2                   0     5.0e-03     5.0e-03     5.0e-03
-K worst layer                   -  L0 7.1e-03  L3 3.2e-01  L0 5.0e-03
-V worst layer                   -  L0 5.0e-03  L0 5.0e-03  L0 5.0e-03
-K worst row                     0     1.0e-02     9.0e-01     5.0e-03
-V worst row                     0     5.0e-03     5.0e-03     5.0e-03
-K scale error                   0           0           0           0
-V scale error                   0           0           0           0
-K x rounding floor              0        4.79          88        3.39
-V x rounding floor              0        3.39        3.39        3.39
-K p99 ulp                       0           3           3           3
-V p99 ulp                       0           3           3           3
-K cosine                        1    0.999975    0.991655    0.999987
-V cosine                        1    0.999987    0.999987    0.999987
-K Pearson                       1    0.999983    0.994366    0.999991
-V Pearson                       1    0.999991    0.999991    0.999991
-K Pearson worst layer           1    0.999983    0.966242    0.999991
-V Pearson worst layer           1    0.999991    0.999991    0.999991
-Amplification (median KL forced / inject): 1
+Judged by ulp: the recordings hold no sample of logits that shows noise. Record
+    again with this version, and a top-k of at least 8, to have mismatches
+    judged by noise.
+                            prefill      inject      forced        free
+Tokens compared                   2          12           8           6
+  after divergence                0           0           0           2
+  matching                        2          11           7           5
+  match rate                 100.0%       91.6%       87.5%       83.3%
+  lower bound (95 %)          22.3%       66.1%       52.9%       41.8%
+  ties                            0           1           0           0
+  near-ties                       0           0           0           0
+  hard flips                      0           0           1           1
+Agreed tokens, min                -           2           6           6
+Agreed tokens, median             -           2           6           6
+Agreed tokens, share              -       78.5%       66.6%       66.6%
+Logits bitwise equal         100.0%        0.0%        0.0%        0.0%
+Top-1 agreement              100.0%       91.6%       87.5%       83.3%
+Top-5 agreement              100.0%       98.3%       97.5%       96.6%
+Top-5 accuracy               100.0%      100.0%       87.5%       83.3%
+RMS delta p                       0     2.9e-02     3.5e-02     4.1e-02
+KL (lower bound) mean             0     2.5e-02     3.5e-02     4.4e-02
+KL (lower bound) median           0     4.0e-03     4.0e-03     3.0e-03
+KL (lower bound) p99              0     2.5e-01     2.5e-01     2.5e-01
+KL (lower bound) max              0     2.5e-01     2.5e-01     2.5e-01
+K relative L2                     0     7.1e-03     1.3e-01     5.0e-03
+V relative L2                     0     5.0e-03     5.0e-03     5.0e-03
+K worst layer                     -  L0 7.1e-03  L3 3.2e-01  L0 5.0e-03
+V worst layer                     -  L0 5.0e-03  L0 5.0e-03  L0 5.0e-03
+K worst row                       0     1.0e-02     9.0e-01     5.0e-03
+V worst row                       0     5.0e-03     5.0e-03     5.0e-03
+K scale error                     0           0           0           0
+V scale error                     0           0           0           0
+K x rounding floor                0        4.79          88        3.39
+V x rounding floor                0        3.39        3.39        3.39
+K p99 ulp                         0           3           3           3
+V p99 ulp                         0           3           3           3
+K cosine                          1    0.999975    0.991655    0.999987
+V cosine                          1    0.999987    0.999987    0.999987
+K Pearson                         1    0.999983    0.994366    0.999991
+V Pearson                         1    0.999991    0.999991    0.999991
+K Pearson worst layer             1    0.999983    0.966242    0.999991
+V Pearson worst layer             1    0.999991    0.999991    0.999991
+Amplification (median lower bound of KL, forced / inject): 1
 What the pattern means.
 forced, batch4_input6: K of layer 3 leaves the profile of the others at position
     7 (step 5): relative L2 0.9, others about 0.005
-Worst step of inject: KL 0.25 at batch4_input5, step 1
+Worst step of inject: KL (lower bound) 0.25 at batch4_input5, step 1
 First divergences of inject: 1 of 2 inputs; agreed tokens: min 2, median 2
     batch4_input5: step 1, tie
-Worst step of forced: KL 0.25 at batch4_input6, step 5
+Worst step of forced: KL (lower bound) 0.25 at batch4_input6, step 5
 First divergences of forced: 1 of 1 input; agreed tokens: min 6, median 6
     batch4_input6: step 5, hard flip
 Hard flips of forced: 1
     batch4_input6, step 5: predicted " wrong", recorded " w6", gap 1.5 = 12 ulp
-      (ulp 0.125), margin 1.5
-Worst step of free: KL 0.25 at batch4_input6, step 5
+      (a hard flip: over 2 ulp), margin 1.5
+Worst step of free: KL (lower bound) 0.25 at batch4_input6, step 5
 First divergences of free: 1 of 1 input; agreed tokens: min 6, median 6
     batch4_input6: step 5, hard flip
 Hard flips of free: 1
     batch4_input6, step 5: predicted " wrong", recorded " w6", gap 1.5 = 12 ulp
-      (ulp 0.125), margin 1.5
+      (a hard flip: over 2 ulp), margin 1.5
 Differences that can explain a mismatch:
     torch: recorded 2.13.0, here 2.14.1 - kernels of another version may round
       differently
@@ -258,9 +266,20 @@ TEST(ConsoleReporter, KeepsTo80Columns) {
       std::string(500, 'x') +
       " 世界世界世界世界世界世界世界世界世界世界世界世界世界世界世界世界世界世界世界世界世界世界";
   input.replay->recording = "a.kvc";
-  const std::vector<run::InputResult> inputs = {input, three_mode_input()};
+  // Four columns of the widest cells.
+  run::InputResult noisy = noise_input();
+  noisy.replay->modes.push_back(noisy.replay->modes.back());
+  noisy.replay->modes.back().mode = format::ReplayMode::kFree;
+  const std::vector<run::InputResult> inputs = {input, three_mode_input(), noisy};
   run::Summary summary = judged(inputs);
   run::Verdict& verdict = summary.verdicts[0];
+  for (analysis::ModeSummary& mode : verdict.run.modes) {
+    mode.steps.flips = {.measured = 1'000'000,
+                        .observed = 98'765,
+                        .expected = 98'765.4,
+                        .deviation = 312.5,
+                        .tail = 1e-300};
+  }
   verdict.finding_text = hostile_text() + hostile_text();
   verdict.gate_description = hostile_text() + hostile_text();
   verdict.model_id = verdict.device = hostile_text();

@@ -2,7 +2,9 @@
 // recordings.
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <sstream>
+#include <string_view>
 
 #include "sample_results.h"
 
@@ -42,6 +44,23 @@ Note: One thread count only: the machine has one core.
 Gate written to
     gates/tiny.json
 )golden");
+}
+
+TEST(ConsoleResults, TrialsSayWhereMismatchesAreJudgedByUlp) {
+  constexpr std::string_view kLine =
+      "\nJudged by ulp: the recordings hold no sample of logits that shows noise. Record\n"
+      "  again with this version, and a top-k of at least 8, to have mismatches judged\n"
+      "  by noise.\n";
+  run::SelftestResult selftest = selftest_result();
+  run::CalibrationResult calibration = calibration_result();
+  selftest.measures_noise = calibration.measures_noise = false;
+  for (const auto& show :
+       {std::function([&](Reporter& reporter) { reporter.selftest(selftest); }),
+        std::function([&](Reporter& reporter) { reporter.calibration(calibration); })}) {
+    std::ostringstream out;
+    show(*make_console_reporter(out, {}));
+    EXPECT_NE(out.str().find(kLine), std::string::npos) << out.str();
+  }
 }
 
 TEST(ConsoleResults, ShowsMeasurements) {

@@ -142,13 +142,68 @@ TEST(HtmlReporter, KeepsATokensClassMarginAndDistribution) {
   const json& mode = input["modes"][0];
   EXPECT_EQ(mode["mode"], "inject");
   EXPECT_EQ(mode["letters"], "emtmm");
-  const std::vector<float> kl = unpacked(mode["kl"]);
+  const std::vector<float> kl = unpacked(mode["kl"]["values"]);
   ASSERT_EQ(kl.size(), 5U);
   EXPECT_EQ(kl[0], 0.0F);
   EXPECT_NEAR(kl[1], 0.001F, 1e-6F);
   EXPECT_EQ(kl[2], 0.25F);
-  EXPECT_EQ(mode["mismatches"], json({{"2", {40, "\n", 0.0625, 0}}}));
+  EXPECT_EQ(mode["mismatches"], json({{"2", {40, "\n", "0.0625 = 0.5 ulp (a tie: up to 1 ulp)"}}}));
   EXPECT_EQ(mode["top5"], json({{"2", 0.8}}));
+  EXPECT_FALSE(mode.contains("noise")) << "the recording holds no sample";
+  EXPECT_FALSE(mode["kl"].contains("errors")) << "so that KL is a lower bound";
+  EXPECT_EQ(input["near_tie_ulps"], 2.0);
+}
+
+TEST(HtmlReporter, ShowsWhatNoiseExplains) {
+  const std::string document = page_of(noise_input());
+  EXPECT_THAT(document, HasSubstr("<p class=\"quiet\">Judged by measured noise, which explains a "
+                                  "gap of up to 4 noise"));
+  EXPECT_THAT(document, HasSubstr("<div class=\"tile-value\">1/1/0</div>"));
+  EXPECT_THAT(document, HasSubstr("ties / noise flips / hard flips (inject)"));
+  EXPECT_THAT(document,
+              HasSubstr("2.0 ± 1.2 expected by noise; probability that it makes as many: 0.63"));
+  EXPECT_THAT(document, HasSubstr("nats, estimate (inject)"));
+  EXPECT_THAT(document, HasSubstr("<tr><th scope=\"row\">Noise flips</th>"));
+  EXPECT_THAT(document, HasSubstr("<tr><th scope=\"row\">KL, mean (nats)</th>"));
+  EXPECT_THAT(document, HasSubstr("p: the probability that noise alone makes as many flips"));
+  EXPECT_THAT(document, HasSubstr("<td>1.5 = 12 ulp = 17 noise (a hard flip: over 1 ulp and over "
+                                  "4 noise)</td>"));
+  for (const char* other : {"Near-ties", "lower bound)", "KL ≥", "class=\"notice\""}) {
+    EXPECT_THAT(document.substr(0, document.find("id=\"report-data\"")), Not(HasSubstr(other)));
+  }
+}
+
+TEST(HtmlReporter, KeepsATokensNoiseAndEstimateOfKl) {
+  const std::string document = page_of(noise_input());
+  const json input = data(document, "input-0");
+  const json& mode = input["modes"][0];
+  EXPECT_EQ(mode["letters"], "emmtmommm");
+  EXPECT_EQ(input["modes"][1]["letters"], "emmmomhmm");
+  EXPECT_THAT(unpacked(mode["noise"]["noises"]), testing::Each(0.0625F));
+  EXPECT_NEAR(unpacked(mode["noise"]["bounds"])[0], 4.0 * std::sqrt(2.0) * 0.0625, 1e-4);
+  EXPECT_EQ(mode["noise"]["z"], 4.0);
+  EXPECT_NEAR(unpacked(mode["kl"]["values"])[2], 0.004F, 1e-5F);
+  EXPECT_NEAR(unpacked(mode["kl"]["errors"])[2], 0.0002F, 1e-6F);
+  EXPECT_EQ(mode["kl"]["unreliable"], json({1}));
+  const json line = data(document, "report-data")["inputs"][0];
+  EXPECT_EQ(line["counts"], json({1, 2, 0, 1, 0}));
+  EXPECT_EQ(line["by_noise"], true);
+  EXPECT_EQ(line["kl"], 0.5);
+  EXPECT_EQ(line["kl_estimated"], true);
+}
+
+TEST(HtmlReporter, SaysWhereMismatchesAreJudgedByUlp) {
+  const std::string document = page_of(replayed_input());
+  EXPECT_EQ(occurrences(document,
+                        "<p class=\"notice\">Judged by ulp: the recordings hold no "
+                        "sample of logits"),
+            1U);
+  EXPECT_THAT(document, HasSubstr("ties / near-ties / hard flips (inject)"));
+  EXPECT_THAT(document, HasSubstr("<tr><th scope=\"row\">Near-ties</th>"));
+  EXPECT_THAT(document, HasSubstr("KL (lower bound), p99 (nats)"));
+  EXPECT_THAT(document, HasSubstr("nats, lower bound (inject)"));
+  EXPECT_THAT(document, Not(HasSubstr("<th scope=\"row\">Noise")));
+  EXPECT_THAT(document, Not(HasSubstr("expected by noise")));
 }
 
 TEST(HtmlReporter, ACharacterOfSeveralTokensStandsAtItsLast) {
@@ -178,9 +233,9 @@ TEST(HtmlReporter, NumbersThatAreNotFiniteKeepTheirKind) {
   const std::vector<float> margins = unpacked(result["tokens"]["margins"]);
   EXPECT_TRUE(std::isnan(margins[0]));
   EXPECT_TRUE(std::isinf(margins[1]));
-  EXPECT_TRUE(result["modes"][0]["mismatches"]["2"][2].is_null());
+  EXPECT_EQ(result["modes"][0]["mismatches"]["2"][2], "unknown");
   EXPECT_EQ(result["modes"][0]["letters"], "emtxm");
-  EXPECT_TRUE(std::isnan(unpacked(result["modes"][0]["kl"])[3]));
+  EXPECT_TRUE(std::isnan(unpacked(result["modes"][0]["kl"]["values"])[3]));
 }
 
 TEST(HtmlReporter, StepsAfterThePartingAreNotCompared) {
@@ -238,7 +293,7 @@ TEST(HtmlReporter, WithoutKvThereIsNoHeatmap) {
   EXPECT_TRUE(result["modes"][0]["steps"].is_null());
 }
 
-TEST(HtmlReporter, TheOverviewPoolsHeadsAndNamesEachInputsVerdict) {
+TEST(HtmlReporter, TheOverviewPoolsHeadsAndListsTheInputs) {
   const json overview = data(page_of(three_mode_input()), "report-data");
   const json& verdict = overview["verdicts"][0];
   EXPECT_EQ(verdict["stretches"].size(), 4U);
@@ -246,8 +301,9 @@ TEST(HtmlReporter, TheOverviewPoolsHeadsAndNamesEachInputsVerdict) {
   EXPECT_EQ(verdict["stretches"][1]["heads"]["columns"], 2);
   EXPECT_EQ(verdict["divergences"][1]["at"], json({6}));
   const json& line = overview["inputs"][0];
-  EXPECT_EQ(line["verdict"], 0);
-  EXPECT_EQ(line["counts"], json({0, 0, 2, 0}));
+  EXPECT_EQ(line["counts"], json({0, 0, 0, 2, 0}));
+  EXPECT_EQ(line["by_noise"], false);
+  EXPECT_EQ(line["kl_estimated"], false);
   EXPECT_EQ(line["strips"][2], "emmmmmhuu");
 }
 
@@ -351,6 +407,31 @@ TEST(HtmlReporter, ACalibrationShowsLimitsAndEvidence) {
   EXPECT_THAT(document, HasSubstr("<td class=\"number\">0.002</td>"));
   EXPECT_THAT(document, HasSubstr("≤ 0.008"));
   EXPECT_THAT(document, HasSubstr("One thread count only"));
+  EXPECT_THAT(document, HasSubstr("<code>inject.kl.p99</code>"));
+  EXPECT_THAT(document, Not(HasSubstr("Judged by ulp")));
+}
+
+TEST(HtmlReporter, TrialsSayWhereMismatchesAreJudgedByUlp) {
+  run::SelftestResult selftest = selftest_result();
+  run::CalibrationResult calibration = calibration_result();
+  selftest.measures_noise = calibration.measures_noise = false;
+  const std::string document = page([&](Reporter& reporter) {
+    reporter.selftest(selftest);
+    reporter.calibration(calibration);
+    reporter.finish({});
+  });
+  EXPECT_EQ(occurrences(document, "<p class=\"notice\">Judged by ulp: "), 2U);
+}
+
+TEST(HtmlReporter, ACalibrationShowsTheEstimateOfKl) {
+  run::CalibrationResult result = calibration_result();
+  result.runs[0].figures["inject.kl_estimate.p99"] = 0.003;
+  const std::string document = page([&](Reporter& reporter) {
+    reporter.calibration(result);
+    reporter.finish({});
+  });
+  EXPECT_THAT(document, HasSubstr("<code>inject.kl_estimate.p99</code>"));
+  EXPECT_THAT(document, HasSubstr("<td class=\"number\">0.003</td>"));
 }
 
 TEST(HtmlReporter, AGeneratedInputNeedsNoComparison) {

@@ -43,7 +43,7 @@ std::vector<std::string> keys(const json& object) {
 TEST(JsonReporter, StartsWithTheSchemaVersion) {
   const std::string written =
       written_by([](Reporter& reporter) { report_all(reporter, generated_input()); });
-  EXPECT_TRUE(written.starts_with("{\n  \"schema_version\": 2,\n  \"command\": \"replay\","))
+  EXPECT_TRUE(written.starts_with("{\n  \"schema_version\": 3,\n  \"command\": \"replay\","))
       << written;
 }
 
@@ -73,27 +73,41 @@ TEST(JsonReporter, HasTheMembersOfTheSchema) {
   EXPECT_THAT(keys(mode),
               UnorderedElementsAre("mode", "own_step_kv", "prefill_seconds", "decode_seconds",
                                    "tokens_per_second", "prefill_token_matches", "steps",
-                                   "uncompared_steps", "matches", "ties", "near_ties", "hard_flips",
-                                   "kl_p99", "first_divergence", "first_bit_difference",
+                                   "uncompared_steps", "matches", "ties", "noise_flips",
+                                   "near_ties", "hard_flips", "measures_noise", "kl_p99",
+                                   "kl_estimate_p99", "first_divergence", "first_bit_difference",
                                    "logits_equal", "bitwise_equal", "nonfinite", "recorded_text",
                                    "own_text", "tokens", "mismatches", "prefill_kv", "step_kv"));
   EXPECT_THAT(keys(mode["mismatches"].at(0)),
               UnorderedElementsAre("index", "recorded", "predicted", "class", "margin", "gap",
-                                   "gap_is_bound", "live_gap", "ulp", "kl", "nonfinite",
+                                   "gap_is_bound", "live_gap", "ulp", "noise", "noise_bound",
+                                   "gap_in_noise", "rule", "kl", "kl_estimate", "nonfinite",
                                    "recorded_text", "predicted_text"));
   const json verdict = whole["verdicts"].at(0);
   EXPECT_THAT(keys(verdict),
               UnorderedElementsAre("model", "reference_device", "device", "reference_cache",
                                    "cache", "different_weights", "different_config", "parallel",
-                                   "passed", "finding", "gate", "figures", "amplification",
-                                   "provenance", "numerics", "prefill", "modes"));
+                                   "measures_noise", "passed", "finding", "gate", "figures",
+                                   "amplification", "provenance", "numerics", "prefill", "modes"));
   EXPECT_THAT(keys(verdict["modes"].at(0)),
-              UnorderedElementsAre("mode", "tokens", "logits", "kv", "agreed_tokens",
+              UnorderedElementsAre("mode", "tokens", "flips", "logits", "kv", "agreed_tokens",
                                    "first_divergences", "hard_flip_count", "hard_flips"));
   EXPECT_THAT(keys(verdict["modes"].at(0)["logits"]),
               UnorderedElementsAre("compared", "bitwise_equal", "top1_agreement", "top5_agreement",
                                    "top5_accuracy", "top100_measured", "top100_agreement",
-                                   "delta_p_measured", "rms_delta_p", "kl"));
+                                   "delta_p_measured", "rms_delta_p", "noise_measured", "noise",
+                                   "relative_noise", "kl", "kl_estimate"));
+  EXPECT_THAT(keys(verdict["modes"].at(0)["logits"]["kl"]),
+              UnorderedElementsAre("measured", "mean", "median", "p99", "max", "worst"));
+  EXPECT_THAT(keys(verdict["modes"].at(0)["logits"]["kl_estimate"]),
+              UnorderedElementsAre("measured", "mean", "median", "p99", "max", "worst",
+                                   "standard_error", "unreliable"));
+  EXPECT_THAT(keys(verdict["modes"].at(0)["flips"]), UnorderedElementsAre("any", "hard"));
+  EXPECT_THAT(keys(verdict["modes"].at(0)["flips"]["hard"]),
+              UnorderedElementsAre("measured", "observed", "expected", "deviation", "p"));
+  EXPECT_THAT(keys(verdict["gate"]),
+              UnorderedElementsAre("name", "description", "chosen", "near_tie_ulps", "noise_z",
+                                   "passed", "rules"));
   EXPECT_THAT(keys(verdict["gate"]["rules"].at(0)),
               UnorderedElementsAre("rule", "min", "max", "figure", "measured", "missing",
                                    "unjudged", "matched", "failed", "failures", "passed"));
@@ -119,6 +133,72 @@ TEST(JsonReporter, HoldsEveryTokenOfAMode) {
   EXPECT_EQ(mode["mismatches"].at(0)["class"], "tie");
   EXPECT_EQ(mode["mismatches"].at(0)["predicted_text"], "\n");
   EXPECT_EQ(mode["recorded_text"], "A€ Paris is.");
+}
+
+TEST(JsonReporter, HoldsTheNoiseOfEveryToken) {
+  const json mode = document(noise_input())["results"].at(0)["replay"]["modes"].at(0);
+  EXPECT_EQ(mode["measures_noise"], true);
+  EXPECT_EQ(mode["ties"], 1);
+  EXPECT_EQ(mode["noise_flips"], 1);
+  EXPECT_EQ(mode["kl_p99"], 0.25);
+  EXPECT_EQ(mode["kl_estimate_p99"], 0.5);
+  EXPECT_EQ(mode["tokens"]["class"].at(5), "noise");
+  EXPECT_EQ(mode["tokens"]["noise"].at(8), 0.0625);
+  EXPECT_EQ(mode["tokens"]["kl_estimate"].at(2), 0.004);
+  const json tie = mode["mismatches"].at(0);
+  EXPECT_EQ(tie["rule"], "ulp");
+  EXPECT_NEAR(tie["gap_in_noise"], 1.0 / std::sqrt(2.0), 1e-12) << "the gap is the noise";
+  const json noise = mode["mismatches"].at(1);
+  EXPECT_EQ(noise["rule"], "noise");
+  EXPECT_EQ(noise["noise"], 0.0625);
+  EXPECT_NEAR(noise["noise_bound"], 4.0 * std::sqrt(2.0) * 0.0625, 1e-12);
+  EXPECT_NEAR(noise["gap_in_noise"], 0.1875 / (std::sqrt(2.0) * 0.0625), 1e-12);
+  EXPECT_EQ(noise["kl_estimate"],
+            json({{"value", 0.5}, {"standard_error", 0.025}, {"reliable", true}}));
+}
+
+TEST(JsonReporter, HoldsTheVerdictByNoise) {
+  const json verdict = document(noise_input())["verdicts"].at(0);
+  EXPECT_EQ(verdict["measures_noise"], true);
+  EXPECT_EQ(verdict["gate"]["noise_z"], 4.0);
+  const json forced = verdict["modes"].at(1);
+  EXPECT_EQ(forced["tokens"]["noise_flips"], 1);
+  EXPECT_EQ(forced["flips"]["any"]["measured"], 8);
+  EXPECT_EQ(forced["flips"]["any"]["observed"], 2);
+  EXPECT_EQ(forced["flips"]["any"]["expected"], 2.0) << "8 tokens of probability 1/4";
+  EXPECT_NEAR(forced["flips"]["any"]["deviation"], std::sqrt(8 * 3.0 / 16.0), 1e-12);
+  // 1 - P(0) - P(1) of the binomial distribution.
+  EXPECT_NEAR(forced["flips"]["any"]["p"], 1.0 - std::pow(0.75, 8) - 2.0 * std::pow(0.75, 7),
+              1e-12);
+  EXPECT_EQ(forced["flips"]["hard"]["observed"], 1);
+  EXPECT_EQ(forced["flips"]["hard"]["p"], 0.0);
+  EXPECT_EQ(forced["logits"]["noise"], 0.0625);
+  EXPECT_EQ(forced["logits"]["relative_noise"], 0.025);
+  EXPECT_EQ(forced["logits"]["noise_measured"], 8);
+  EXPECT_EQ(forced["logits"]["kl"]["max"], 0.25);
+  EXPECT_EQ(forced["logits"]["kl_estimate"]["max"], 0.5);
+  EXPECT_EQ(forced["logits"]["kl_estimate"]["unreliable"], 1);
+  EXPECT_EQ(forced["logits"]["kl_estimate"]["worst"]["index"], 4);
+  const json flip = forced["hard_flips"].at(0);
+  EXPECT_EQ(flip["rule"], "noise");
+  EXPECT_NEAR(flip["gap_in_noise"], 1.5 / (std::sqrt(2.0) * 0.0625), 1e-12);
+}
+
+TEST(JsonReporter, WithoutASampleNoiseIsNull) {
+  const json whole = document(replayed_input());
+  const json mode = whole["results"].at(0)["replay"]["modes"].at(0);
+  EXPECT_EQ(mode["measures_noise"], false);
+  EXPECT_TRUE(mode["kl_estimate_p99"].is_null());
+  EXPECT_TRUE(mode["tokens"]["noise"].at(2).is_null());
+  const json tie = mode["mismatches"].at(0);
+  EXPECT_EQ(tie["rule"], "ulp");
+  for (const char* member : {"noise", "noise_bound", "gap_in_noise", "kl_estimate"}) {
+    EXPECT_TRUE(tie[member].is_null()) << member;
+  }
+  const json verdict = whole["verdicts"].at(0);
+  EXPECT_EQ(verdict["measures_noise"], false);
+  EXPECT_TRUE(verdict["modes"].at(0)["flips"]["any"]["p"].is_null());
+  EXPECT_EQ(verdict["modes"].at(0)["logits"]["kl_estimate"]["measured"], 0);
 }
 
 TEST(JsonReporter, HoldsKvErrorsByLayerAndBlock) {
@@ -265,6 +345,8 @@ TEST(JsonReporter, HoldsSelftestAndCalibration) {
   EXPECT_TRUE(selftest["faults"].at(2)["caught"].is_null());
   const json calibration = whole["calibrations"].at(0);
   EXPECT_EQ(calibration["rules"].at(0)["max"], 0.008);
+  EXPECT_EQ(calibration["measures_noise"], true);
+  EXPECT_EQ(selftest["measures_noise"], true);
   EXPECT_EQ(calibration["runs"].at(0)["figures"]["inject.kl.p99"], 0.002);
 }
 

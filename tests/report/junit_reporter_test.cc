@@ -41,8 +41,8 @@ TEST(JunitReporter, HasOneCaseForEachInputAndGateRule) {
   <testsuite name="tiny" tests="2" failures="1" errors="0" skipped="0" time="2.250" timestamp="2026-01-02T03:04:05" hostname="CPU">
     <testcase classname="tiny" name="batch4_input5" time="0.562" />
     <testcase classname="tiny" name="batch4_input6" time="1.688">
-      <failure message="forced, step 5: predicted &quot; wrong&quot;, recorded &quot; w6&quot;, gap 1.5 = 12 ulp (ulp 0.125), margin 1.5" type="comparison">forced, step 5: predicted " wrong", recorded " w6", gap 1.5 = 12 ulp (ulp 0.125), margin 1.5
-free, step 5: predicted " wrong", recorded " w6", gap 1.5 = 12 ulp (ulp 0.125), margin 1.5
+      <failure message="forced, step 5: predicted &quot; wrong&quot;, recorded &quot; w6&quot;, gap 1.5 = 12 ulp (a hard flip: over 2 ulp), margin 1.5" type="comparison">forced, step 5: predicted " wrong", recorded " w6", gap 1.5 = 12 ulp (a hard flip: over 2 ulp), margin 1.5
+free, step 5: predicted " wrong", recorded " w6", gap 1.5 = 12 ulp (a hard flip: over 2 ulp), margin 1.5
 recording: ref_cache/NVIDIA_H200/tiny/batch4_input6.kvc</failure>
     </testcase>
   </testsuite>
@@ -52,6 +52,7 @@ recording: ref_cache/NVIDIA_H200/tiny/batch4_input6.kvc</failure>
       <property name="finding" value="What the pattern means." />
       <property name="reference_device" value="NVIDIA_H200" />
       <property name="device" value="CPU" />
+      <property name="judged" value="Judged by ulp: the recordings hold no sample of logits that shows noise. Record again with this version, and a top-k of at least 8, to have mismatches judged by noise." />
     </properties>
     <testcase classname="tiny.gate" name="inject.tokens.match_rate" time="0.000" />
     <testcase classname="tiny.gate" name="inject.kv.key.relative_l2" time="0.000">
@@ -89,6 +90,39 @@ TEST(JunitReporter, PropertiesSayWhereTheTwoSidesDiffer) {
             1U);
   EXPECT_EQ(count(document, "//testcase[@name='a/batch1_input7.kvc']/failure[@type='missing']"),
             1U);
+}
+
+TEST(JunitReporter, SaysWhatNoiseExplains) {
+  const pugi::xml_document document =
+      parsed(junit([](Reporter& reporter) { report_all(reporter, noise_input()); }));
+  const auto property = [&](const std::string& name) -> std::string {
+    const std::string path = "//property[@name='" + name + "']";
+    return document.select_node(path.c_str()).node().attribute("value").value();
+  };
+  EXPECT_EQ(property("judged"),
+            "Judged by measured noise, which explains a gap of up to 4 noise (1 noise: the "
+            "measured standard deviation of the difference of two logits).");
+  EXPECT_EQ(property("flips: inject"), "2 observed, 2.0 ± 1.2 expected, p 0.63");
+  const pugi::xml_node failure = document.select_node("//testcase/failure").node();
+  EXPECT_STREQ(
+      failure.attribute("message").value(),
+      "forced, step 5: predicted \" other\", recorded \" w6\", gap 1.5 = 12 ulp = 17 noise "
+      "(a hard flip: over 1 ulp and over 4 noise), margin 1.5");
+}
+
+TEST(JunitReporter, ASelftestSaysThatItIsJudgedByUlp) {
+  run::SelftestResult result = selftest_result();
+  const auto judged = [&] {
+    return count(parsed(junit([&](Reporter& reporter) {
+                   reporter.selftest(result);
+                   reporter.selftest(result);
+                   reporter.finish({});
+                 })),
+                 "//property[@name='judged']");
+  };
+  EXPECT_EQ(judged(), 0U);
+  result.measures_noise = false;
+  EXPECT_EQ(judged(), 1U) << "once for a suite";
 }
 
 TEST(JunitReporter, CountsAgreeWithTheCases) {

@@ -41,6 +41,8 @@ TEST(MarkdownReporter, ShowsThreeModes) {
 
 Numerical policy: the same. Platform: differs in torch; not recorded: CPU.
 
+Judged by ulp: the recordings hold no sample of logits that shows noise. Record again with this version, and a top-k of at least 8, to have mismatches judged by noise.
+
 What the pattern means.
 
 ### Gate sample: FAIL
@@ -74,10 +76,10 @@ Made for tests.
 | Top-5 agreement | 100.0% | 98.3% | 97.5% | 96.6% |
 | Top-5 accuracy | 100.0% | 100.0% | 87.5% | 83.3% |
 | RMS delta p | 0 | 2.9e-02 | 3.5e-02 | 4.1e-02 |
-| KL mean | 0 | 2.5e-02 | 3.5e-02 | 4.4e-02 |
-| KL median | 0 | 4.0e-03 | 4.0e-03 | 3.0e-03 |
-| KL p99 | 0 | 2.5e-01 | 2.5e-01 | 2.5e-01 |
-| KL max | 0 | 2.5e-01 | 2.5e-01 | 2.5e-01 |
+| KL (lower bound) mean | 0 | 2.5e-02 | 3.5e-02 | 4.4e-02 |
+| KL (lower bound) median | 0 | 4.0e-03 | 4.0e-03 | 3.0e-03 |
+| KL (lower bound) p99 | 0 | 2.5e-01 | 2.5e-01 | 2.5e-01 |
+| KL (lower bound) max | 0 | 2.5e-01 | 2.5e-01 | 2.5e-01 |
 | K relative L2 | 0 | 7.1e-03 | 1.3e-01 | 5.0e-03 |
 | V relative L2 | 0 | 5.0e-03 | 5.0e-03 | 5.0e-03 |
 | K worst layer | - | L0 7.1e-03 | L3 3.2e-01 | L0 5.0e-03 |
@@ -97,7 +99,7 @@ Made for tests.
 | K Pearson worst layer | 1 | 0.999983 | 0.966242 | 0.999991 |
 | V Pearson worst layer | 1 | 0.999991 | 0.999991 | 0.999991 |
 
-Amplification (median KL forced / inject): 1
+Amplification (median lower bound of KL, forced / inject): 1
 
 - forced, batch4_input6: K of layer 3 leaves the profile of the others at position 7 (step 5): relative L2 0.9, others about 0.005
 
@@ -105,31 +107,31 @@ First divergences of inject: 1 of 2 inputs; agreed tokens: min 2, median 2
 
 | input | token | class | predicted | recorded | by how much |
 | --- | --- | --- | --- | --- | --- |
-| batch4_input5 | step 1 | tie | <code>"&#92;n"</code> | <code>" Paris"</code> | gap 0.0625 = 0.5 ulp (ulp 0.125), margin 0.0625 |
+| batch4_input5 | step 1 | tie | <code>"&#92;n"</code> | <code>" Paris"</code> | gap 0.0625 = 0.5 ulp (a tie: up to 1 ulp), margin 0.0625 |
 
 First divergences of forced: 1 of 1 input; agreed tokens: min 6, median 6
 
 | input | token | class | predicted | recorded | by how much |
 | --- | --- | --- | --- | --- | --- |
-| batch4_input6 | step 5 | hard flip | <code>" wrong"</code> | <code>" w6"</code> | gap 1.5 = 12 ulp (ulp 0.125), margin 1.5 |
+| batch4_input6 | step 5 | hard flip | <code>" wrong"</code> | <code>" w6"</code> | gap 1.5 = 12 ulp (a hard flip: over 2 ulp), margin 1.5 |
 
 **Hard flips of forced: 1**
 
 | input | token | predicted | recorded | by how much |
 | --- | --- | --- | --- | --- |
-| batch4_input6 | step 5 | <code>" wrong"</code> | <code>" w6"</code> | gap 1.5 = 12 ulp (ulp 0.125), margin 1.5 |
+| batch4_input6 | step 5 | <code>" wrong"</code> | <code>" w6"</code> | gap 1.5 = 12 ulp (a hard flip: over 2 ulp), margin 1.5 |
 
 First divergences of free: 1 of 1 input; agreed tokens: min 6, median 6
 
 | input | token | class | predicted | recorded | by how much |
 | --- | --- | --- | --- | --- | --- |
-| batch4_input6 | step 5 | hard flip | <code>" wrong"</code> | <code>" w6"</code> | gap 1.5 = 12 ulp (ulp 0.125), margin 1.5 |
+| batch4_input6 | step 5 | hard flip | <code>" wrong"</code> | <code>" w6"</code> | gap 1.5 = 12 ulp (a hard flip: over 2 ulp), margin 1.5 |
 
 **Hard flips of free: 1**
 
 | input | token | predicted | recorded | by how much |
 | --- | --- | --- | --- | --- |
-| batch4_input6 | step 5 | <code>" wrong"</code> | <code>" w6"</code> | gap 1.5 = 12 ulp (ulp 0.125), margin 1.5 |
+| batch4_input6 | step 5 | <code>" wrong"</code> | <code>" w6"</code> | gap 1.5 = 12 ulp (a hard flip: over 2 ulp), margin 1.5 |
 
 ### Provenance
 
@@ -150,12 +152,54 @@ First divergences of free: 1 of 1 input; agreed tokens: min 6, median 6
 
 | mode | token | class | predicted | recorded | by how much |
 | --- | --- | --- | --- | --- | --- |
-| forced | step 5 | hard flip | <code>" wrong"</code> | <code>" w6"</code> | gap 1.5 = 12 ulp (ulp 0.125), margin 1.5 |
-| free | step 5 | hard flip | <code>" wrong"</code> | <code>" w6"</code> | gap 1.5 = 12 ulp (ulp 0.125), margin 1.5 |
+| forced | step 5 | hard flip | <code>" wrong"</code> | <code>" w6"</code> | gap 1.5 = 12 ulp (a hard flip: over 2 ulp), margin 1.5 |
+| free | step 5 | hard flip | <code>" wrong"</code> | <code>" w6"</code> | gap 1.5 = 12 ulp (a hard flip: over 2 ulp), margin 1.5 |
 
 </details>
 
 )golden");
+}
+
+TEST(MarkdownReporter, ShowsWhatNoiseExplains) {
+  const std::string text = run_of({noise_input()});
+  for (const char* part :
+       {"\nJudged by measured noise, which explains a gap of up to 4 noise (1 noise: ",
+        "\n|   noise flips | 0 | 1 | 1 |\n|   hard flips | 0 | 0 | 1 |\n",
+        "\n| Flips observed | 0 | 2 | 2 |\n"
+        "|   expected by noise | 0.25 ± 0.43 | 2.0 ± 1.2 | 2.0 ± 1.2 |\n"
+        "|   p, noise makes as many | 1 | 0.63 | 0.63 |\n",
+        "\n| Noise of logits | 6.2e-02 | 6.2e-02 | 6.2e-02 |\n"
+        "|   relative | 2.5e-02 | 2.5e-02 | 2.5e-02 |\n",
+        "\n| KL mean, std. error | 0 | 4.4e-03 | 4.4e-03 |\n",
+        "\n| KL unreliable | 0.0% | 12.5% | 12.5% |\n",
+        "\np: the probability that noise alone makes as many flips, or more. In forced one flip "
+        "leads to others: p is shown there and not gated.\n",
+        "| batch4_input7 | step 3 | noise | <code>\" other\"</code> | <code>\" w4\"</code> | gap "
+        "at "
+        "least 0.25, 0.3125 in the live logits = 2.5 ulp = 3.5 noise (noise explains up to 4), "
+        "margin 0.25 |\n",
+        "\n- inject: 6/8 steps match (75.0%), 1 tie, 1 noise flip\n",
+        "gap 1.5 = 12 ulp = 17 noise (a hard flip: over 1 ulp and over 4 noise), margin 1.5 |\n"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
+  }
+  for (const char* other : {"near-tie", "lower bound of KL", "KL (lower bound)", "Judged by ulp"}) {
+    EXPECT_EQ(text.find(other), std::string::npos) << other;
+  }
+}
+
+TEST(MarkdownReporter, TrialsSayWhereMismatchesAreJudgedByUlp) {
+  run::SelftestResult selftest = selftest_result();
+  run::CalibrationResult calibration = calibration_result();
+  selftest.measures_noise = calibration.measures_noise = false;
+  const std::string text = markdown([&](Reporter& reporter) {
+    reporter.selftest(selftest);
+    reporter.calibration(calibration);
+    reporter.finish({});
+  });
+  const std::string line = "\n\nJudged by ulp: the recordings hold no sample of logits";
+  const std::size_t first = text.find(line);
+  ASSERT_NE(first, std::string::npos) << text;
+  EXPECT_NE(text.find(line, first + 1), std::string::npos) << text;
 }
 
 TEST(MarkdownReporter, AnInputWithoutAFailureIsNotFolded) {

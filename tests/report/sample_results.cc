@@ -1,6 +1,9 @@
 #include "sample_results.h"
 
+#include <algorithm>
+#include <cmath>
 #include <functional>
+#include <numbers>
 
 namespace kvtool::report {
 namespace {
@@ -173,6 +176,64 @@ run::InputResult three_mode_input() {
   return input;
 }
 
+namespace {
+
+constexpr double kNoise = 0.0625;
+constexpr double kFlipProbability = 0.25;
+
+// As judge_noise() leaves a token.
+void set_noise(analysis::TokenComparison& token, const analysis::FlipBounds& bounds) {
+  token.noise = {.top = kNoise, .sample = kNoise / 2.0, .deviation = 2.5};
+  token.noise_bound = bounds.noise_z * std::numbers::sqrt2 * kNoise;
+  token.kl_estimate = {
+      .value = 2.0 * token.kl, .standard_error = 0.1 * token.kl, .reliable = token.index != 1};
+  token.flip_probability = kFlipProbability;
+  token.hard_flip_probability = 0.0;
+}
+
+run::ModeReplay noisy_mode(format::ReplayMode mode) {
+  run::ModeReplay replay = matching_mode(mode, 9, 2);
+  replay.comparison.step_kv =
+      profile_of(8, [](KvKind, std::size_t, std::uint64_t) { return 0.005; });
+  return replay;
+}
+
+void finish_noise(run::ModeReplay& mode) {
+  for (analysis::TokenComparison& token : mode.comparison.tokens) {
+    set_noise(token, mode.comparison.bounds);
+    if (token.verdict == TokenVerdict::kMatch) continue;
+    mode.comparison.live_tokens[token.index] = token.predicted;
+    mode.texts[token.index].predicted = " other";
+  }
+}
+
+}  // namespace
+
+run::InputResult noise_input() {
+  run::InputResult input = named_input(3, 7);
+  run::ModeReplay inject = noisy_mode(format::ReplayMode::kInject);
+  set_mismatch(inject.comparison.tokens[3], TokenVerdict::kTie, 0.0625);
+  set_mismatch(inject.comparison.tokens[5], TokenVerdict::kNoise, 0.1875);
+  // Margins are the reference's, whatever the mode.
+  inject.comparison.tokens[4].margin = 0.25;
+  inject.comparison.tokens[6].margin = 1.5;
+  finish_noise(inject);
+
+  run::ModeReplay forced = noisy_mode(format::ReplayMode::kForced);
+  forced.own_step_kv = true;
+  set_mismatch(forced.comparison.tokens[4], TokenVerdict::kNoise, 0.25);
+  forced.comparison.tokens[4].gap_is_bound = true;
+  forced.comparison.tokens[4].live_gap = 0.3125;
+  set_mismatch(forced.comparison.tokens[6], TokenVerdict::kHardFlip, 1.5);
+  forced.comparison.tokens[3].margin = 0.0625;
+  forced.comparison.tokens[5].margin = 0.1875;
+  finish_noise(forced);
+
+  input.timing = inject.timing;
+  input.replay->modes = {inject, forced};
+  return input;
+}
+
 const std::string& hostile_text() {
   static constexpr char kBytes[] =
       "\x1b[31m<script>alert(1)</script>]]>|a|`b`\n\n# x @user "
@@ -268,6 +329,7 @@ run::SelftestResult selftest_result() {
   result.reference = "recorded before the test";
   result.inputs = 2;
   result.steps = 30;
+  result.measures_noise = true;
   result.control_passed = true;
   result.seconds = 12.25;
   run::FaultResult caught;
@@ -304,6 +366,7 @@ run::CalibrationResult calibration_result() {
   result.reference = "CPU, AVX-512, 2 threads";
   result.target = "gates/tiny.json";
   result.safety_factor = 4.0;
+  result.measures_noise = true;
   result.runs = {{"avx2, 1 thread", "avx2", 1, "recorded", 3.5, {{"inject.kl.p99", 0.002}}}};
   result.rules = {{{"inject.kl.p99", std::nullopt, 0.008}, 0.002, "avx2, 1 thread"}};
   result.notes = {"One thread count only: the machine has one core."};
@@ -337,6 +400,9 @@ run::Verdict verdict_of(const std::vector<run::InputResult>& inputs, const analy
     }
   }
   run::Verdict verdict;
+  const run::ModeReplay& first_mode = inputs.front().replay->modes.front();
+  verdict.flip_bounds = first_mode.comparison.bounds;
+  verdict.measures_noise = !std::isnan(first_mode.comparison.tokens.front().noise_bound);
   verdict.model_slug = inputs.front().model_slug;
   verdict.model_id = "Org/Tiny";
   verdict.dtype = "bfloat16";

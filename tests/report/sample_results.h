@@ -20,6 +20,11 @@ namespace kvtool::report {
 // override, a character that XML forbids, NUL and bytes that are not UTF-8.
 [[nodiscard]] const std::string& hostile_text();
 
+// Of recordings with a sample of logits, in two modes: noise is known of all tokens, 0.0625 in
+// each. inject: a tie and a noise flip; forced: a hard flip and a noise flip whose gap is only
+// known from the live logits.
+[[nodiscard]] run::InputResult noise_input();
+
 [[nodiscard]] run::RecordingInfo recording_info();
 // One fault caught and located, one missed, one skipped; the control passes.
 [[nodiscard]] run::SelftestResult selftest_result();

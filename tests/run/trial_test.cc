@@ -126,6 +126,7 @@ TEST_F(TrialTest, EachRecordingHasTheNearTieBoundOfItsDevice) {
       judge(set, {{"rules", {{"*.tokens.tie_rate", nullptr}}},
                   {"overrides", {{{"reference_device", "LAX"}, {"near_tie_ulps", 1e9}}}}});
   EXPECT_THAT(figures_of(judgement), ElementsAre("inject.tokens.hard_flips"));
+  EXPECT_FALSE(judgement.measures_noise) << "the recordings hold no sample";
 }
 
 }  // namespace

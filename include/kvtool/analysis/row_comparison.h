@@ -16,6 +16,7 @@
 namespace kvtool::analysis {
 
 struct RowComparison {
+  FlipBounds bounds = {};  // that the tokens were judged by
   // Token 0, then one per compared step. A step is compared as long as both
   // sides were fed the same tokens up to it; after that its context is another.
   std::vector<TokenComparison> tokens;

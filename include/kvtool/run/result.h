@@ -296,6 +296,7 @@ struct SelftestResult {
   std::string cache = format::kUnnamedCache;  // spec of the one that replayed it; several: a list
   std::uint64_t inputs = 0;
   std::uint64_t steps = 0;
+  bool measures_noise = false;  // as of a Verdict
   bool control_passed = false;  // the replay without a fault passes the gate
   std::vector<analysis::RuleResult> control_failures;
   std::vector<FaultResult> faults;
@@ -327,6 +328,7 @@ struct CalibrationResult {
   std::string cache = format::kUnnamedCache;  // spec of the one that replayed it
   std::string target;                         // the gate file
   double safety_factor = 0.0;
+  bool measures_noise = false;  // as of a Verdict, of all runs
   std::vector<CalibrationRun> runs;
   std::vector<CalibratedRule> rules;
   std::vector<std::string> notes;  // what was not varied, and why

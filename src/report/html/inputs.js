@@ -25,14 +25,26 @@ function chartSlot(build) {
 
 // One input as its charts share it.
 class Panel {
-  constructor(data, verdict) {
+  constructor(data) {
     this.data = data;
-    this.nearTieUlps = verdict ? verdict.near_tie_ulps : 2;
-    this.modes = (data.modes || []).map((mode) => ({ ...mode, kl: unpack(mode.kl) }));
+    this.modes = (data.modes || []).map((mode) => ({
+      ...mode,
+      kl: { ...mode.kl, values: unpack(mode.kl.values), errors: mode.kl.errors && unpack(mode.kl.errors) },
+      noise: mode.noise && { ...mode.noise, noises: unpack(mode.noise.noises), bounds: unpack(mode.noise.bounds) },
+    }));
+    this.byNoise = this.modes.some((mode) => mode.noise);
+    this.klName = this.modes.some((mode) => mode.kl.errors) ? 'KL' : 'KL (lower bound)';
     this.tokens = data.tokens && {
       ...data.tokens, margins: unpack(data.tokens.margins), ulps: unpack(data.tokens.ulps),
     };
     this.followers = [];
+  }
+
+  // The largest gap that is no hard flip.
+  tolerance(index, mode) {
+    const ulp = this.tokens.ulps[index];
+    const bound = mode.noise ? mode.noise.bounds[index] : NaN;
+    return Number.isNaN(bound) ? ulp * this.data.near_tie_ulps : Math.max(ulp, bound);
   }
 
   point(index) {
@@ -54,18 +66,29 @@ class Panel {
     const lines = [['recorded', `${quoted(texts[index])} (id ${ids[index]})`]];
     const mismatch = mode.mismatches[index];
     if (mismatch) {
-      const [id, text, gap, bound] = mismatch;
+      const [id, text, gap] = mismatch;
       lines.push(['predicted', id < 0 ? 'no finite logit' : `${quoted(text)} (id ${id})`]);
-      lines.push(['gap', gap === null ? 'unknown' : `${bound ? '≥ ' : ''}${shown(gap)}${inUlps(gap)}`]);
+      lines.push(['gap', gap]);
     }
     const overlap = mode.top5 && mode.top5[index] !== undefined ? mode.top5[index] : 1;
     lines.push(
       ['class', CLASSES[letter].name],
       ['margin', shown(margins[index]) + inUlps(margins[index])],
-      ['ulp', shown(ulp)],
-      ['KL ≥', `${shown(mode.kl[index])}${Number.isNaN(mode.kl[index]) ? '' : ' nats'}`],
+      ['ulp', shown(ulp)]);
+    if (mode.noise) lines.push(['noise', shown(mode.noise.noises[index])]);
+    lines.push(
+      [this.klName, this.klText(index, mode)],
       ['top-5 in common', shownRate(overlap)]);
     return lines;
+  }
+
+  // "0.0012 ± 0.0001 nats".
+  klText(index, { kl }) {
+    const value = kl.values[index];
+    if (Number.isNaN(value)) return shown(value);
+    const error = kl.errors && kl.errors[index] > 0 ? ` ± ${shown(kl.errors[index])}` : '';
+    const unreliable = kl.unreliable && kl.unreliable.includes(index) ? ', rests on few ids' : '';
+    return `${shown(value)}${error} nats${unreliable}`;
   }
 }
 
@@ -103,7 +126,8 @@ function mismatchRows(panel) {
         element('td', { class: 'class' }, svg('svg', { width: 12, height: 12, 'aria-hidden': 'true' }, stripSymbol(letter, 0, 0)),
           ` ${CLASSES[letter].name.split(':')[0]}`),
         ...['recorded', 'predicted'].map((name) => element('td', { class: 'token' }, lines[name])),
-        ...['margin', 'gap', 'KL ≥'].map((name) => element('td', { class: 'number' }, lines[name]))));
+        element('td', { class: 'number' }, lines.margin), element('td', {}, lines.gap),
+        element('td', { class: 'number' }, lines[panel.klName])));
     }
   }
   return rows;
@@ -113,16 +137,22 @@ function mismatchTable(panel) {
   const most = 200;
   const rows = mismatchRows(panel);
   if (rows.length === 0) return element('p', { class: 'quiet' }, 'Every compared token matches.');
-  const head = element('tr', {}, ...['Mode', 'Token', 'Class', 'Recorded', 'Predicted', 'Margin', 'Gap', 'KL ≥']
-    .map((name, i) => element('th', i === 1 || i > 4 ? { class: 'number' } : {}, name)));
+  const head = element('tr', {}, ...['Mode', 'Token', 'Class', 'Recorded', 'Predicted', 'Margin', 'Gap', panel.klName]
+    .map((name) => element('th', ['Token', 'Margin', panel.klName].includes(name) ? { class: 'number' } : {}, name)));
   const table = element('div', { class: 'scroll list' },
     element('table', {}, element('thead', {}, head), element('tbody', {}, ...rows.slice(0, most))));
   return rows.length <= most ? table
     : element('div', {}, table, element('p', { class: 'quiet' }, `… and ${rows.length - most} more.`));
 }
 
+function toleranceText(panel) {
+  if (!panel.byNoise) return `tolerance of a near-tie: ${shown(panel.data.near_tie_ulps)} ulp`;
+  const { z } = panel.modes.find((mode) => mode.noise).noise;
+  return `what noise explains: ${shown(z)} standard deviations of a difference`;
+}
+
 function addTokenCharts(parent, panel) {
-  const letters = [...'emtnhxu'].filter((letter) => panel.modes.some((mode) => mode.letters.includes(letter)));
+  const letters = [...'emtonhxu'].filter((letter) => panel.modes.some((mode) => mode.letters.includes(letter)));
   parent.append(element('h4', {}, 'Match strip'), stripLegend(letters),
     chartSlot((width) => {
       panel.followers = [];
@@ -130,10 +160,10 @@ function addTokenCharts(parent, panel) {
     }));
   parent.append(element('h4', {}, 'Margin of the recorded token'),
     lineLegend([['margin', 'match'], ['ulp', '1 ulp'],
-      ['tolerance', `tolerance of a near-tie: ${shown(panel.nearTieUlps)} ulp`]]),
+      [panel.byNoise ? 'tolerance noise' : 'tolerance', toleranceText(panel)]]),
     chartSlot((width) => drawMargins(panel, width)));
-  parent.append(element('h4', {}, 'KL divergence (lower bound, nats)'),
-    panel.modes.some((mode) => mode.kl.some((kl) => kl > 0))
+  parent.append(element('h4', {}, panel.klName === 'KL' ? 'KL divergence (nats)' : 'KL divergence (lower bound, nats)'),
+    panel.modes.some((mode) => mode.kl.values.some((kl) => kl > 0))
       ? lineLegend(panel.modes.map((mode) => [`mode-${mode.mode}`, mode.mode])) : '',
     chartSlot((width) => drawKl(panel, width)));
 }
@@ -171,8 +201,8 @@ function addKv(parent, panel) {
   parent.append(group || element('p', { class: 'quiet' }, 'No K/V was compared for this input.'));
 }
 
-function inputPanel(data, verdict) {
-  const panel = new Panel(data, verdict);
+function inputPanel(data) {
+  const panel = new Panel(data);
   const article = element('article', { id: 'input' });
   article.append(element('h3', { tabindex: '-1' }, data.name),
     factList([['prompt', counted(data.prompt_length, 'token')], ...data.facts]),
@@ -185,17 +215,17 @@ function inputPanel(data, verdict) {
   return article;
 }
 
-// Worst first: hard flips, NaN, near-ties, ties, then KL.
+// Worst first: hard flips and NaN, near-ties, noise flips, ties, then KL.
 function bySeverity(a, b) {
-  const key = (line) => (line.counts ? [line.counts[2] + line.counts[3], line.counts[1], line.counts[0], line.kl || 0] : [0, 0, 0, 0]);
+  const key = (line) => (line.counts ? [line.counts[3] + line.counts[4], line.counts[2], line.counts[1], line.counts[0], line.kl || 0] : [0, 0, 0, 0, 0]);
   const [left, right] = [key(a), key(b)];
   const at = left.findIndex((value, i) => value !== right[i]);
   return at < 0 ? 0 : right[at] - left[at];
 }
 
 const STRIP_COLORS = {
-  light: { e: '#d5dde6', m: '#a9bccf', t: '#56b4e9', n: '#e69f00', h: '#b2182b', x: '#111111', u: '#ffffff' },
-  dark: { e: '#2c3946', m: '#4a6178', t: '#56b4e9', n: '#e69f00', h: '#ff5c5c', x: '#ffffff', u: '#161b22' },
+  light: { e: '#d5dde6', m: '#a9bccf', t: '#56b4e9', o: '#009e73', n: '#e69f00', h: '#b2182b', x: '#111111', u: '#ffffff' },
+  dark: { e: '#2c3946', m: '#4a6178', t: '#56b4e9', o: '#2fbf93', n: '#e69f00', h: '#ff5c5c', x: '#ffffff', u: '#161b22' },
 };
 
 function smallStrip(line) {
@@ -217,13 +247,24 @@ function smallStrip(line) {
   return canvas;
 }
 
-function inputRow(line, index, several) {
+// The columns of line.counts that some input can have: ties, noise, near-ties, hard flips, NaN.
+function countColumns(lines) {
+  const compared = lines.filter((line) => line.counts);
+  const some = (column) => compared.some((line) => line.counts[column] > 0);
+  return [['Ties', true], ['Noise', compared.some((line) => line.by_noise) || some(1)],
+    ['Near', compared.some((line) => !line.by_noise) || some(2)], ['Hard', true], ['NaN', true]]
+    .map(([name, wanted], column) => ({ name, wanted, column })).filter(({ wanted }) => wanted);
+}
+
+function inputRow(line, index, several, columns) {
   const link = element('a', { href: `#${line.anchor}` }, line.name);
   const name = element('td', {}, link, several ? element('div', { class: 'quiet' }, line.model) : null);
   if (!line.strips) return element('tr', { 'data-input': index }, name);
   const first = line.first.filter((at) => at !== null);
-  const cells = [line.tokens, ...line.counts, first.length > 0 ? Math.min(...first) : 'none',
-    line.bitwise ? 'bitwise' : shown(line.kl), line.bitwise ? '=' : shown(line.key), line.bitwise ? '=' : shown(line.value)];
+  const kl = `${line.kl_estimated || !(line.kl > 0) ? '' : '≥ '}${shown(line.kl)}`;
+  const cells = [line.tokens, ...columns.map(({ column }) => line.counts[column]),
+    first.length > 0 ? Math.min(...first) : 'none',
+    line.bitwise ? 'bitwise' : kl, line.bitwise ? '=' : shown(line.key), line.bitwise ? '=' : shown(line.value)];
   return element('tr', { 'data-input': index }, name, element('td', {}, smallStrip(line)),
     ...cells.map((cell) => element('td', { class: 'number' }, String(cell))));
 }
@@ -235,14 +276,15 @@ class InputList {
     this.only = element('input', { type: 'checkbox', id: 'only-mismatches' });
     this.count = element('span', { class: 'quiet' });
     this.body = element('tbody');
-    const names = ['Input', 'Match strip', 'Tokens', 'Ties', 'Near', 'Hard', 'NaN', 'First', 'KL ≥', 'K rel. L2', 'V rel. L2'];
+    const columns = countColumns(lines);
+    const names = ['Input', 'Match strip', 'Tokens', ...columns.map(({ name }) => name), 'First', 'KL', 'K rel. L2', 'V rel. L2'];
     const head = element('tr', {}, ...names.map((name, i) => element('th', i > 1 ? { class: 'number' } : {}, name)));
     this.element = element('div', {},
       element('div', { class: 'controls' }, this.filter,
         element('label', {}, this.only, ' with mismatches only'), this.count),
       element('div', { class: 'scroll list' }, element('table', { class: 'inputs' }, element('thead', {}, head), this.body)));
     const several = new Set(lines.map((line) => line.model)).size > 1;
-    this.rows = this.lines.map((line) => inputRow(line, line.index, several));
+    this.rows = this.lines.map((line) => inputRow(line, line.index, several, columns));
     this.filter.addEventListener('input', () => this.show());
     this.only.addEventListener('change', () => this.show());
     this.body.addEventListener('click', (event) => {

@@ -109,20 +109,20 @@ class LineFrame {
 
 // The mode that has most to say about a token: one that mismatches.
 function speakingMode(panel, index) {
-  return panel.modes.find((mode) => mode.mismatches[index] && index < mode.kl.length) ||
-    panel.modes.find((mode) => index < mode.kl.length) || panel.modes[0];
+  return panel.modes.find((mode) => mode.mismatches[index] && index < mode.kl.values.length) ||
+    panel.modes.find((mode) => index < mode.kl.values.length) || panel.modes[0];
 }
 
 function drawMargins(panel, width) {
   const { margins, ulps } = panel.tokens;
-  const tolerance = ulps.map((ulp) => ulp * panel.nearTieUlps);
+  const tolerance = ulps.map((ulp, index) => panel.tolerance(index, speakingMode(panel, index)));
   const known = [...margins].filter((margin) => !Number.isNaN(margin));
   if (known.length === 0) {
     return element('p', { class: 'quiet' }, 'No margin is known: the recording holds fewer than two logits per step.');
   }
   const scale = new LogScale([...known, ...tolerance]);
   const frame = new LineFrame(width, 190, margins.length, scale, 'Margin over tokens');
-  frame.path([...tolerance], 'tolerance', true);
+  frame.path([...tolerance], panel.byNoise ? 'tolerance noise' : 'tolerance', true);
   frame.path([...ulps], 'ulp', true);
   margins.forEach((margin, index) => {
     const y = frame.y(margin);
@@ -140,7 +140,7 @@ function drawMargins(panel, width) {
 }
 
 function drawKl(panel, width) {
-  const all = panel.modes.flatMap((mode) => [...mode.kl]);
+  const all = panel.modes.flatMap((mode) => [...mode.kl.values]);
   const scale = new LogScale(all.filter((kl) => !Number.isNaN(kl)), 12);
   if (scale.empty) {
     return element('p', { class: 'quiet' }, scale.hasZero
@@ -148,11 +148,11 @@ function drawKl(panel, width) {
       : 'No KL could be computed: the statistics are not finite or hold no logits.');
   }
   const count = panel.tokens.margins.length;
-  const frame = new LineFrame(width, 170, count, scale, 'KL lower bound over tokens');
-  for (const mode of panel.modes) frame.path([...mode.kl], `mode-${mode.mode}`);
+  const frame = new LineFrame(width, 170, count, scale, `${panel.klName} over tokens`);
+  for (const mode of panel.modes) frame.path([...mode.kl.values], `mode-${mode.mode}`);
   frame.explore(panel, (index) => panel.modes
-    .filter((mode) => index < mode.kl.length)
-    .reduce((worst, mode) => (mode.kl[index] > worst.kl[index] ? mode : worst),
+    .filter((mode) => index < mode.kl.values.length)
+    .reduce((worst, mode) => (mode.kl.values[index] > worst.kl.values[index] ? mode : worst),
       speakingMode(panel, index)));
   return frame.picture;
 }

@@ -2,13 +2,16 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <functional>
+#include <span>
 #include <string_view>
 #include <vector>
 
 #include "html/escape.h"
 #include "html/figures.h"
+#include "mismatches.h"
 
 namespace kvtool::report::html {
 namespace {
@@ -23,27 +26,49 @@ struct FigureRow {
   std::string_view figure;  // behind "STRETCH."
 };
 
-constexpr std::array kFigureRows = {
+constexpr std::array kTokenRows = {
     FigureRow{"Tokens compared", "tokens.compared"},
     FigureRow{"Not compared (context parted)", "tokens.uncompared"},
     FigureRow{"Match rate", "tokens.match_rate"},
     FigureRow{"Match rate, 95 % lower bound", "tokens.match_rate_lower95"},
     FigureRow{"Match or tie, 95 % lower bound", "tokens.explained_rate_lower95"},
     FigureRow{"Ties", "tokens.ties"},
+    FigureRow{"Noise flips", "tokens.noise_flips"},
     FigureRow{"Near-ties", "tokens.near_ties"},
     FigureRow{"Hard flips", "tokens.hard_flips"},
     FigureRow{"NaN or Inf", "tokens.nonfinite"},
     FigureRow{"Agreed tokens, median of inputs", "tokens.agreed_median"},
     FigureRow{"Agreed tokens, least", "tokens.agreed_min"},
+};
+
+constexpr std::array kLogitRows = {
     FigureRow{"Logits bitwise equal", "logits.bitwise_rate"},
     FigureRow{"Top-1 agreement", "logits.top1_agreement"},
     FigureRow{"Top-5 agreement", "logits.top5_agreement"},
     FigureRow{"Top-100 agreement", "logits.top100_agreement"},
     FigureRow{"Top-5 accuracy", "logits.top5_accuracy"},
     FigureRow{"RMS Δp of the recorded token", "logits.rms_delta_p"},
-    FigureRow{"KL ≥, median (nats)", "kl.median"},
-    FigureRow{"KL ≥, p99 (nats)", "kl.p99"},
-    FigureRow{"KL ≥, largest (nats)", "kl.max"},
+    FigureRow{"Noise of the best logits", "logits.noise"},
+    FigureRow{"Noise, in spreads of the logits", "logits.relative_noise"},
+};
+
+constexpr std::array kKlEstimates = {
+    FigureRow{"KL, mean (nats)", "kl_estimate.mean"},
+    FigureRow{"KL, standard error of the mean", "kl_estimate.standard_error"},
+    FigureRow{"KL, median (nats)", "kl_estimate.median"},
+    FigureRow{"KL, p99 (nats)", "kl_estimate.p99"},
+    FigureRow{"KL, largest (nats)", "kl_estimate.max"},
+    FigureRow{"KL, unreliable estimates", "kl_estimate.unreliable_rate"},
+};
+
+constexpr std::array kKlBounds = {
+    FigureRow{"KL (lower bound), mean (nats)", "kl.mean"},
+    FigureRow{"KL (lower bound), median (nats)", "kl.median"},
+    FigureRow{"KL (lower bound), p99 (nats)", "kl.p99"},
+    FigureRow{"KL (lower bound), largest (nats)", "kl.max"},
+};
+
+constexpr std::array kKvRows = {
     FigureRow{"K relative L2", "kv.key.relative_l2"},
     FigureRow{"K in rounding floors", "kv.key.floor_ratio"},
     FigureRow{"K scale error", "kv.key.scale_error"},
@@ -87,34 +112,93 @@ std::string result_text(const run::Verdict& verdict, const std::string& stretch)
                                               : "<span class=\"bad\">✗ FAIL</span>";
 }
 
+class TableWriter {
+ public:
+  explicit TableWriter(const run::Verdict& verdict)
+      : verdict_(verdict), columns_(columns_of(verdict.run)) {}
+
+  std::string write() {
+    text_ = "<div class=\"scroll\"><table class=\"modes\"><thead><tr><th>Figure</th>";
+    for (const Column& column : columns_) {
+      text_ += "<th class=\"number\">" + column.name + "</th>";
+    }
+    text_ += "</tr></thead><tbody>\n";
+    add("Gate", [&](const Column& column) { return result_text(verdict_, column.name); });
+    add_figures(kTokenRows);
+    add_flips("Flips", &analysis::StretchSummary::flips);
+    if (std::any_of(columns_.begin(), columns_.end(), [](const Column& column) {
+          return has_hard_flips(column.stretch->hard_flips);
+        })) {
+      add_flips("Hard flips", &analysis::StretchSummary::hard_flips);
+    }
+    add_figures(kLogitRows);
+    if (estimates_kl(verdict_.run)) {
+      add_figures(kKlEstimates);
+    } else {
+      add_figures(kKlBounds);
+    }
+    add_figures(kKvRows);
+    add("Error begins at", [](const Column& column) { return departure_text(column.stretch->kv); });
+    return text_ + "</tbody></table></div>\n";
+  }
+
+ private:
+  void add(std::string_view title, const std::function<std::string(const Column&)>& of) {
+    std::vector<std::string> cells;
+    for (const Column& column : columns_) cells.push_back(of(column));
+    text_ += row(title, cells);
+  }
+
+  void add_figures(std::span<const FigureRow> rows) {
+    for (const FigureRow& line : rows) add_figure(line);
+  }
+
+  // Only what some stretch has measured.
+  void add_figure(const FigureRow& line) {
+    bool worth_a_row = false;
+    std::vector<std::string> cells;
+    for (const Column& column : columns_) {
+      const std::string name = fmt::format("{}.{}", column.name, line.figure);
+      const auto value = figure(verdict_.figures, name);
+      worth_a_row |= value && (*value != 0.0 || !is_foreign_class(line.figure, verdict_));
+      cells.push_back(shown_figure(name, value));
+    }
+    if (worth_a_row) text_ += row(line.title, cells);
+  }
+
+  void add_flips(const std::string& title,
+                 analysis::FlipSummary analysis::StretchSummary::* flips) {
+    if (std::none_of(columns_.begin(), columns_.end(), [&](const Column& column) {
+          return (column.stretch->*flips).tail.has_value();
+        })) {
+      return;
+    }
+    add(title + " observed", [&](const Column& column) {
+      const analysis::FlipSummary& counts = column.stretch->*flips;
+      if (!counts.tail) return std::string("–");
+      const bool all = counts.measured == column.stretch->tokens.compared;
+      return fmt::format("{}{}", counts.observed,
+                         all ? "" : fmt::format(" of {}", counts.measured));
+    });
+    add(title + " expected by noise",
+        [&](const Column& column) { return text(expected_text(column.stretch->*flips)); });
+    add(title + ", p", [&](const Column& column) {
+      const std::optional<double>& tail = (column.stretch->*flips).tail;
+      return tail ? text(probability_text(*tail)) : std::string("–");
+    });
+  }
+
+  const run::Verdict& verdict_;
+  std::vector<Column> columns_;
+  std::string text_;
+};
+
 }  // namespace
 
 std::string modes_table(const run::Verdict& verdict) {
-  const std::vector<Column> columns = columns_of(verdict.run);
-  std::string table = "<div class=\"scroll\"><table class=\"modes\"><thead><tr><th>Figure</th>";
-  for (const Column& column : columns) table += "<th class=\"number\">" + column.name + "</th>";
-  table += "</tr></thead><tbody>\n";
-
-  const auto add = [&](std::string_view title,
-                       const std::function<std::string(const Column&)>& of) {
-    std::vector<std::string> cells;
-    for (const Column& column : columns) cells.push_back(of(column));
-    table += row(title, cells);
-  };
-  add("Gate", [&](const Column& column) { return result_text(verdict, column.name); });
-  for (const FigureRow& line : kFigureRows) {
-    bool measured = false;
-    std::vector<std::string> cells;
-    for (const Column& column : columns) {
-      const std::string name = fmt::format("{}.{}", column.name, line.figure);
-      const auto value = figure(verdict.figures, name);
-      measured = measured || value.has_value();
-      cells.push_back(shown_figure(name, value));
-    }
-    if (measured) table += row(line.title, cells);
-  }
-  add("Error begins at", [](const Column& column) { return departure_text(column.stretch->kv); });
-  return table + "</tbody></table></div>\n";
+  std::string table = TableWriter(verdict).write();
+  const std::string note = flips_note(verdict);
+  return note.empty() ? table : table + "<p class=\"quiet\">" + text(note) + "</p>\n";
 }
 
 }  // namespace kvtool::report::html

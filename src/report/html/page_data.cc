@@ -10,6 +10,7 @@
 #include "html/profile_data.h"
 #include "html/token_texts.h"
 #include "kvtool/base/text.h"
+#include "mismatches.h"
 
 namespace kvtool::report::html {
 namespace {
@@ -24,20 +25,20 @@ constexpr double kWholeOverlap = 1.0;
 
 Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
 
-// e: equal logits, m: match, t: tie, n: near-tie, h: hard flip, x: NaN or Inf.
+// e: equal logits, m: match, t: tie, o: noise, n: near-tie, h: hard flip, x: NaN or Inf.
 // The order is that of severity (kSeverity).
 char verdict_letter(const TokenComparison& token) {
   if (token.nonfinite) return 'x';
   switch (token.verdict) {
     case TokenVerdict::kMatch: return token.logits_equal ? 'e' : 'm';
     case TokenVerdict::kTie: return 't';
-    case TokenVerdict::kNoise:
+    case TokenVerdict::kNoise: return 'o';
     case TokenVerdict::kNearTie: return 'n';
     case TokenVerdict::kHardFlip: return 'h';
   }
   return 'x';
 }
-constexpr std::string_view kSeverity = "uemtnhx";
+constexpr std::string_view kSeverity = "uemtonhx";
 
 char worse(char a, char b) { return kSeverity.find(a) > kSeverity.find(b) ? a : b; }
 
@@ -47,6 +48,9 @@ std::string verdict_letters(const analysis::RowComparison& row) {
   letters.append(row.uncompared_steps, 'u');
   return letters;
 }
+
+// Those that fail or need a tolerance, in the order of the list's columns.
+constexpr std::string_view kCountedLetters = "tonhx";
 
 // At most kOverviewCells letters, each the worst of those that it stands for.
 std::string condensed(const std::string& letters) {
@@ -80,22 +84,46 @@ Json reference_tokens(const run::ModeReplay& mode) {
       {"ids", ids}, {"texts", recorded_texts(mode.texts)}, {"margins", margins}, {"ulps", ulps}};
 }
 
-Json mismatch(const TokenComparison& token, const std::string& predicted_bytes) {
-  return {token.predicted, printable(predicted_bytes), number(token.gap),
-          token.gap_is_bound ? 1 : 0};
+Json mismatch(const TokenComparison& token, const std::string& predicted_bytes,
+              const analysis::FlipBounds& bounds) {
+  return {token.predicted, printable(predicted_bytes), gap_text(token, bounds)};
 }
 
-Json mode_data(const run::ModeReplay& mode, std::uint64_t prompt_length) {
+// For the charts, whether estimated or a lower bound.
+Json kl_data(const analysis::RowComparison& row, bool estimated) {
+  std::string values;
+  for (const TokenComparison& token : row.tokens) append_packed(values, kl_of(token, estimated));
+  if (!estimated) return {{"values", values}};
+  std::string errors;
+  Json unreliable = Json::array();
+  for (std::size_t i = 0; i < row.tokens.size(); ++i) {
+    const analysis::KlEstimate& estimate = row.tokens[i].kl_estimate;
+    append_packed(errors, estimate.standard_error);
+    if (!std::isnan(estimate.value) && !estimate.reliable) unreliable.push_back(i);
+  }
+  return {{"values", values}, {"errors", errors}, {"unreliable", unreliable}};
+}
+
+// Of each token, the noise and the gap that it explains.
+Json noise_data(const analysis::RowComparison& row) {
+  std::string noises;
+  std::string bounds;
+  for (const TokenComparison& token : row.tokens) {
+    append_packed(noises, token.noise.top);
+    append_packed(bounds, token.noise_bound);
+  }
+  return {{"noises", noises}, {"bounds", bounds}, {"z", row.bounds.noise_z}};
+}
+
+Json mode_data(const run::ModeReplay& mode, std::uint64_t prompt_length, bool estimated) {
   const analysis::RowComparison& row = mode.comparison;
   Json mismatches = Json::object();
   Json top5 = Json::object();
-  std::string kl;
   for (std::size_t i = 0; i < row.tokens.size(); ++i) {
     const TokenComparison& token = row.tokens[i];
-    append_packed(kl, token.kl);
     if (token.verdict != TokenVerdict::kMatch) {
-      mismatches[std::to_string(i)] =
-          mismatch(token, i < mode.texts.size() ? mode.texts[i].predicted : std::string());
+      mismatches[std::to_string(i)] = mismatch(
+          token, i < mode.texts.size() ? mode.texts[i].predicted : std::string(), row.bounds);
     }
     if (token.top5_overlap < kWholeOverlap) {
       top5[std::to_string(i)] = std::round(token.top5_overlap * 100.0) / 100.0;
@@ -103,17 +131,23 @@ Json mode_data(const run::ModeReplay& mode, std::uint64_t prompt_length) {
   }
   Json result = {{"mode", format::replay_mode_name(mode.mode)},
                  {"letters", verdict_letters(row)},
-                 {"kl", kl},
+                 {"kl", kl_data(row, estimated)},
                  {"mismatches", mismatches},
                  {"own_kv", mode.own_step_kv},
                  {"bitwise_equal", row.bitwise_equal()},
                  {"steps_per_second",
                   number(run::tokens_per_second(mode.timing.steps, mode.timing.decode_seconds))},
                  {"steps", blocks_data(row.step_kv, prompt_length, row.step_departure())}};
+  if (measures_noise(row)) result["noise"] = noise_data(row);
   if (!top5.empty()) result["top5"] = top5;
   if (!mode.own_text.empty()) result["own_text"] = printable(mode.own_text);
   if (row.first_bit_difference) result["first_bit_difference"] = *row.first_bit_difference;
   return result;
+}
+
+bool any_estimate(const run::Replay& replay) {
+  return std::any_of(replay.modes.begin(), replay.modes.end(),
+                     [](const run::ModeReplay& mode) { return estimates_kl(mode.comparison); });
 }
 
 void add_fact(Json& facts, std::string_view name, std::string_view value) {
@@ -143,18 +177,21 @@ void add_replay(Json& result, const run::Replay& replay, std::uint64_t prompt_le
   if (replay.modes.empty()) return;
   result["tokens"] = reference_tokens(longest_mode(replay));
   for (const run::ModeReplay& mode : replay.modes) {
-    result["modes"].push_back(mode_data(mode, prompt_length));
+    result["modes"].push_back(mode_data(mode, prompt_length, any_estimate(replay)));
   }
   // The prompt is processed alike in every mode; the first stands for all.
   const analysis::RowComparison& first = replay.modes.front().comparison;
+  result["near_tie_ulps"] = first.bounds.near_tie_ulps;
   result["prefill"] = blocks_data(first.prefill_kv, 0, first.prefill_departure());
 }
 
 double worst_kl(const run::Replay& replay) {
+  const bool estimated = any_estimate(replay);
   double worst = std::nan("");
   for (const run::ModeReplay& mode : replay.modes) {
     for (const TokenComparison& token : mode.comparison.tokens) {
-      if (!(worst >= token.kl)) worst = std::isnan(token.kl) ? worst : token.kl;
+      const double kl = kl_of(token, estimated);
+      if (!(worst >= kl)) worst = std::isnan(kl) ? worst : kl;
     }
   }
   return worst;
@@ -168,25 +205,29 @@ double kv_error(const analysis::RowComparison& row, analysis::KvKind kind) {
 Json replay_line(const run::Replay& replay) {
   Json strips = Json::array();
   Json first = Json::array();
-  std::array<std::uint64_t, 4> counts{};
+  std::array<std::uint64_t, kCountedLetters.size()> counts{};
   bool bitwise = true;
+  bool by_noise = false;
   for (const run::ModeReplay& mode : replay.modes) {
     const analysis::RowComparison& row = mode.comparison;
     strips.push_back(condensed(verdict_letters(row)));
     const auto index = row.first_divergence();
     first.push_back(index ? Json(*index) : Json(nullptr));
     for (const TokenComparison& token : row.tokens) {
-      const std::size_t slot = std::string_view("tnhx").find(verdict_letter(token));
+      const std::size_t slot = kCountedLetters.find(verdict_letter(token));
       if (slot != std::string_view::npos) ++counts[slot];
     }
     bitwise = bitwise && row.bitwise_equal();
+    by_noise = by_noise || measures_noise(row);
   }
   const analysis::RowComparison& row = replay.modes.front().comparison;
   return {{"strips", strips},
           {"first", first},
           {"counts", counts},
           {"bitwise", bitwise},
+          {"by_noise", by_noise},
           {"kl", number(worst_kl(replay))},
+          {"kl_estimated", any_estimate(replay)},
           {"key", number(kv_error(row, analysis::KvKind::kKey))},
           {"value", number(kv_error(row, analysis::KvKind::kValue))},
           {"tokens", longest_mode(replay).comparison.tokens.size()}};
@@ -223,22 +264,8 @@ Json verdict_data(const run::Verdict& verdict) {
   return {{"model", printable(verdict.model_id)},
           {"reference", printable(verdict.reference_device)},
           {"device", printable(verdict.device)},
-          {"near_tie_ulps", verdict.flip_bounds.near_tie_ulps},
           {"stretches", stretches},
           {"divergences", divergences}};
-}
-
-// An input belongs to the verdict of its model, reference device and caches.
-Json verdict_index(const run::Summary& summary, const InputEntry& input) {
-  for (std::size_t i = 0; i < summary.verdicts.size(); ++i) {
-    const run::Verdict& verdict = summary.verdicts[i];
-    if (verdict.model_slug == input.model_slug &&
-        verdict.reference_device == input.recorded_device &&
-        verdict.reference_cache == input.reference_cache && verdict.cache == input.cache) {
-      return i;
-    }
-  }
-  return nullptr;
 }
 
 }  // namespace
@@ -247,20 +274,13 @@ std::string input_anchor(const std::string& model_slug, const analysis::InputNam
   return printable(model_slug) + "_" + analysis::to_string(input);
 }
 
-InputEntry input_entry(const run::InputResult& input) {
-  InputEntry entry;
-  entry.model_slug = input.model_slug;
-  entry.line = Json::object();
-  if (input.replay && !input.replay->modes.empty()) {
-    entry.recorded_device = input.replay->recorded_device;
-    entry.reference_cache = input.replay->reference_cache;
-    entry.cache = input.replay->cache;
-    entry.line = replay_line(*input.replay);
-  }
-  entry.line["anchor"] = input_anchor(input.model_slug, input.name());
-  entry.line["name"] = analysis::to_string(input.name());
-  entry.line["model"] = printable(input.model_slug);
-  return entry;
+Json input_line(const run::InputResult& input) {
+  Json line = Json::object();
+  if (input.replay && !input.replay->modes.empty()) line = replay_line(*input.replay);
+  line["anchor"] = input_anchor(input.model_slug, input.name());
+  line["name"] = analysis::to_string(input.name());
+  line["model"] = printable(input.model_slug);
+  return line;
 }
 
 Json input_data(const run::InputResult& input) {
@@ -273,15 +293,9 @@ Json input_data(const run::InputResult& input) {
   return result;
 }
 
-Json overview_data(const run::Summary& summary, std::span<const InputEntry> inputs) {
+Json overview_data(const run::Summary& summary, const Json& lines) {
   Json verdicts = Json::array();
   for (const run::Verdict& verdict : summary.verdicts) verdicts.push_back(verdict_data(verdict));
-  Json lines = Json::array();
-  for (const InputEntry& input : inputs) {
-    Json line = input.line;
-    line["verdict"] = verdict_index(summary, input);
-    lines.push_back(std::move(line));
-  }
   return {{"verdicts", verdicts}, {"inputs", lines}};
 }
 

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
-#include <span>
 #include <string>
 
 #include "kvtool/run/result.h"
@@ -14,21 +13,14 @@ namespace kvtool::report::html {
 [[nodiscard]] std::string input_anchor(const std::string& model_slug,
                                        const analysis::InputName& input);
 
-// The parts of an input that its line in the list of inputs needs.
-struct InputEntry {
-  std::string model_slug;
-  std::string recorded_device;
-  std::string reference_cache;
-  std::string cache;
-  nlohmann::json line;
-};
-[[nodiscard]] InputEntry input_entry(const run::InputResult& input);
+// An input's line in the list of inputs.
+[[nodiscard]] nlohmann::json input_line(const run::InputResult& input);
 
 // One input with all tokens and profiles.
 [[nodiscard]] nlohmann::json input_data(const run::InputResult& input);
 
 // The verdicts' pooled profiles and the list of inputs.
 [[nodiscard]] nlohmann::json overview_data(const run::Summary& summary,
-                                           std::span<const InputEntry> inputs);
+                                           const nlohmann::json& lines);
 
 }  // namespace kvtool::report::html

@@ -83,7 +83,7 @@ function inputSection(lines) {
     chosen = index;
     // Inputs are parsed and drawn only when someone looks at them.
     const data = JSON.parse(document.getElementById(`input-${index}`).textContent);
-    place.replaceChildren(inputPanel(data, overview.verdicts[lines[index].verdict]));
+    place.replaceChildren(inputPanel(data));
     list.mark(index);
     redraws.run();
     if (moved) place.scrollIntoView({ block: 'start' });

@@ -4,15 +4,17 @@ const CLASSES = {
   e: { name: 'match, logits bitwise equal', style: 'equal' },
   m: { name: 'match', style: 'match' },
   t: { name: 'tie: gap within 1 ulp', style: 'tie' },
+  o: { name: 'noise: gap that the measured noise explains', style: 'noise' },
   n: { name: 'near-tie: gap within the tolerance', style: 'near' },
   h: { name: 'hard flip', style: 'hard' },
   x: { name: 'NaN or Inf', style: 'nonfinite' },
   u: { name: 'not compared: the context had parted', style: 'uncompared' },
 };
-// In a square of 12: two bars, a wave, a cross, an exclamation mark.
+// In a square of 12: two bars, three dots, a wave, a cross, an exclamation mark.
 const SHAPES = {
   e: 'M6 5.2v1.6',
   t: 'M3 4.6h6M3 7.4h6',
+  o: 'M3 6h.01M6 6h.01M9 6h.01',
   n: 'M2.6 7q1.7-3 3.4-1t3.4-1',
   h: 'M3.2 3.2l5.6 5.6M8.8 3.2l-5.6 5.6',
   x: 'M6 2.6v4.2M6 9v.6',

@@ -8,6 +8,7 @@
 #include "html/figures.h"
 #include "html/sections.h"
 #include "kvtool/base/text.h"
+#include "mismatches.h"
 #include "wording.h"
 
 namespace kvtool::report::html {
@@ -56,6 +57,10 @@ std::string fault_row(const run::FaultResult& fault) {
       detections(fault), begins, smallest(fault));
 }
 
+std::string judged_notice(bool measures_noise) {
+  return measures_noise ? std::string() : "<p class=\"notice\">" + text(judged_by_ulp()) + "</p>\n";
+}
+
 std::string rules_table(const run::CalibrationResult& result) {
   std::string table =
       "<div class=\"scroll\"><table><thead><tr><th>Figure</th><th class=\"number\">Noise</th>"
@@ -74,12 +79,16 @@ std::string rules_table(const run::CalibrationResult& result) {
 }
 
 std::string runs_table(const run::CalibrationResult& result) {
-  constexpr std::array kColumns = {"tokens.match_rate", "kl.p99", "kv.key.relative_l2",
-                                   "kv.value.relative_l2"};
+  const bool estimated =
+      std::any_of(result.runs.begin(), result.runs.end(), [](const run::CalibrationRun& run) {
+        return run.figures.contains("inject.kl_estimate.p99");
+      });
+  const std::array columns = {"tokens.match_rate", estimated ? "kl_estimate.p99" : "kl.p99",
+                              "kv.key.relative_l2", "kv.value.relative_l2"};
   std::string table =
       "<div class=\"scroll\"><table><thead><tr><th>Run</th><th>Instruction set</th>"
       "<th class=\"number\">Threads</th><th>Batch</th><th class=\"number\">Seconds</th>";
-  for (const char* column : kColumns) {
+  for (const char* column : columns) {
     table += fmt::format("<th class=\"number\"><code>inject.{}</code></th>", column);
   }
   table += "</tr></thead><tbody>\n";
@@ -90,7 +99,7 @@ std::string runs_table(const run::CalibrationResult& result) {
         text(run.name), text(run.cpu_isa),
         run.threads == 0 ? std::string("default") : std::to_string(run.threads), text(run.batch),
         run.seconds);
-    for (const char* column : kColumns) {
+    for (const char* column : columns) {
       const std::string name = fmt::format("inject.{}", column);
       table += "<td class=\"number\">" + shown_figure(name, figure(run.figures, name)) + "</td>";
     }
@@ -120,6 +129,7 @@ std::string selftest_section(const run::SelftestResult& result) {
   section +=
       fmt::format("<p class=\"quiet\">{}, {}, {:.1f} s</p>\n", counted(result.inputs, "input"),
                   counted(result.steps, "step"), result.seconds);
+  section += judged_notice(result.measures_noise);
   if (!result.control_failures.empty()) {
     section += "<h3>Why the control fails</h3>\n" + gate_table(result.control_failures);
   }
@@ -138,6 +148,7 @@ std::string calibration_section(const run::CalibrationResult& result) {
       badge(Outcome::kDone), text(result.model_id),
       text(result.reference + cache_suffix(result.cache)), counted(result.runs.size(), "repeat"),
       result.safety_factor, text(result.target));
+  section += judged_notice(result.measures_noise);
   section += "<h3>Limits</h3>\n" + rules_table(result) + "<h3>Evidence</h3>\n" + runs_table(result);
   if (!result.notes.empty()) {
     section += "<ul class=\"notes\">\n";

@@ -6,6 +6,7 @@
 #include "html/page_data.h"
 #include "html/sections.h"
 #include "kvtool/base/text.h"
+#include "mismatches.h"
 #include "wording.h"
 
 namespace kvtool::report::html {
@@ -56,15 +57,19 @@ std::string heading(const run::Verdict& verdict) {
   const std::string parallel = verdict.parallel
                                    ? fmt::format("<p class=\"notice\">{}</p>\n", kParallelReplay)
                                    : std::string();
+  // What the numbers below rest on; a notice where better is to be had.
+  const std::string judged =
+      fmt::format("<p class=\"{}\">{}</p>\n", verdict.measures_noise ? "quiet" : "notice",
+                  text(judged_line(verdict)));
   return fmt::format(
       "<header class=\"verdict\"><div class=\"badge-line\">{}<div><h2>{}</h2>"
       "<p class=\"pair\"><span>{}</span><span class=\"arrow\" aria-label=\"against\"> → "
       "</span><span>{}</span> <span class=\"quiet\">· {} · modes: {}</span></p></div></div>\n"
-      "<p class=\"finding\">{}</p>\n{}{}{}</header>\n",
+      "<p class=\"finding\">{}</p>\n{}{}{}{}</header>\n",
       badge(verdict.gate.passed ? Outcome::kPass : Outcome::kFail), text(verdict.model_id),
       text(verdict.reference_device), text(verdict.device), text(verdict.dtype),
       mode_list(verdict.run), text(verdict.finding_text), model_notices(verdict), cache_notice,
-      parallel);
+      parallel, judged);
 }
 
 std::string match_tile(const run::Verdict& verdict, const std::string& stretch) {
@@ -75,13 +80,26 @@ std::string match_tile(const run::Verdict& verdict, const std::string& stretch) 
                           shown(value(".tokens.compared")), stretch));
 }
 
-std::string mismatch_tile(const analysis::TokenSummary& tokens, const std::string& stretch) {
-  return tile("Mismatches",
-              fmt::format("{}/{}/{}", tokens.ties, tokens.near_ties, tokens.hard_flips),
-              fmt::format("ties / near-ties / hard flips{} ({})",
-                          tokens.nonfinite > 0 ? fmt::format("; {} NaN or Inf", tokens.nonfinite)
-                                               : std::string(),
-                          stretch));
+std::string mismatch_tile(const run::Verdict& verdict, const analysis::TokenSummary& tokens,
+                          const std::string& stretch) {
+  const bool noise = verdict.measures_noise || tokens.noise_flips > 0;
+  const bool near_ties = !verdict.measures_noise || tokens.near_ties > 0;
+  const auto part = [](bool shown, const std::string& words) { return shown ? words : ""; };
+  return tile(
+      "Mismatches",
+      fmt::format("{}{}{}/{}", tokens.ties, part(noise, fmt::format("/{}", tokens.noise_flips)),
+                  part(near_ties, fmt::format("/{}", tokens.near_ties)), tokens.hard_flips),
+      fmt::format("ties{}{} / hard flips{} ({})", part(noise, " / noise flips"),
+                  part(near_ties, " / near-ties"),
+                  part(tokens.nonfinite > 0, fmt::format("; {} NaN or Inf", tokens.nonfinite)),
+                  stretch));
+}
+
+std::string flips_tile(const analysis::FlipSummary& flips, const std::string& stretch) {
+  if (!flips.tail) return {};
+  return tile("Flips", fmt::format("{}", flips.observed),
+              text(fmt::format("{} expected by noise; probability that it makes as many: {} ({})",
+                               expected_text(flips), probability_text(*flips.tail), stretch)));
 }
 
 std::string kv_tile(const char* heading_text, const run::Verdict& verdict,
@@ -102,13 +120,15 @@ std::string tiles(const run::Verdict& verdict) {
   const std::string stretch = has_mode ? stretch_name(run.modes.front()) : "prefill";
   const analysis::StretchSummary& summary = has_mode ? run.modes.front().steps : run.prefill;
   std::string result = "<div class=\"tiles\">\n" + match_tile(verdict, stretch) +
-                       mismatch_tile(summary.tokens, stretch);
+                       mismatch_tile(verdict, summary.tokens, stretch) +
+                       flips_tile(summary.flips, stretch);
   result += tile(
       "Bitwise equal", bitwise_equal(verdict.figures) ? "yes" : "no",
       fmt::format("logits: {} of tokens ({})",
                   shown_rate(figure(verdict.figures, stretch + ".logits.bitwise_rate")), stretch));
-  result += tile("KL p99", shown(figure(verdict.figures, stretch + ".kl.p99")),
-                 fmt::format("nats, lower bound ({})", stretch));
+  const bool estimated = summary.logits.kl_estimate.measured > 0;
+  result += tile("KL p99", shown(summary.logits.kl().p99),
+                 fmt::format("nats, {} ({})", estimated ? "estimate" : "lower bound", stretch));
   result += kv_tile("K error", verdict, stretch + ".kv.key");
   result += kv_tile("V error", verdict, stretch + ".kv.value");
   if (run.amplification) {
@@ -125,13 +145,12 @@ std::string flip_row(const run::Verdict& verdict, const analysis::HardFlip& flip
       "<tr><td>{}</td><th scope=\"row\"><a href=\"#{}\">{}</a></th><td class=\"number\">{}</td>"
       "<td class=\"token\">{} <span class=\"quiet\">{}</span></td>"
       "<td class=\"token\">{} <span class=\"quiet\">{}</span></td>"
-      "<td class=\"number\">{}</td><td class=\"number\">{}</td><td class=\"number\">{}{}</td>"
-      "<td class=\"number\">{}</td></tr>\n",
+      "<td class=\"number\">{}</td><td>{}</td><td class=\"number\">{}</td></tr>\n",
       format::replay_mode_name(mode), text(input_anchor(verdict.model_slug, flip.input)),
       text(analysis::to_string(flip.input)), token.index,
       text(token_quote(token.recorded, bytes.recorded)), token.recorded,
       text(token_quote(token.predicted, bytes.predicted)), token.predicted, shown(token.margin),
-      shown(token.ulp), token.gap_is_bound ? "≥ " : "", shown(token.gap), shown(token.kl));
+      text(gap_text(token, verdict.flip_bounds)), shown(kl_of(token, estimates_kl(verdict.run))));
 }
 
 std::string hard_flips(const run::Verdict& verdict, const FlipTexts& texts) {
@@ -149,9 +168,9 @@ std::string hard_flips(const run::Verdict& verdict, const FlipTexts& texts) {
   std::string table =
       "<div class=\"scroll list\"><table class=\"flips\"><thead><tr><th>Mode</th><th>Input</th>"
       "<th class=\"number\">Token</th><th>Recorded</th><th>Predicted</th>"
-      "<th class=\"number\">Margin</th><th class=\"number\">ulp</th><th class=\"number\">Gap</th>"
-      "<th class=\"number\">KL ≥</th></tr></thead><tbody>\n" +
-      rows + "</tbody></table></div>\n";
+      "<th class=\"number\">Margin</th><th>Gap</th><th class=\"number\">" +
+      kl_name(estimates_kl(run)) + "</th></tr></thead><tbody>\n" + rows +
+      "</tbody></table></div>\n";
   if (listed > kShownFlips) {
     table += fmt::format("<p class=\"quiet\">… and {} more.</p>\n", listed - kShownFlips);
   }

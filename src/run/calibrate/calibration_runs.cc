@@ -232,6 +232,7 @@ class Calibrator {
     result.cache = first.cache;
     result.target = request_.target.string();
     result.safety_factor = request_.safety;
+    result.measures_noise = gate.measures_noise;
     for (CalibrationOutcome& outcome : outcomes_) result.runs.push_back(std::move(outcome.run));
     result.rules = std::move(gate.rules);
     result.notes = std::move(notes);

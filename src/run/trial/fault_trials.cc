@@ -39,6 +39,7 @@ class Selftest {
     result.cache = fmt::format("{}", fmt::join(control_.caches, ", "));
     result.inputs = control_.inputs;
     result.steps = control_.steps;
+    result.measures_noise = control_.measures_noise;
     result.control_passed = control_.passed();
     result.control_failures = control_.failed_rules;
     // The faults as they are first: what they show matters more than how small they may get.

@@ -53,6 +53,7 @@ std::string describe_departure(const analysis::KvSummary& kv) {
 
 void take(const Verdict& verdict, Judgement& judgement) {
   judgement.gate = verdict.gate.gate;
+  judgement.measures_noise = judgement.measures_noise && verdict.measures_noise;
   if (std::ranges::find(judgement.caches, verdict.cache) == judgement.caches.end()) {
     judgement.caches.push_back(verdict.cache);
   }

@@ -28,6 +28,7 @@ struct Trial {
 // All batches of one trial as the gate sees them.
 struct Judgement {
   std::string gate;
+  bool measures_noise = true;                      // as of a Verdict, of all of them
   std::vector<std::string> caches;                 // specs of those that ran, each once
   std::vector<analysis::RuleResult> failed_rules;  // worst excess first
   // Where the recordings come from several devices or caches, each figure is that of the first
