@@ -134,12 +134,10 @@ def _export(options: argparse.Namespace) -> None:
 
     from kvtool import (
         agreement,
-        chat_template,
         generation_settings,
         model_source,
         output_file,
         rope,
-        tokenizer_source,
         tracing,
     )
     from kvtool.metadata import describe
@@ -162,18 +160,7 @@ def _export(options: argparse.Namespace) -> None:
     output_file.prepare_folder(output)
 
     _progress(f"loading {source} as {options.dtype}")
-    config = model_source.read_config(source, options.original_length, _warn)
-    # Before the weights: what may be refused should be refused at once.
-    tokenizer = None
-    if not options.no_tokenizer:
-        tokenizer = tokenizer_source.load_tokenizer(source, _warn)
-    template = tokenizer_source.chat_template_of(tokenizer)
-    if template and chat_template.may_read_clock(template):
-        _warn(
-            "the chat template reads the clock (strftime_now): equal chats give other prompts at "
-            "another time; 'save' records the time, 'save --resume' goes on with it"
-        )
-    loaded = model_source.load(source, config, getattr(torch, options.dtype))
+    tokenizer, loaded = _load(source, options)
     model = loaded.model
     unapplied = generation_settings.not_applied(getattr(model, "generation_config", None))
     if unapplied:
@@ -265,6 +252,27 @@ def _export(options: argparse.Namespace) -> None:
         f"{len(layers)} layers, {first.num_heads} heads ({first.num_kv_heads} KV), "
         f"{options.dtype}"
     )
+
+
+def _load(source, options: argparse.Namespace):
+    """(tokenizer or None, model_source.LoadedModel)"""
+    import torch
+
+    from kvtool import chat_template, gguf_file, model_source, tokenizer_source
+
+    with gguf_file.reading_once():
+        config = model_source.read_config(source, options.original_length, _warn)
+        # Before the weights: what may be refused should be refused at once.
+        tokenizer = None
+        if not options.no_tokenizer:
+            tokenizer = tokenizer_source.load_tokenizer(source, _warn)
+        template = tokenizer_source.chat_template_of(tokenizer)
+        if template and chat_template.may_read_clock(template):
+            _warn(
+                "the chat template reads the clock (strftime_now): equal chats give other prompts "
+                "at another time; 'save' records the time, 'save --resume' goes on with it"
+            )
+        return tokenizer, model_source.load(source, config, getattr(torch, options.dtype))
 
 
 def _extra_files(metadata: dict, tokenizer) -> dict[str, bytes]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +45,35 @@ def missing_packages() -> EnvironmentFailure:
         "reading GGUF files needs the Python packages 'accelerate' and 'gguf'; install "
         "python/requirements.txt"
     )
+
+
+@contextlib.contextmanager
+def reading_once():
+    """While it lasts, gguf parses a file once and makes a map of tensor names once.
+
+    Config, tokenizer and weights each need the parsed file, in kvtool and in transformers,
+    which also makes the same map again for every module of a model: together three fifths
+    of the time that an export of SmolLM2 took.
+    """
+    try:
+        import gguf
+    except ImportError:  # said by who reads
+        yield
+        return
+    before = gguf.GGUFReader, gguf.get_tensor_name_map
+    parse = functools.lru_cache(maxsize=1)(lambda path, _written, _size: before[0](path))
+
+    def reader(path, mode="r"):
+        if mode != "r":
+            return before[0](path, mode)
+        status = os.stat(path)
+        return parse(os.path.realpath(path), status.st_mtime_ns, status.st_size)
+
+    gguf.GGUFReader, gguf.get_tensor_name_map = reader, functools.cache(before[1])
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = before
 
 
 def read(path: Path) -> GgufFile:

@@ -115,9 +115,12 @@ class RealModel:
         import torch
         import transformers
 
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            self._gguf.parent, gguf_file=self._gguf.name, dtype=torch.float32,
-            attn_implementation="eager")
+        from kvtool import gguf_file
+
+        with gguf_file.reading_once():
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                self._gguf.parent, gguf_file=self._gguf.name, dtype=torch.float32,
+                attn_implementation="eager")
         tokenizer = transformers.AutoTokenizer.from_pretrained(self._tokenizer_directory)
         return model.eval(), tokenizer
 

@@ -291,6 +291,7 @@ def values_for(key):
     return [5]
 
 
+@gguf_file.reading_once()
 def observed(path, with_tokenizer=True):
     """What is made of a file's keys: config, ends of generation, tokenizer."""
     source = model_source.resolve(None, str(path), None, None)
