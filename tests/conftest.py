@@ -11,7 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPOSITORY / "python"), str(REPOSITORY / "tests")]
+sys.path[:0] = [str(REPOSITORY / folder) for folder in ("python", "tests", "tests/conformance")]
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -18,6 +18,7 @@ class RunCommand : public Command {
     add_common_options(app, options_);
     add_replay_options(app, options_);
     add_save_options(app, options_);
+    add_logits_sample_option(app, options_);
     add_resume_option(app, options_);
     add_report_options(app, options_.reports);
     app.footer(R"(kv_cache.load and kv_cache.save of the configuration choose:

@@ -17,6 +17,7 @@ class SaveCommand : public Command {
   void declare(CLI::App& app) override {
     add_common_options(app, options_);
     add_save_options(app, options_);
+    add_logits_sample_option(app, options_);
     add_resume_option(app, options_);
     app.footer(R"(Each input becomes one recording,
   outputs/TIME/kv_caches/DEVICE/MODEL/batchN_inputM.kvc

@@ -9,6 +9,7 @@
 #include "kvtool/cache/cache_spec.h"
 #include "kvtool/engine/cpu_isa.h"
 #include "kvtool/format/geometry.h"
+#include "kvtool/format/logit_sample.h"
 #include "kvtool/format/replay_mode.h"
 #include "kvtool/format/save_mode.h"
 
@@ -192,6 +193,17 @@ void add_save_options(CLI::App& app, RunOptions& options) {
       ->option_text("N")
       ->check(kCount)
       ->group(recording);
+}
+
+void add_logits_sample_option(CLI::App& app, RunOptions& options) {
+  auto* top_k = app.get_option("--top-k");
+  app.add_option(
+         "--logits-sample", options.logits_sample,
+         "Logits recorded per step beside those, of tokens all over the vocabulary, so that "
+         "a replay can tell noise from faults (default 64; 0: none)")
+      ->option_text("N")
+      ->check(CLI::Range(std::uint32_t{0}, format::kMaxLogitsSample))
+      ->group(top_k->get_group());
 }
 
 void add_resume_option(CLI::App& app, RunOptions& options) {

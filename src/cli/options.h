@@ -43,6 +43,7 @@ struct RunOptions {
   std::optional<std::string> save_mode;
   std::optional<std::string> out;
   std::uint32_t top_k = 32;
+  std::uint32_t logits_sample = 64;
   bool force = false;
   bool resume = false;
   bool fsync = false;
@@ -65,7 +66,8 @@ struct RunOptions {
 // Model, prompts, generation, device, --json, -q and -v.
 void add_common_options(CLI::App& app, RunOptions& options);
 void add_save_options(CLI::App& app, RunOptions& options);
-// After add_save_options(): only a save can be resumed.
+// After add_save_options(): what only a save can do. A replay records the sample of its reference.
+void add_logits_sample_option(CLI::App& app, RunOptions& options);
 void add_resume_option(CLI::App& app, RunOptions& options);
 void add_replay_options(CLI::App& app, RunOptions& options);
 // --gate and --allow-different-weights.

@@ -81,6 +81,7 @@ void take_options(const RunOptions& options, run::Request& request) {
   if (options.save_mode) request.save_mode = format::parse_save_mode(*options.save_mode);
   request.base_dir = options.out.value_or(request.base_dir);
   request.top_k = options.top_k;
+  request.logits_sample = options.logits_sample;
   request.force = options.force;
   request.resume = request.resume || options.resume;
   request.sync_every_steps = options.fsync_every.value_or(request.sync_every_steps);

@@ -16,11 +16,14 @@ bool same_float(float a, float b) {
   return std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b);
 }
 
+bool same_floats(const std::vector<float>& a, const std::vector<float>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), same_float);
+}
+
 bool same_logits(const StepStats& a, const StepStats& b) {
   return std::bit_cast<std::uint64_t>(a.logsumexp) == std::bit_cast<std::uint64_t>(b.logsumexp) &&
          a.logits_digest == b.logits_digest && a.top_ids == b.top_ids &&
-         std::equal(a.top_logits.begin(), a.top_logits.end(), b.top_logits.begin(),
-                    b.top_logits.end(), same_float);
+         same_floats(a.top_logits, b.top_logits) && same_floats(a.sampled_logits, b.sampled_logits);
 }
 
 class RecordingCheck final : public RowSink {

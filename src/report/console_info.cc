@@ -61,7 +61,11 @@ class RecordingPart {
         fmt::format("{}, {}{}", counted(info_.num_tokens, "token"),
                     counted(info_.num_steps, "decode step"),
                     info_.stop_reason.empty() ? "" : ", stopped by " + info_.stop_reason));
-    row("Logits:", fmt::format("top {} of {}", info_.top_k, info_.vocab_size));
+    row("Logits:",
+        fmt::format(
+            "top {}{} of {}", info_.top_k,
+            info_.logits_sample > 0 ? fmt::format(" and a sample of {}", info_.logits_sample) : "",
+            info_.vocab_size));
     row("Created:", info_.created_utc);
     row("Versions:", versions_text(info_));
     row("UUID:", info_.uuid);

@@ -79,6 +79,7 @@ Json json_recording(const run::RecordingInfo& info) {
        {"steps", info.num_steps},
        {"stop_reason", json_known(info.stop_reason)},
        {"top_k", info.top_k},
+       {"logits_sample", info.logits_sample},
        {"vocab_size", info.vocab_size},
        {"created_utc", json_known(info.created_utc)},
        {"kvtool_version", json_known(info.kvtool_version)},

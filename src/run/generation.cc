@@ -305,6 +305,7 @@ class GenerationRun {
     header.logits_dtype = info.logits_dtype;
     header.vocab_size = info.vocab_size;
     header.top_k = std::min(request_.top_k, info.vocab_size);
+    header.logits_sample = std::min(request_.logits_sample, info.vocab_size);
     header.prompt_length = input(index).encoded->token_ids.size();
     header.geometry = info.geometry;
     return header;
@@ -380,6 +381,7 @@ class GenerationRun {
                        {.max_new_tokens = request_.max_new_tokens,
                         .ignore_eos = request_.ignore_eos,
                         .top_k = std::min(request_.top_k, model.info().vocab_size),
+                        .logits_sample = std::min(request_.logits_sample, model.info().vocab_size),
                         .kv_cache = kv_cache_},
                        sink_pointers,
                        session_.progress("batch " + std::to_string(batch.index + 1) + "/" +

@@ -42,6 +42,7 @@ void check_header(const SameRun& same, const format::RecordingHeader& recorded,
   same.require("save mode", std::string(save_mode_name(recorded.save_mode)),
                std::string(save_mode_name(here.save_mode)));
   same.require("top-k", recorded.top_k, here.top_k);
+  same.require("a sample of logits of", recorded.logits_sample, here.logits_sample);
   same.require("vocabulary size", recorded.vocab_size, here.vocab_size);
   same.require("logits of", std::string(dtype_name(recorded.logits_dtype)),
                std::string(dtype_name(here.logits_dtype)));

@@ -1,10 +1,12 @@
-"""SmolLM2 in float32: the tokens of transformers' generate, the K/V of its cache."""
+"""SmolLM2 in float32: the tokens of transformers' generate, the K/V of its cache, its logits."""
 
 import json
 
 import pytest
 import torch
 import transformers
+from kvc import Recording
+from kvc_values import sample_ids
 from safetensors.torch import load_file
 
 NEW_TOKENS = 24
@@ -72,3 +74,24 @@ def test_dumped_cache_equals_dynamic_cache(smollm2_float32, demo_prompts, refere
                 assert ours.shape == tensor.shape
                 error = (ours - tensor).abs().max() / tensor.abs().max()
                 assert error <= 1e-4, f"input {index}, {name}.{layer}: {error}"
+
+
+def test_sampled_logits_equal_those_at_the_ids_of_the_format_page(
+        smollm2_float32, demo_prompts, reference, kvtool):
+    kvtool.ok("save", "--model", smollm2_float32.path, "--prompts", demo_prompts,
+              "--batch-size", 4, "--max-new-tokens", NEW_TOKENS, "--device", "cpu",
+              "--out", "ref_cache")
+    model, _ = smollm2_float32.transformers()
+    for index in (0, 3, 5):
+        ids, answer = reference[index]
+        path = next(kvtool.directory.glob(f"ref_cache/CPU/*/batch4_input{index}.kvc"))
+        recording = Recording(path)
+        assert recording.header.sample == 64
+        with torch.no_grad():
+            logits = model(torch.tensor([ids + answer[:-1]])).logits[0, len(ids) - 1:]
+        assert len(logits) == len(answer)
+        for token, expected in enumerate(logits):
+            found = recording.statistics(None if token == 0 else token - 1)
+            sampled = expected[sample_ids(model.config.vocab_size, 64, token)]
+            error = (torch.tensor(found.sample_logits) - sampled).abs().max()
+            assert error <= 1e-4 * expected.abs().max(), f"input {index}, token {token}: {error}"

@@ -38,7 +38,13 @@ def test_gives_the_figures_of_the_live_replay(kvtool, both_ways):
     report = diff(kvtool, "reference", "own")
     live = kvtool.figures(both_ways)
     assert live["inject.kv.key.relative_l2"] > 0
-    assert kvtool.figures(report) == pytest.approx(live, rel=1e-12, nan_ok=True)
+    found = kvtool.figures(report)
+    assert found.keys() == live.keys()
+    for name in live:
+        # A recording has its logits at its own top-k, a replay at all of the reference's.
+        common_ids_alone = any(part in name for part in (".logits.", ".kl_estimate.", ".flips_"))
+        tolerance = 0.02 if common_ids_alone else 1e-12
+        assert found[name] == pytest.approx(live[name], rel=tolerance, nan_ok=True), name
     for ours, theirs in zip(report["results"], both_ways["results"], strict=True):
         assert kvtool.mode(ours)["tokens"] == kvtool.mode(theirs)["tokens"]
 

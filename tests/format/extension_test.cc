@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "format/layout.h"
 #include "kvtool/format/coded_row.h"
 #include "kvtool/format/logit_sample.h"
 #include "kvtool/format/pack.h"
@@ -200,6 +201,22 @@ TEST(LogitSample, IdsAreThoseOfTheFormatPage) {
   EXPECT_THAT(sampled_ids(50, 3, 1), ElementsAre(4, 22, 40));
   EXPECT_THAT(sampled_ids(4, 4, 9), ElementsAre(0, 1, 2, 3));
   EXPECT_THAT(sampled_ids(50, 0, 9), ElementsAre());
+}
+
+TEST(LogitSample, CostsWhatTheFormatPageSays) {
+  RecordingHeader header = sample_header(SaveMode::kDelta);  // of SmolLM2-135M
+  header.logits_dtype = DType::kBFloat16;
+  header.vocab_size = 49152;
+  header.top_k = 32;
+  header.geometry =
+      Geometry(std::vector<LayerGeometry>(30, {DType::kBFloat16, DType::kBFloat16, 3, 64, 64}));
+  EXPECT_EQ(header.geometry.delta_bytes(), 23040u);
+  EXPECT_EQ(stats_block_bytes(header), 320u);
+  EXPECT_EQ(step_stride_bytes(header), 23424u);
+  header.logits_sample = 64;
+  EXPECT_EQ(stats_block_bytes(header), 448u);
+  EXPECT_EQ(step_stride_bytes(header), 23552u);
+  EXPECT_LE(step_stride_bytes(header) * 100, header.geometry.delta_bytes() * 103);
 }
 
 TEST(LogitSample, IdsAscendInTheVocabularyAndCoverIt) {

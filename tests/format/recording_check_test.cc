@@ -62,7 +62,8 @@ class RecordingCheckTest : public testing::TestWithParam<SaveMode> {
  protected:
   void check(const Again& again) {
     MemoryFileSystem files;
-    const RecordingHeader header = sample_header(GetParam());
+    RecordingHeader header = sample_header(GetParam());
+    header.logits_sample = 3;
     const auto sink = make_recording_sink({.path = "x.kvc",
                                            .header = header,
                                            .meta_json = "{}",
@@ -104,6 +105,8 @@ TEST_P(RecordingCheckTest, AnotherTokenOrLogitIsNamedWithItsStep) {
                          auto&) { stats.logsumexp = std::nextafter(stats.logsumexp, 100.0); }},
       "step 0 differs from the recording: other logits");
   expect_difference({.change_step = [](auto, auto& stats, auto&) { stats.top_logits[1] += 1; }},
+                    "step 0 differs from the recording: other logits");
+  expect_difference({.change_step = [](auto, auto& stats, auto&) { stats.sampled_logits[2] += 1; }},
                     "step 0 differs from the recording: other logits");
   expect_difference({.change_prefill = [](auto& stats) { stats.top_ids[1] += 1; }},
                     "the prompt differs from the recording: other logits");

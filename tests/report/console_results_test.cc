@@ -117,7 +117,7 @@ Save mode:    delta
 Batch:        size 1, input 0, row 0 of 1
 Prompt:       5 tokens
 Generated:    9 tokens, 8 decode steps, stopped by eos
-Logits:       top 32 of 49152
+Logits:       top 32 and a sample of 64 of 49152
 Created:      2026-01-02T03:04:05Z
 Versions:     kvtool 0.1.0, torch 2.13.0
 UUID:         00000000-0000-4000-8000-000000000000

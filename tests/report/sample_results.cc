@@ -284,6 +284,7 @@ run::RecordingInfo recording_info() {
   info.num_tokens = 9;
   info.num_steps = 8;
   info.top_k = 32;
+  info.logits_sample = 64;
   info.vocab_size = 49152;
   info.created_utc = "2026-01-02T03:04:05Z";
   info.kvtool_version = "0.1.0";

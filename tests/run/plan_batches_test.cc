@@ -86,6 +86,21 @@ TEST(PlanBatches, ParallelRowsOfDifferentCachesShareNoCall) {
   EXPECT_EQ(entries[batches[1].rows[1].entry].input_index, 3U);
 }
 
+// The engine computes as many statistics for all rows of a call.
+TEST(PlanBatches, ParallelRowsWithOtherStatisticsShareNoCall) {
+  std::vector<ReferenceEntry> entries;
+  for (std::uint64_t input = 0; input < 6; ++input) {
+    entries.push_back(entry("a" + std::to_string(input), input, 2));
+    entries.back().top_k = input == 5 ? 8 : 32;
+    entries.back().logits_sample = input % 2 == 0 ? 64 : 0;
+  }
+  const auto batches = plan_batches(entries, ReplayShape::kParallel);
+  ASSERT_EQ(batches.size(), 3U);
+  EXPECT_EQ(batches[0].rows.size(), 3U);
+  EXPECT_EQ(batches[1].rows.size(), 2U);
+  EXPECT_EQ(batches[2].rows[0].entry, 5U);
+}
+
 TEST(PlanBatches, RowsOfOneBatchHaveOneCache) {
   std::vector<ReferenceEntry> entries = {entry("a", 0, 2), entry("a", 1, 2)};
   entries[1].kv_cache = "int8";

@@ -37,6 +37,7 @@ Request changed_request() {
   request.save_mode = format::SaveMode::kFinalOnly;
   request.base_dir = "out";
   request.top_k = 5;
+  request.logits_sample = 6;
   request.force = true;
   request.resume = true;
   request.sync = true;
@@ -79,6 +80,7 @@ TEST(WorkerTask, ComesBackAsItWasWritten) {
   EXPECT_EQ(request.save_mode, format::SaveMode::kFinalOnly);
   EXPECT_EQ(request.base_dir, "out");
   EXPECT_EQ(request.top_k, 5U);
+  EXPECT_EQ(request.logits_sample, 6U);
   EXPECT_TRUE(request.force);
   EXPECT_TRUE(request.resume);
   EXPECT_TRUE(request.sync);

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "kvtool/base/error.h"
+#include "kvtool/format/logit_sample.h"
 #include "kvtool/run/paths.h"
 
 namespace kvtool {
@@ -37,8 +38,18 @@ std::uint32_t hash_of(const Tokens& context) {
   });
 }
 
-format::StepStats stats_of(const Tokens& context, std::uint32_t vocab_size, std::uint32_t top_k,
-                           bool prefill) {
+// What a run is told of the statistics that it makes.
+struct WantedStats {
+  std::uint32_t vocab_size = 0;
+  std::uint32_t top_k = 0;
+  std::uint32_t logits_sample = 0;
+};
+
+// Of token number `token`, which the prefill (0) or the step before it yields. reference: the
+// recorded ones in a replay.
+format::StepStats stats_of(const Tokens& context, const WantedStats& wanted, std::uint64_t token,
+                           const format::StepStats* reference = nullptr) {
+  const std::uint32_t vocab_size = wanted.vocab_size;
   std::vector<float> logits(vocab_size);
   for (std::uint32_t i = 0; i < vocab_size; ++i) {
     logits[i] = static_cast<float>(mixed(hash_of(context) + i) % 4096U) / 256.0F;
@@ -48,18 +59,39 @@ format::StepStats stats_of(const Tokens& context, std::uint32_t vocab_size, std:
   const auto at = [&](std::int32_t id) { return logits[static_cast<std::size_t>(id)]; };
   std::stable_sort(ids.begin(), ids.end(), [&](auto a, auto b) { return at(a) > at(b); });
   format::StepStats stats;
-  stats.input_token = prefill ? -1 : context.back();
+  stats.input_token = token == 0 ? -1 : context.back();
   stats.token = ids.front();
   stats.elapsed_ns = 1000;
   stats.logits_digest = hash_of(context);
   double sum = 0.0;
   for (const float logit : logits) sum += std::exp(static_cast<double>(logit));
   stats.logsumexp = std::log(sum);
-  for (std::uint32_t i = 0; i < top_k; ++i) {
+  for (std::uint32_t i = 0; i < wanted.top_k; ++i) {
     stats.top_ids.push_back(ids[i]);
     stats.top_logits.push_back(at(ids[i]));
   }
+  for (const std::int32_t id : format::sampled_ids(vocab_size, wanted.logits_sample, token)) {
+    stats.sampled_logits.push_back(at(id));
+  }
+  if (reference != nullptr) {
+    for (const std::int32_t id : reference->top_ids) stats.at_reference_top.push_back(at(id));
+  }
   return stats;
+}
+
+// Where the top-k has been changed, the logits at other ids follow: each is that of the top-k where
+// it has the id.
+void follow_top(const WantedStats& wanted, std::uint64_t token, const format::StepStats& reference,
+                format::StepStats& stats) {
+  const auto follow = [&](const std::vector<std::int32_t>& ids, std::vector<float>& logits) {
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      const auto found = std::find(stats.top_ids.begin(), stats.top_ids.end(), ids[i]);
+      if (found == stats.top_ids.end()) continue;
+      logits[i] = stats.top_logits[static_cast<std::size_t>(found - stats.top_ids.begin())];
+    }
+  };
+  follow(reference.top_ids, stats.at_reference_top);
+  follow(format::sampled_ids(wanted.vocab_size, wanted.logits_sample, token), stats.sampled_logits);
 }
 
 // `count` floats of one K or V block at one position.
@@ -250,12 +282,13 @@ class FakeModel : public engine::Model {
                                   const engine::Progress& progress) override {
     state_.generated_batches.push_back(inputs.size());
     state_.generate_options.push_back(options);
+    const WantedStats wanted{info_.vocab_size, options.top_k, options.logits_sample};
     engine::GenerateResult result;
     result.timing = {0.5, 2.0, options.max_new_tokens - 1};
     std::vector<Tokens> contexts;
     for (std::size_t row = 0; row < inputs.size(); ++row) {
       contexts.push_back(inputs[row].token_ids);
-      auto stats = stats_of(contexts[row], info_.vocab_size, options.top_k, true);
+      auto stats = stats_of(contexts[row], wanted, 0);
       if (state_.generate_perturb) state_.generate_perturb(0, stats);
       result.rows.push_back({{stats.token}, format::StopReason::kMaxNewTokens});
       if (!sinks.empty() && sinks[row] != nullptr) feed_prefill(*sinks[row], contexts[row], stats);
@@ -269,7 +302,7 @@ class FakeModel : public engine::Model {
           continue;
         }
         contexts[row].push_back(generated.tokens.back());
-        auto stats = stats_of(contexts[row], info_.vocab_size, options.top_k, false);
+        auto stats = stats_of(contexts[row], wanted, step + 1);
         if (state_.generate_perturb) state_.generate_perturb(step + 1, stats);
         generated.tokens.push_back(stats.token);
         if (!sinks.empty() && sinks[row] != nullptr) feed_step(*sinks[row], step, stats);
@@ -325,25 +358,34 @@ class FakeModel : public engine::Model {
   void replay_row(const format::RowSource& reference, const engine::ReplayOptions& options,
                   std::size_t row, format::RowSink& sink) {
     const bool own_tokens = options.mode == format::ReplayMode::kFree;
-    const std::uint32_t top_k = reference.header().top_k;
+    const WantedStats wanted{info_.vocab_size, reference.header().top_k,
+                             reference.header().logits_sample};
+    const format::StepStats recorded_prefill = reference.prefill_stats();
     Tokens context(reference.prompt().begin(), reference.prompt().end());
-    format::StepStats stats = stats_of(context, info_.vocab_size, top_k, true);
-    if (state_.perturb) state_.perturb(0, stats);
+    format::StepStats stats = stats_of(context, wanted, 0, &recorded_prefill);
+    perturb(wanted, 0, recorded_prefill, stats);
     const bool injects = options.mode == format::ReplayMode::kInject;
     feed_replayed_prefill(sink, reference, injects, stats);
     Bytes recorded(injects && reference.has_step_kv() ? geometry().delta_bytes() : 0);
-    std::int32_t token = next_token(own_tokens, stats, reference.prefill_stats());
+    std::int32_t token = next_token(own_tokens, stats, recorded_prefill);
     for (std::uint64_t step = 0; step < reference.num_steps(); ++step) {
       context.push_back(token);
-      stats = stats_of(context, info_.vocab_size, top_k, false);
-      if (state_.perturb) state_.perturb(step + 1, stats);
       const format::StepStats read = reference.read_step(step, recorded);
+      stats = stats_of(context, wanted, step + 1, &read);
+      perturb(wanted, step + 1, read, stats);
       if (!recorded.empty()) sink.on_reference_step(step, read, recorded);
       sink.on_step(step, stats,
                    sink.needs().step_kv ? replayed_delta(options, step, context, row) : Bytes());
       token = next_token(own_tokens, stats, read);
     }
     feed_end(sink, context, format::StopReason::kRecordingEnd);
+  }
+
+  void perturb(const WantedStats& wanted, std::uint64_t token, const format::StepStats& reference,
+               format::StepStats& stats) const {
+    if (!state_.perturb) return;
+    state_.perturb(token, stats);
+    follow_top(wanted, token, reference, stats);
   }
 
   // The row of the last token of `context` as a replay's cache holds it.

@@ -67,7 +67,7 @@ struct GenerateOptions {
   bool ignore_eos = false;
   std::uint32_t top_k = 32;  // recorded entries; capped by the vocabulary
   // Logits that the sinks get beside the top-k, at format::sampled_ids(); capped likewise.
-  std::uint32_t logits_sample = 0;
+  std::uint32_t logits_sample = 64;
   cache::CacheSpec kv_cache = {};
 };
 

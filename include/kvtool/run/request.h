@@ -48,6 +48,7 @@ struct Request {
   std::optional<format::SaveMode> save_mode;  // empty: delta, or the reference's
   std::string base_dir = "outputs/{timestamp}/kv_caches";
   std::uint32_t top_k = 32;
+  std::uint32_t logits_sample = 64;  // of a save; a replay records what its reference holds
   bool force = false;
   bool resume = false;  // not together with force or a replay
   bool sync = false;    // format::WriterOptions

@@ -208,6 +208,7 @@ struct RecordingInfo {
   std::uint64_t num_tokens = 0;
   std::uint64_t num_steps = 0;
   std::uint64_t top_k = 0;
+  std::uint64_t logits_sample = 0;
   std::uint64_t vocab_size = 0;
   std::string created_utc;
   std::string kvtool_version;

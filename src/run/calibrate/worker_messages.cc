@@ -16,10 +16,10 @@ constexpr const char* kVersionKey = "version";
 [[maybe_unused]] void every_member_of_a_request(const Request& request) {
   [[maybe_unused]] const auto& [config_folder, models, prompts, prompts_must_match, request_number,
                                 batch_sizes, max_new_tokens, ignore_eos, device, device_label,
-                                cpu_isa, threads, kv_cache, save, save_mode, base_dir, top_k, force,
-                                resume, sync, sync_every_steps, from, ref_dir, from_batch_size,
-                                replay_shape, parallel_memory_bytes, replay_modes, gate,
-                                allow_different_weights] = request;
+                                cpu_isa, threads, kv_cache, save, save_mode, base_dir, top_k,
+                                logits_sample, force, resume, sync, sync_every_steps, from, ref_dir,
+                                from_batch_size, replay_shape, parallel_memory_bytes, replay_modes,
+                                gate, allow_different_weights] = request;
 }
 
 // An enumeration as one of its names.
@@ -146,6 +146,7 @@ struct JsonFields<Request> {
       json_field<&Request::save_mode>("save_mode"),
       json_field<&Request::base_dir>("base_dir"),
       json_field<&Request::top_k>("top_k"),
+      json_field<&Request::logits_sample>("logits_sample"),
       json_field<&Request::force>("force"),
       json_field<&Request::resume>("resume"),
       json_field<&Request::sync>("sync"),

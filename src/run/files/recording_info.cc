@@ -164,6 +164,7 @@ RecordingInfo read_recording_info(const std::filesystem::path& path) {
   info.num_steps = recording.num_steps();
   info.num_tokens = recording.has_prefill() ? recording.num_steps() + 1 : 0;
   info.top_k = header.top_k;
+  info.logits_sample = header.logits_sample;
   info.vocab_size = header.vocab_size;
   take_meta(recording.meta(), info);
   info.stop_reason = member_string(recording.summary(), "stop_reason");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <tuple>
 
 #include "kvtool/base/error.h"
 #include "kvtool/run/paths.h"
@@ -21,13 +22,19 @@ PlannedBatch single_row(std::span<const ReferenceEntry> entries, std::size_t ind
 // only bounds the results in flight, and the final states of final_only recordings.
 constexpr std::size_t kParallelRows = 64;
 
-// A batch runs with one cache.
+// A batch runs with one cache and computes as many statistics for all rows.
+using SharedByBatch = std::tuple<std::string, std::uint32_t, std::uint32_t>;
+SharedByBatch shared_by_batch(const ReferenceEntry& entry) {
+  return {entry.kv_cache, entry.top_k, entry.logits_sample};
+}
+
 std::vector<PlannedBatch> parallel_batches(std::span<const ReferenceEntry> entries) {
   std::vector<PlannedBatch> batches;
-  std::map<std::string, std::size_t> open_batches;  // the last one of each cache
+  std::map<SharedByBatch, std::size_t> open_batches;  // the last one of each
   for (std::size_t i = 0; i < entries.size(); ++i) {
     if (!entries[i].selected) continue;
-    const auto [open, is_first] = open_batches.try_emplace(entries[i].kv_cache, batches.size());
+    const auto [open, is_first] =
+        open_batches.try_emplace(shared_by_batch(entries[i]), batches.size());
     if (is_first || batches[open->second].rows.size() == kParallelRows) {
       open->second = batches.size();
       batches.emplace_back();

@@ -13,6 +13,8 @@ ReferenceEntry read_reference_entry(const fs::path& path, OpenRecordings& record
   const format::Recording& recording = *entry.recording;
   entry.prompt_length = recording.header().prompt_length;
   entry.num_steps = recording.num_steps();
+  entry.top_k = recording.header().top_k;
+  entry.logits_sample = recording.header().logits_sample;
   entry.has_prefill = recording.has_prefill();
   const format::Meta meta = format::Meta::parse(recording.meta());
   entry.run = format::checked_run(meta, entry.prompt_length, path.string());

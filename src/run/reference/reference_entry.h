@@ -22,6 +22,8 @@ struct ReferenceEntry {
   std::uint64_t input_index = 0;
   std::uint64_t prompt_length = 0;
   std::uint64_t num_steps = 0;
+  std::uint32_t top_k = 0;
+  std::uint32_t logits_sample = 0;
   bool has_prefill = true;
   std::optional<format::RunMeta> run;
   std::string model_id;
