@@ -5,6 +5,7 @@
 #include <cmath>
 #include <string_view>
 
+#include "kvtool/analysis/statistics.h"
 #include "kvtool/analysis/summary.h"
 
 namespace kvtool::analysis {
@@ -89,6 +90,12 @@ constexpr std::array kLogitFigures = {
 };
 
 constexpr std::string_view kRowsRecorded = "kv.recorded_rows";
+constexpr std::string_view kRerouted = "kv.rerouted_rate";
+
+Number rerouted_rate(const KvSummary& kv) {
+  if (kv.compared_rows == 0) return std::nullopt;
+  return static_cast<double>(kv.rerouted_rows) / static_cast<double>(kv.compared_rows);
+}
 
 // K or V of one stretch, pooled in the ways that figures need.
 struct KvView {
@@ -96,17 +103,28 @@ struct KvView {
   std::vector<KvError> layers;
   std::vector<KvError> heads;
   Number largest_row;
+  Number unrouted_row;
+  std::vector<double> median_rows;  // of each layer
 
+  KvView(const KvSummary& summary, KvKind kind) : KvView(summary.profile, kind) {
+    unrouted_row = summary.unrouted_row_max[static_cast<std::size_t>(kind)];
+  }
+
+ private:
   KvView(const KvProfile& profile, KvKind kind) : total(profile.total(kind)) {
     for (std::size_t layer = 0; layer < profile.num_layers(); ++layer) {
       layers.push_back(profile.layer(kind, layer));
       for (std::uint32_t head = 0; head < profile.num_heads(layer); ++head) {
         heads.push_back(profile.head(kind, layer, head));
       }
+      std::vector<double> rows;
       for (std::uint64_t position = 0; position < profile.num_positions(); ++position) {
         const double row = profile.row_error(kind, layer, position);
-        if (!std::isnan(row)) largest_row = std::max(row, largest_row.value_or(0.0));
+        if (std::isnan(row)) continue;
+        rows.push_back(row);
+        largest_row = std::max(row, largest_row.value_or(0.0));
       }
+      if (const Number median = quantile(rows, 0.5)) median_rows.push_back(*median);
     }
   }
 };
@@ -122,6 +140,11 @@ Number largest(const std::vector<KvError>& errors, double (*figure)(const KvErro
     if (error.elements > 0) result = std::max(figure(error), result.value_or(0.0));
   }
   return result;
+}
+
+Number largest(const std::vector<double>& values) {
+  if (values.empty()) return std::nullopt;
+  return *std::max_element(values.begin(), values.end());
 }
 
 Number smallest(const std::vector<KvError>& errors, double (*figure)(const KvError&)) {
@@ -159,7 +182,10 @@ constexpr std::array kKvFigures = {
     Figure<KvView>{"head_max.relative_l2", [](const KvView& v) { return largest(v.heads, l2_of); }},
     Figure<KvView>{"head_max.scale_error",
                    [](const KvView& v) { return largest(v.heads, scale_of); }},
+    Figure<KvView>{"layer_max.median_row_l2",
+                   [](const KvView& v) { return largest(v.median_rows); }},
     Figure<KvView>{"row_max.relative_l2", [](const KvView& v) { return v.largest_row; }},
+    Figure<KvView>{"unrouted_row_max.relative_l2", [](const KvView& v) { return v.unrouted_row; }},
 };
 
 // --- One mode -------------------------------------------------------------------
@@ -201,8 +227,11 @@ void add_summary(const std::string& prefix, const StretchSummary& stretch, Figur
   add_all(prefix, kLogitFigures, stretch.logits, figures);
   figures.emplace(prefix + std::string(kRowsRecorded),
                   static_cast<double>(stretch.kv.recorded_rows));
+  if (const Number rate = rerouted_rate(stretch.kv)) {
+    figures.emplace(prefix + std::string(kRerouted), *rate);
+  }
   for (const KvKind kind : kKvKinds) {
-    const KvView view(stretch.kv.profile, kind);
+    const KvView view(stretch.kv, kind);
     if (view.total.elements > 0) add_all(kv_prefix(prefix, kind), kKvFigures, view, figures);
   }
 }
@@ -218,6 +247,7 @@ void list_stretch(const std::string& prefix, std::vector<std::string>& names) {
   list_all(prefix + "tokens.hard_flips_", kFlipFigures, names);
   list_all(prefix, kLogitFigures, names);
   names.push_back(prefix + std::string(kRowsRecorded));
+  names.push_back(prefix + std::string(kRerouted));
   for (const KvKind kind : kKvKinds) list_all(kv_prefix(prefix, kind), kKvFigures, names);
 }
 

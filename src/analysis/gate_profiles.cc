@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <string>
+#include <utility>
 
 #include "kvtool/base/error.h"
 
@@ -12,6 +13,8 @@ namespace {
 constexpr double kTieBudget = 0.02;
 // Noise makes as many flips, or hard ones of a mixture of experts, once in a million runs.
 constexpr double kLeastTail = 1e-6;
+
+constexpr double kMostRerouted = 0.05;
 
 constexpr const char* kHardFlips = "*.tokens.hard_flips";
 constexpr const char* kHardFlipTail = "*.tokens.hard_flips_p";
@@ -181,6 +184,25 @@ GateRule hard_flip_rule(const GateContext& context) {
   return judged_by_tail ? at_least(kHardFlipTail, kLeastTail) : at_most(kHardFlips, 0.0);
 }
 
+// Rows that a router explains are no fault, and a layer's figure without them is its median row's.
+// How many there may be has a bound of its own.
+std::vector<GateRule> for_routed(std::vector<GateRule> rules) {
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 2> kReplaced = {{
+      {".row_max.relative_l2", ".unrouted_row_max.relative_l2"},
+      {".layer_max.relative_l2", ".layer_max.median_row_l2"},
+  }};
+  bool judges_rows = false;
+  for (GateRule& rule : rules) {
+    for (const auto& [usual, routed] : kReplaced) {
+      if (!rule.figure.ends_with(usual)) continue;
+      rule.figure.replace(rule.figure.size() - usual.size(), usual.size(), routed);
+      judges_rows = true;
+    }
+  }
+  if (judges_rows) rules.push_back(at_most("*.kv.rerouted_rate", kMostRerouted));
+  return rules;
+}
+
 }  // namespace
 
 std::vector<GateRule> inherited_rules(const GateContext& context) {
@@ -195,8 +217,9 @@ std::vector<GateRule> inherited_rules(const GateContext& context) {
   return rules;
 }
 
-const std::vector<GateRule>& GateProfile::rules_for(const GateContext& context) const {
-  return context.measures_noise ? rules : rules_by_ulp;
+std::vector<GateRule> GateProfile::rules_for(const GateContext& context) const {
+  if (!context.measures_noise) return rules_by_ulp;
+  return context.is_routed() ? for_routed(rules) : rules;
 }
 
 const std::vector<GateProfile>& gate_profiles() {

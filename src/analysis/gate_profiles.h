@@ -15,7 +15,7 @@ struct GateProfile {
   std::vector<GateRule> rules;         // where noise is measured
   std::vector<GateRule> rules_by_ulp;  // of recordings without a sample of logits
 
-  [[nodiscard]] const std::vector<GateRule>& rules_for(const GateContext& context) const;
+  [[nodiscard]] std::vector<GateRule> rules_for(const GateContext& context) const;
 };
 
 [[nodiscard]] const std::vector<GateProfile>& gate_profiles();

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "kvtool/analysis/rerouting.h"
 #include "kvtool/analysis/statistics.h"
 
 namespace kvtool::analysis {
@@ -168,6 +169,23 @@ void RunSummaryBuilder::Stretch::add_profile(const InputName& input, const KvPro
   kv.departure_first_position = first_position;
 }
 
+void RunSummaryBuilder::Stretch::add_rows(const KvProfile& profile,
+                                          const std::vector<bool>& routed_layers) {
+  KvSummary& kv = summary.kv;
+  const std::vector<std::size_t> explained = rerouted_from(profile, routed_layers);
+  kv.compared_rows += profile.num_positions();
+  for (std::uint64_t position = 0; position < profile.num_positions(); ++position) {
+    kv.rerouted_rows += explained[position] < profile.num_layers() ? 1 : 0;
+    for (std::size_t layer = 0; layer < explained[position]; ++layer) {
+      for (const KvKind kind : kKvKinds) {
+        const double error = profile.row_error(kind, layer, position);
+        std::optional<double>& largest = kv.unrouted_row_max[static_cast<std::size_t>(kind)];
+        if (!std::isnan(error)) largest = std::max(error, largest.value_or(0.0));
+      }
+    }
+  }
+}
+
 StretchSummary RunSummaryBuilder::Stretch::finished() const {
   StretchSummary result = summary;
   LogitSummary& logits = result.logits;
@@ -239,11 +257,13 @@ void RunSummaryBuilder::add(const InputName& input, std::uint64_t prompt_length,
   if (with_prefill) {
     prefill_.add_tokens(input, tokens.first(prefill_tokens), 0);
     prefill_.add_profile(input, comparison.prefill_kv, comparison.recorded_prefill_rows, 0);
+    prefill_.add_rows(comparison.prefill_kv, routed_layers_);
   }
   Mode& entry = mode(replay_mode);
   entry.add_divergences(input, tokens);
   entry.steps.add_tokens(input, tokens.subspan(prefill_tokens), comparison.uncompared_steps);
   entry.steps.add_profile(input, comparison.step_kv, comparison.recorded_step_rows, prompt_length);
+  entry.steps.add_rows(comparison.step_kv, routed_layers_);
 }
 
 RunSummary RunSummaryBuilder::build() const {

@@ -41,6 +41,7 @@ VerdictBuilder::Group& VerdictBuilder::group_of(const analysis::GateContext& con
   }
   groups_.emplace_back();
   groups_.back().context = context;
+  groups_.back().run = analysis::RunSummaryBuilder(context.routed_layers);
   return groups_.back();
 }
 

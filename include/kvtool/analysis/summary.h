@@ -2,11 +2,13 @@
 // figures that gates judge.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kvtool/analysis/row_comparison.h"
@@ -89,6 +91,11 @@ struct LogitSummary {
 struct KvSummary {
   KvProfile profile;                // pooled
   std::uint64_t recorded_rows = 0;  // positions whose K/V the references hold
+  // Positions that were compared, those whose rows a router explains, and the largest relative L2
+  // of all other rows, of K and of V (docs/metrics.md, "Mixtures of experts").
+  std::uint64_t compared_rows = 0;
+  std::uint64_t rerouted_rows = 0;
+  std::array<std::optional<double>, 2> unrouted_row_max;
   // Of single inputs, before pooling: the first input (in order) whose error
   // leaves the profile of the others.
   std::optional<Departure> departure;
@@ -140,6 +147,10 @@ struct RunSummary {
 
 class RunSummaryBuilder {
  public:
+  // As GateContext's: empty for a model without experts.
+  explicit RunSummaryBuilder(std::vector<bool> routed_layers = {})
+      : routed_layers_(std::move(routed_layers)) {}
+
   // with_prefill: the input's first mode, whose prefill stands for all.
   void add(const InputName& input, std::uint64_t prompt_length, format::ReplayMode mode,
            const RowComparison& comparison, bool with_prefill);
@@ -169,6 +180,7 @@ class RunSummaryBuilder {
                     std::uint64_t uncompared);
     void add_profile(const InputName& input, const KvProfile& profile, std::uint64_t recorded_rows,
                      std::uint64_t first_position);
+    void add_rows(const KvProfile& profile, const std::vector<bool>& routed_layers);
     [[nodiscard]] StretchSummary finished() const;
   };
   struct Mode {
@@ -179,6 +191,7 @@ class RunSummaryBuilder {
   };
   Mode& mode(format::ReplayMode mode);
 
+  std::vector<bool> routed_layers_;
   Stretch prefill_;
   std::vector<Mode> modes_;
 };
