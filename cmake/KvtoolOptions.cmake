@@ -69,6 +69,7 @@ function(kvtool_test name)
   target_link_libraries(kvtool_${name}_test
     PRIVATE ${TEST_DEPENDS} kvtool_options GTest::gmock GTest::gtest_main)
   target_include_directories(kvtool_${name}_test PRIVATE ${PROJECT_SOURCE_DIR}/tests)
+  kvtool_unite(kvtool_${name}_test 12)
   set_target_properties(kvtool_${name}_test PROPERTIES
     RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
   foreach(shard 0 1)

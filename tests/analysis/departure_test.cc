@@ -11,8 +11,7 @@
 namespace kvtool::analysis {
 namespace {
 
-constexpr KvKind kKey = KvKind::kKey;
-constexpr KvKind kValue = KvKind::kValue;
+using enum KvKind;
 constexpr std::uint32_t kHeads = 2;
 constexpr double kElements = 64.0;  // of one head's row
 

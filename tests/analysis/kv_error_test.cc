@@ -15,8 +15,8 @@
 namespace kvtool::analysis {
 namespace {
 
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kFloatInf = std::numeric_limits<float>::infinity();
+constexpr float kFloatNan = std::numeric_limits<float>::quiet_NaN();
 
 std::vector<std::byte> encode(DType dtype, const std::vector<float>& values) {
   std::vector<std::byte> bytes(values.size() * element_size(dtype));
@@ -56,7 +56,7 @@ TEST_P(EveryDType, EqualElementsStillMeasureTheReference) {
 }
 
 TEST_P(EveryDType, NanIsCountedAndLeftOutOfTheFigures) {
-  const KvError error = compare(GetParam(), {kNan, 2.0F, 1.0F}, {8.0F, 1.0F, kNan});
+  const KvError error = compare(GetParam(), {kFloatNan, 2.0F, 1.0F}, {8.0F, 1.0F, kFloatNan});
   EXPECT_EQ(error.nonfinite, 2U);
   EXPECT_EQ(error.differing, 3U);
   EXPECT_EQ(error.max_abs, 1.0);
@@ -66,7 +66,7 @@ TEST_P(EveryDType, NanIsCountedAndLeftOutOfTheFigures) {
 }
 
 TEST_P(EveryDType, EqualNansAreBitwiseEqualAndCounted) {
-  const KvError error = compare(GetParam(), {kNan, 2.0F}, {kNan, 2.0F});
+  const KvError error = compare(GetParam(), {kFloatNan, 2.0F}, {kFloatNan, 2.0F});
   EXPECT_TRUE(error.bitwise_equal());
   EXPECT_EQ(error.nonfinite, 1U);
   EXPECT_EQ(error.sum_squared_reference, 4.0);
@@ -116,7 +116,7 @@ INSTANTIATE_TEST_SUITE_P(DTypes, EveryDType,
 
 TEST(KvError, InfinityIsNonFinite) {
   for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
-    const KvError error = compare(dtype, {kInf, 1.0F}, {-kInf, 1.0F});
+    const KvError error = compare(dtype, {kFloatInf, 1.0F}, {-kFloatInf, 1.0F});
     EXPECT_EQ(error.nonfinite, 1U);
     EXPECT_EQ(error.differing, 1U);
     EXPECT_EQ(error.max_abs, 0.0);
@@ -147,11 +147,11 @@ TEST(KvError, ErrorAgainstAZeroReferenceIsInfinite) {
 }
 
 TEST(KvError, AddJoinsBlocks) {
-  const std::vector<float> live{4.0F, 2.0F, kNan, 5.0F};
+  const std::vector<float> live{4.0F, 2.0F, kFloatNan, 5.0F};
   const std::vector<float> reference{3.0F, 4.0F, 1.0F, 12.0F};
   const KvError whole = compare(DType::kBFloat16, live, reference);
   KvError joined = compare(DType::kBFloat16, {4.0F, 2.0F}, {3.0F, 4.0F});
-  joined.add(compare(DType::kBFloat16, {kNan, 5.0F}, {1.0F, 12.0F}));
+  joined.add(compare(DType::kBFloat16, {kFloatNan, 5.0F}, {1.0F, 12.0F}));
   EXPECT_EQ(joined.elements, whole.elements);
   EXPECT_EQ(joined.differing, whole.differing);
   EXPECT_EQ(joined.nonfinite, whole.nonfinite);
@@ -231,12 +231,14 @@ TEST(KvError, GivesTheHandComputedPearsonCorrelation) {
 
 TEST(KvError, PearsonLeavesOutNonFinitePairs) {
   const double expected = 9.5 / std::sqrt(11.0 * 12.75);
-  EXPECT_DOUBLE_EQ(compare(DType::kBFloat16, {kNan, 4.0F, 2.0F, 7.0F, 0.0F, 0.0F},
-                           {100.0F, 3.0F, 4.0F, kInf, 0.0F, 0.0F})
+  EXPECT_DOUBLE_EQ(compare(DType::kBFloat16, {kFloatNan, 4.0F, 2.0F, 7.0F, 0.0F, 0.0F},
+                           {100.0F, 3.0F, 4.0F, kFloatInf, 0.0F, 0.0F})
                        .pearson(),
                    expected);
-  EXPECT_EQ(compare(DType::kBFloat16, {kNan, 4.0F, 2.0F}, {kNan, 4.0F, 2.0F}).pearson(), 1.0);
-  EXPECT_EQ(compare(DType::kBFloat16, {kNan}, {kNan}).pearson(), 0.0) << "nothing to compare";
+  EXPECT_EQ(compare(DType::kBFloat16, {kFloatNan, 4.0F, 2.0F}, {kFloatNan, 4.0F, 2.0F}).pearson(),
+            1.0);
+  EXPECT_EQ(compare(DType::kBFloat16, {kFloatNan}, {kFloatNan}).pearson(), 0.0)
+      << "nothing to compare";
   EXPECT_EQ(KvError().pearson(), 0.0);
 }
 
@@ -401,7 +403,8 @@ TEST(KvError, UlpP99IsANearestRank) {
 }
 
 TEST(KvError, NonFinitePairsHaveNoDistance) {
-  const KvError error = compare(DType::kBFloat16, {kNan, 1.0F, kInf}, {1.0F, 1.0F, kInf});
+  const KvError error =
+      compare(DType::kBFloat16, {kFloatNan, 1.0F, kFloatInf}, {1.0F, 1.0F, kFloatInf});
   EXPECT_EQ(error.ulps.total(), 1U);
   EXPECT_EQ(error.ulp_p99(), 0.0);
 }
@@ -454,7 +457,7 @@ TEST(KvError, EveryBitPatternIsDecodedLikeTheTypeItself) {
 }
 
 TEST(KvError, ReusedErrorForgetsTheRowBefore) {
-  const std::vector<std::byte> a = encode(DType::kBFloat16, {1.0F, 2.0F, kNan});
+  const std::vector<std::byte> a = encode(DType::kBFloat16, {1.0F, 2.0F, kFloatNan});
   const std::vector<std::byte> b = encode(DType::kBFloat16, {3.0F, 2.0F, 1.0F});
   KvError error;
   compare_elements(DType::kBFloat16, a, DType::kBFloat16, b, error);

@@ -9,8 +9,7 @@
 namespace kvtool::analysis {
 namespace {
 
-constexpr KvKind kKey = KvKind::kKey;
-constexpr KvKind kValue = KvKind::kValue;
+using enum KvKind;
 
 // An error of one element with this squared error against a reference of 1.
 KvError squared(double error) {

@@ -164,9 +164,9 @@ TEST_F(Binary, InfoShowsARecording) {
   EXPECT_EQ(result.exit_status, 0);
   EXPECT_THAT(result.output, HasSubstr("State:        complete\nModel:        Fake/tiny\n"));
   EXPECT_THAT(result.output, HasSubstr("5 tokens, 4 decode steps"));
-  const auto json = nlohmann::json::parse(kvtool({"info", kRecording, "--json"}).output);
-  EXPECT_EQ(json["recordings"].at(0)["steps"], 4);
-  EXPECT_EQ(json["recordings"].at(0)["kv"]["heads"], "2");
+  const auto info = nlohmann::json::parse(kvtool({"info", kRecording, "--json"}).output);
+  EXPECT_EQ(info["recordings"].at(0)["steps"], 4);
+  EXPECT_EQ(info["recordings"].at(0)["kv"]["heads"], "2");
 }
 
 TEST_F(Binary, InfoListsAFolderWithUnreadableFiles) {

@@ -12,22 +12,22 @@ using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
 
-constexpr const char* kFirst = "rec/CPU/tiny/batch1_input0.kvc";
-constexpr const char* kSecond = "rec/CPU/tiny/batch1_input1.kvc";
+constexpr const char* kInput0 = "rec/CPU/tiny/batch1_input0.kvc";
+constexpr const char* kInput1 = "rec/CPU/tiny/batch1_input1.kvc";
 
 class VerifyCommandTest : public CommandTest {
  protected:
   void SetUp() override {
     CommandTest::SetUp();
     save(2, "--out rec", 5);
-    whole_ = read(kFirst);
+    whole_ = read(kInput0);
   }
 
   // The byte in the middle of what stands before CHECKSUMS.
   void damage() {
     std::string damaged = whole_;
     damaged[damaged.size() / 2] = static_cast<char>(damaged[damaged.size() / 2] ^ 1);
-    write(kFirst, damaged);
+    write(kInput0, damaged);
   }
 
   std::string whole_;
@@ -36,11 +36,12 @@ class VerifyCommandTest : public CommandTest {
 TEST_F(VerifyCommandTest, IntactFilesAndFoldersPass) {
   const CommandResult result = run("verify rec --threads 2");
   EXPECT_EQ(result.status, 0) << result.err;
-  EXPECT_THAT(result.out, AllOf(HasSubstr(std::string("ok          ") + kFirst), HasSubstr(kSecond),
-                                HasSubstr("2 recordings, all intact; "), HasSubstr(" GB/s\n")));
+  EXPECT_THAT(result.out,
+              AllOf(HasSubstr(std::string("ok          ") + kInput0), HasSubstr(kInput1),
+                    HasSubstr("2 recordings, all intact; "), HasSubstr(" GB/s\n")));
   EXPECT_EQ(result.err, "");
-  const CommandResult quiet = run(std::string("verify -q ") + kFirst);
-  EXPECT_THAT(quiet.out, AllOf(Not(HasSubstr(kFirst)), HasSubstr("1 recording, intact; ")));
+  const CommandResult quiet = run(std::string("verify -q ") + kInput0);
+  EXPECT_THAT(quiet.out, AllOf(Not(HasSubstr(kInput0)), HasSubstr("1 recording, intact; ")));
 }
 
 TEST_F(VerifyCommandTest, TruncatedFilesFailAndSayWhatToDo) {
@@ -58,12 +59,12 @@ TEST_F(VerifyCommandTest, DamageIsListedForPeopleAndPrograms) {
   write("rec/none.kvc", "no recording");
   const CommandResult result = run("verify rec");
   EXPECT_EQ(result.status, 4);
-  EXPECT_THAT(result.out, AllOf(HasSubstr(std::string("damaged     ") + kFirst),
+  EXPECT_THAT(result.out, AllOf(HasSubstr(std::string("damaged     ") + kInput0),
                                 HasSubstr("unreadable  rec/none.kvc"),
                                 HasSubstr("3 recordings: 1 intact, 1 damaged, 1 unreadable")));
-  const CommandResult json = run("verify rec --json -");
-  EXPECT_EQ(json.status, 4);
-  const auto document = nlohmann::json::parse(json.out);
+  const CommandResult listed = run("verify rec --json -");
+  EXPECT_EQ(listed.status, 4);
+  const auto document = nlohmann::json::parse(listed.out);
   EXPECT_EQ(document["totals"]["files"], 3);
   EXPECT_EQ(document["files"].at(0)["state"], "damaged");
   EXPECT_GE(document["files"].at(0)["damages"].at(0)["offset_bytes"], 256);
@@ -78,7 +79,7 @@ TEST_F(VerifyCommandTest, WrongPathsAreUsageErrors) {
 }
 
 TEST_F(VerifyCommandTest, RecoverOfAnIntactFileIsACopy) {
-  const CommandResult result = run(std::string("recover ") + kFirst + " -o copy.kvc");
+  const CommandResult result = run(std::string("recover ") + kInput0 + " -o copy.kvc");
   EXPECT_EQ(result.status, 0) << result.err;
   EXPECT_THAT(result.out, HasSubstr("complete and intact: this is a copy, nothing was lost"));
   EXPECT_EQ(read("copy.kvc"), whole_);
@@ -98,14 +99,14 @@ TEST_F(VerifyCommandTest, RecoverOfATruncatedFileSaysWhatWasLost) {
 
 TEST_F(VerifyCommandTest, RecoverReplacesNothingUnlessForced) {
   write("x.kvc", "older");
-  const CommandResult result = run(std::string("recover ") + kFirst + " -o x.kvc");
+  const CommandResult result = run(std::string("recover ") + kInput0 + " -o x.kvc");
   EXPECT_EQ(result.status, 2);
   EXPECT_THAT(result.err, HasSubstr("x.kvc exists already"));
   EXPECT_EQ(read("x.kvc"), "older");
-  EXPECT_EQ(run(std::string("recover --force ") + kFirst + " -o x.kvc").status, 0);
+  EXPECT_EQ(run(std::string("recover --force ") + kInput0 + " -o x.kvc").status, 0);
   EXPECT_EQ(read("x.kvc"), whole_);
-  EXPECT_EQ(run(std::string("recover --force ") + kFirst + " -o " + kFirst).status, 2);
-  EXPECT_EQ(run(std::string("recover ") + kFirst + " -o x.txt").status, 2);
+  EXPECT_EQ(run(std::string("recover --force ") + kInput0 + " -o " + kInput0).status, 2);
+  EXPECT_EQ(run(std::string("recover ") + kInput0 + " -o x.txt").status, 2);
   EXPECT_EQ(run("recover none.kvc -o y.kvc").status, 2);
 }
 
@@ -117,22 +118,22 @@ TEST_F(VerifyCommandTest, NothingToRecoverIsADamagedFile) {
 }
 
 TEST_F(VerifyCommandTest, PackedRecordingsAreVerifiedAndRecovered) {
-  ASSERT_EQ(run(std::string("pack ") + kFirst).status, 0);
-  const std::string packed = read(kFirst);
-  const CommandResult intact = run(std::string("verify ") + kFirst);
+  ASSERT_EQ(run(std::string("pack ") + kInput0).status, 0);
+  const std::string packed = read(kInput0);
+  const CommandResult intact = run(std::string("verify ") + kInput0);
   EXPECT_EQ(intact.status, 0) << intact.err;
-  EXPECT_THAT(intact.out, AllOf(HasSubstr(std::string("ok          ") + kFirst),
+  EXPECT_THAT(intact.out, AllOf(HasSubstr(std::string("ok          ") + kInput0),
                                 HasSubstr(" packed, "), HasSubstr("1 recording, intact; ")));
-  EXPECT_EQ(run(std::string("recover ") + kFirst + " -o same.kvc").status, 0);
+  EXPECT_EQ(run(std::string("recover ") + kInput0 + " -o same.kvc").status, 0);
   EXPECT_EQ(read("same.kvc"), packed);
   // The last byte is padding of PACK_END: nothing of the recording is lost.
   std::string damaged = packed;
   damaged.back() = '\1';
-  write(kFirst, damaged);
-  const CommandResult bad = run(std::string("verify ") + kFirst);
+  write(kInput0, damaged);
+  const CommandResult bad = run(std::string("verify ") + kInput0);
   EXPECT_EQ(bad.status, 4);
   EXPECT_THAT(bad.out, AllOf(HasSubstr("damaged     "), HasSubstr("PACK_END")));
-  EXPECT_EQ(run(std::string("recover ") + kFirst + " -o whole.kvc").status, 0);
+  EXPECT_EQ(run(std::string("recover ") + kInput0 + " -o whole.kvc").status, 0);
   EXPECT_EQ(read("whole.kvc"), whole_);
 }
 

@@ -128,20 +128,21 @@ class ReadOnce : public FolderTest {
   CountingFileSystem counting_;
 };
 
-struct Case {
+struct ReadCase {
   SaveMode save_mode = SaveMode::kDelta;
   bool parallel = false;
   const char* policy = "contiguous";
 };
 
-class EveryCase : public ReadOnce, public testing::WithParamInterface<Case> {};
+class EveryCase : public ReadOnce, public testing::WithParamInterface<ReadCase> {};
 
 INSTANTIATE_TEST_SUITE_P(
     ReadOnce, EveryCase,
-    testing::Values(Case{.save_mode = SaveMode::kDelta}, Case{.save_mode = SaveMode::kPrefillOnly},
-                    Case{.save_mode = SaveMode::kFinalOnly}, Case{.parallel = true},
-                    Case{.save_mode = SaveMode::kFinalOnly, .parallel = true},
-                    Case{.policy = "int8"}, Case{.parallel = true, .policy = "int8"}));
+    testing::Values(ReadCase{.save_mode = SaveMode::kDelta},
+                    ReadCase{.save_mode = SaveMode::kPrefillOnly},
+                    ReadCase{.save_mode = SaveMode::kFinalOnly}, ReadCase{.parallel = true},
+                    ReadCase{.save_mode = SaveMode::kFinalOnly, .parallel = true},
+                    ReadCase{.policy = "int8"}, ReadCase{.parallel = true, .policy = "int8"}));
 
 TEST_P(EveryCase, InjectReadsEachByteOfKvOnce) {
   write_recordings(GetParam().save_mode);

@@ -29,9 +29,9 @@ namespace fs = std::filesystem;
 using Bytes = std::vector<std::byte>;
 
 constexpr std::uint64_t kRecordings = 12;
-constexpr std::uint64_t kSteps = 25;
-constexpr std::uint64_t kPromptLength = 6;
-constexpr std::size_t kSlots = 4;
+constexpr std::uint64_t kCrashSteps = 25;
+constexpr std::uint64_t kCrashPromptLength = 6;
+constexpr std::size_t kCrashSlots = 4;
 
 int kills() {
   const char* text = std::getenv("KVTOOL_CRASH_KILLS");
@@ -97,18 +97,19 @@ class Recorder {
     header.uuid = random_uuid();
     header.vocab_size = 50;
     header.top_k = 2;
-    header.prompt_length = kPromptLength;
+    header.prompt_length = kCrashPromptLength;
     header.geometry = geometry();
-    const auto sink = make_recording_sink({.path = name(index),
-                                           .header = header,
-                                           .meta_json = "{}",
-                                           .prompt = std::vector<std::int32_t>(kPromptLength, 3),
-                                           .token_text = {},
-                                           .writer = {}});
-    std::array<Bytes, kSlots> buffers;
-    BackgroundWorker worker(kSlots);
+    const auto sink =
+        make_recording_sink({.path = name(index),
+                             .header = header,
+                             .meta_json = "{}",
+                             .prompt = std::vector<std::int32_t>(kCrashPromptLength, 3),
+                             .token_text = {},
+                             .writer = {}});
+    std::array<Bytes, kCrashSlots> buffers;
+    BackgroundWorker worker(kCrashSlots);
     worker.enqueue([&] { prefill(*sink, index); });
-    for (std::uint64_t step = 0; step < kSteps; ++step) {
+    for (std::uint64_t step = 0; step < kCrashSteps; ++step) {
       const std::size_t slot = worker.acquire();
       buffers[slot] = pattern(index, step, geometry().delta_bytes());
       worker.submit(slot, [&, slot, step] {
@@ -123,8 +124,8 @@ class Recorder {
   void prefill(RowSink& sink, std::uint64_t index) {
     for (std::uint32_t layer = 0; layer < geometry().num_layers(); ++layer) {
       const LayerGeometry shape = geometry().layer(layer);
-      sink.on_prefill_layer(layer, pattern(index, layer, shape.key_bytes() * kPromptLength),
-                            pattern(index, layer + 50, shape.value_bytes() * kPromptLength));
+      sink.on_prefill_layer(layer, pattern(index, layer, shape.key_bytes() * kCrashPromptLength),
+                            pattern(index, layer + 50, shape.value_bytes() * kCrashPromptLength));
     }
     sink.on_prefill_end(stats(index, 0, true));
     progress_.prefill = true;
@@ -192,7 +193,7 @@ class ExhaustiveCrash : public testing::Test {
       ++finished;
       const Recording recording = Recording::open(path);
       EXPECT_TRUE(recording.complete());
-      EXPECT_EQ(recording.num_steps(), kSteps);
+      EXPECT_EQ(recording.num_steps(), kCrashSteps);
       expect_content(recording, i);
     }
     return finished;

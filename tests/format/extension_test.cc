@@ -18,14 +18,6 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-constexpr std::uint64_t kSteps = 3;
-
-Bytes bytes_of(std::initializer_list<int> values) {
-  Bytes bytes;
-  for (const int value : values) bytes.push_back(static_cast<std::byte>(value));
-  return bytes;
-}
-
 std::vector<float> decoded(const RowCode& code, const Bytes& row, std::size_t dim) {
   std::vector<float> values(dim);
   decode_row(code, row, values);

@@ -1,6 +1,5 @@
 // Files of other programs, of other versions, and with headers that cannot be: refused with a
 // message that says why.
-#include <initializer_list>
 #include <string>
 
 #include "damage_expectations.h"
@@ -9,12 +8,6 @@ namespace kvtool::format {
 namespace {
 
 using testing::HasSubstr;
-
-Bytes bytes_of(std::initializer_list<int> values) {
-  Bytes bytes;
-  for (const int value : values) bytes.push_back(static_cast<std::byte>(value));
-  return bytes;
-}
 
 TEST(KvcForeignFile, IsNamedByItsFirstBytes) {
   expect_corrupt({}, "empty file, not a kvtool recording");

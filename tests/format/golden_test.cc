@@ -13,7 +13,7 @@
 namespace kvtool::format {
 namespace {
 
-constexpr std::uint64_t kSteps = 2;
+constexpr std::uint64_t kGoldenSteps = 2;
 constexpr std::uint64_t kLongSteps = 70;  // more than a group of CHECKSUMS
 
 // Before CHECKSUMS, which the writer does not leave out any more.
@@ -54,7 +54,9 @@ Bytes read_bytes(const std::filesystem::path& path) {
 
 class Golden : public testing::TestWithParam<SampleKind> {
  protected:
-  void SetUp() override { make_frozen_file(golden_path(GetParam()), GetParam().header(), kSteps); }
+  void SetUp() override {
+    make_frozen_file(golden_path(GetParam()), GetParam().header(), kGoldenSteps);
+  }
 };
 
 INSTANTIATE_TEST_SUITE_P(KvcFormat, Golden, testing::ValuesIn(kSampleKinds),
@@ -65,7 +67,7 @@ TEST_P(Golden, FrozenFileIsReadWhole) {
     SCOPED_TRACE(path);
     const Recording recording = Recording::open(path);
     EXPECT_TRUE(recording.complete());
-    expect_sample(recording, kSteps);
+    expect_sample(recording, kGoldenSteps);
     EXPECT_NO_THROW(recording.verify());
   }
 }
@@ -80,12 +82,12 @@ TEST_P(Golden, FrozenFileVerifies) {
   const std::vector<FileVerdict> verdicts = verify_files(paths_of(GetParam()));
   for (const FileVerdict& verdict : verdicts) {
     EXPECT_EQ(verdict.state, FileState::kIntact) << verdict.path;
-    EXPECT_EQ(verdict.num_steps, kSteps);
+    EXPECT_EQ(verdict.num_steps, kGoldenSteps);
   }
 }
 
 TEST_P(Golden, WriterStillMakesTheFrozenFile) {
-  EXPECT_EQ(sample_bytes(GetParam().header(), kSteps), read_bytes(golden_path(GetParam())));
+  EXPECT_EQ(sample_bytes(GetParam().header(), kGoldenSteps), read_bytes(golden_path(GetParam())));
 }
 
 }  // namespace

@@ -23,7 +23,7 @@ struct FoundRecord {
   RecordHeader header;
 };
 
-std::vector<FoundRecord> records_of(const Bytes& bytes) {
+std::vector<FoundRecord> found_records(const Bytes& bytes) {
   std::vector<FoundRecord> found;
   std::uint64_t offset = load<std::uint32_t>(bytes, 12);
   while (offset < bytes.size()) {
@@ -71,7 +71,7 @@ TEST_P(ExhaustivePackedDamage, AFlippedByteNeverReadsAsOtherContent) {
 
 TEST_P(ExhaustivePackedDamage, CutAnywhereIsTruncatedOrRefused) {
   const Bytes packed = packed_sample(GetParam(), 3);
-  const auto records = records_of(packed);
+  const auto records = found_records(packed);
   const std::uint64_t front_end = records.at(2).offset;
   const std::uint64_t content_end = records.back().offset;
   for (std::uint64_t cut = 0; cut < packed.size(); ++cut) {
@@ -96,7 +96,7 @@ TEST_P(ExhaustivePackedDamage, CutAnywhereIsTruncatedOrRefused) {
 TEST(PackedCut, WholeBlocksOfStepsStay) {
   const Bytes packed = packed_sample(SaveMode::kDelta, 6000);
   std::vector<std::uint64_t> steps;
-  for (const FoundRecord& record : records_of(packed)) {
+  for (const FoundRecord& record : found_records(packed)) {
     const Bytes cut = first_bytes(packed, record.offset + record_bytes(record.header.stored_bytes));
     if (record.header.type != kPackedRecord || cut.size() == packed.size()) continue;
     const Recording recording = open_bytes(cut);
@@ -121,7 +121,7 @@ using Change = std::function<void(RecordHeader& header, std::span<std::byte> pay
 
 Bytes forged(const Change& change) {
   Bytes bytes = packed_sample(SaveMode::kDelta, 40);
-  const auto records = records_of(bytes);
+  const auto records = found_records(bytes);
   // The steps' block is the one with most rows.
   const auto most = std::max_element(records.begin() + 2, records.end() - 1,
                                      [&](const FoundRecord& a, const FoundRecord& b) {

@@ -11,6 +11,7 @@
 #include "kvtool/format/pack.h"
 #include "kvtool/format/recover.h"
 #include "kvtool/format/verify.h"
+#include "raw_recording.h"
 #include "sample.h"
 #include "support/error_of.h"
 #include "verified.h"
@@ -23,8 +24,6 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::SizeIs;
-
-constexpr std::uint64_t kSteps = 3;
 
 // What recover makes of `bytes`; verified by it. Empty when nothing can be recovered.
 struct Recovered {
@@ -45,18 +44,8 @@ std::optional<Recovered> recover(const Bytes& bytes, bool salvage = false) {
   }
 }
 
-std::vector<RecordHeader> records_of(const Bytes& bytes) {
-  std::vector<RecordHeader> records;
-  for (std::uint64_t at = load<std::uint32_t>(bytes, 12); at < bytes.size();) {
-    records.push_back(
-        decode_record_header(std::span(bytes).subspan(at, kRecordHeaderBytes)).value());
-    at += record_bytes(records.back().stored_bytes);
-  }
-  return records;
-}
-
 std::vector<RecordHeader> blocks_of(const Bytes& packed) {
-  std::vector<RecordHeader> blocks = records_of(packed);
+  std::vector<RecordHeader> blocks = record_headers(packed);
   std::erase_if(blocks, [](const RecordHeader& record) { return record.type != kPackedRecord; });
   return blocks;
 }
@@ -115,7 +104,7 @@ TEST_P(PackedVerify, AnIntactOneIsIntactAndCopiedAsItIs) {
   EXPECT_EQ(verdict.state, FileState::kIntact) << verdict.error;
   EXPECT_TRUE(verdict.packed);
   EXPECT_EQ(verdict.bytes, packed_.size());
-  EXPECT_EQ(verdict.num_records, records_of(original_).size());
+  EXPECT_EQ(verdict.num_records, record_headers(original_).size());
   EXPECT_EQ(verdict.intact_steps, kSteps);
   EXPECT_THAT(verdict.damages, IsEmpty());
   const auto copy = recover(packed_);
@@ -164,7 +153,7 @@ TEST_P(ExhaustivePackedVerify, RecoversOnlyWhatIsIntactFromEveryFlippedByte) {
 }
 
 TEST_P(PackedVerify, APackedRecordHeaderLosesNothing) {
-  for (const RecordHeader& record : records_of(packed_)) {
+  for (const RecordHeader& record : record_headers(packed_)) {
     if (record.type != kPackedRecord && record.type != kPackEndRecord) continue;
     Bytes flipped = packed_;
     flipped[record.offset + 9] ^= std::byte{1};
@@ -329,7 +318,7 @@ TEST_F(PackedBlocks, ThreadsAgree) {
 // What the sections left out says that it is wrong, though all of the original is right.
 TEST(PackedStored, PaddingAndPackEndAreChecked) {
   const Bytes packed = packed_sample(SaveMode::kDelta, kSteps);
-  for (const RecordHeader& record : records_of(packed)) {
+  for (const RecordHeader& record : record_headers(packed)) {
     if (record.type != kPackedRecord && record.type != kPackEndRecord) continue;
     const std::uint64_t end = record.offset + record_bytes(record.stored_bytes);
     if (end == record.offset + kRecordHeaderBytes + record.stored_bytes) continue;

@@ -4,7 +4,7 @@
 
 #include <random>
 
-#include "memory_file_system.h"
+#include "sample.h"
 
 namespace kvtool::format {
 namespace {
@@ -13,12 +13,6 @@ Bytes random_bytes(std::size_t count, unsigned values, unsigned seed) {
   std::mt19937 random(seed);
   Bytes bytes(count);
   for (std::byte& byte : bytes) byte = static_cast<std::byte>(random() % values);
-  return bytes;
-}
-
-Bytes bytes_of(std::initializer_list<int> values) {
-  Bytes bytes;
-  for (const int value : values) bytes.push_back(static_cast<std::byte>(value));
   return bytes;
 }
 

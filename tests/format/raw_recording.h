@@ -179,4 +179,15 @@ class RawRecording {
   std::uint32_t sequence_ = 0;
 };
 
+// Of every record, in the order of the file.
+inline std::vector<RecordHeader> record_headers(const Bytes& bytes) {
+  std::vector<RecordHeader> records;
+  for (std::uint64_t at = load<std::uint32_t>(bytes, 12); at < bytes.size();) {
+    records.push_back(
+        decode_record_header(std::span(bytes).subspan(at, kRecordHeaderBytes)).value());
+    at += record_bytes(records.back().stored_bytes);
+  }
+  return records;
+}
+
 }  // namespace kvtool::format

@@ -14,8 +14,6 @@ namespace {
 
 using testing::HasSubstr;
 
-constexpr std::uint64_t kSteps = 3;
-
 // What a run computes again, and where it may be made to differ.
 struct Again {
   std::uint64_t steps = kSteps;

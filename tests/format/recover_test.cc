@@ -22,8 +22,6 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::StartsWith;
 
-constexpr std::uint64_t kSteps = 3;
-
 Uuid output_uuid() {
   Uuid uuid{};
   uuid.fill(0x5a);
@@ -40,17 +38,17 @@ Bytes written_shorter(RecordingHeader header, std::uint64_t steps) {
   return first_bytes(bytes, summary);
 }
 
-struct Tensor {
+struct SalvagedTensor {
   std::string dtype;
   std::vector<std::uint64_t> shape;
   Bytes data;
 };
 
-std::map<std::string, Tensor> parse_safetensors(const Bytes& bytes) {
+std::map<std::string, SalvagedTensor> parse_safetensors(const Bytes& bytes) {
   const auto length = load<std::uint64_t>(bytes, 0);
   const auto header =
       nlohmann::json::parse(std::string(reinterpret_cast<const char*>(bytes.data()) + 8, length));
-  std::map<std::string, Tensor> tensors;
+  std::map<std::string, SalvagedTensor> tensors;
   std::uint64_t end = 0;
   for (const auto& [name, entry] : header.items()) {
     if (name == "__metadata__") continue;
@@ -66,7 +64,7 @@ std::map<std::string, Tensor> parse_safetensors(const Bytes& bytes) {
   return tensors;
 }
 
-std::vector<std::int64_t> numbers(const Tensor& tensor) {
+std::vector<std::int64_t> numbers(const SalvagedTensor& tensor) {
   std::vector<std::int64_t> values(tensor.data.size() / 8);
   std::memcpy(values.data(), tensor.data.data(), tensor.data.size());
   return values;
@@ -257,7 +255,7 @@ class Salvage : public testing::Test {
     files_.put("in.kvc", std::move(bytes));
     return recover_recording("in.kvc", "x.kvc", {.file_system = &files_, .salvage = true});
   }
-  [[nodiscard]] std::map<std::string, Tensor> salvaged() {
+  [[nodiscard]] std::map<std::string, SalvagedTensor> salvaged() {
     return parse_safetensors(files_.bytes("x.kvc.salvaged.safetensors"));
   }
   MemoryFileSystem files_;
@@ -296,8 +294,8 @@ TEST_F(Salvage, KeepsTheRowsBehindAHole) {
   EXPECT_EQ(numbers(tensors.at("input_tokens"))[3], sample_stats(header, 5).input_token);
   for (std::uint32_t i = 0; i < 2; ++i) {
     const LayerGeometry& layer = header.geometry.layer(i);
-    const Tensor& key = tensors.at("key." + std::to_string(i));
-    const Tensor& value = tensors.at("value." + std::to_string(i));
+    const SalvagedTensor& key = tensors.at("key." + std::to_string(i));
+    const SalvagedTensor& value = tensors.at("value." + std::to_string(i));
     EXPECT_THAT(key.shape, ElementsAre(layer.num_kv_heads, 3, layer.key_dim));
     EXPECT_EQ(key.data,
               rows_of(sample_key(header.geometry, i, 9), layer.num_kv_heads, 9, {5, 6, 8}));

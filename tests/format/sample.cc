@@ -202,6 +202,12 @@ Bytes packed_bytes(const Bytes& bytes) {
   return files.bytes("x.kvc");
 }
 
+Bytes bytes_of(std::initializer_list<int> values) {
+  Bytes bytes;
+  for (const int value : values) bytes.push_back(static_cast<std::byte>(value));
+  return bytes;
+}
+
 Bytes first_bytes(const Bytes& bytes, std::uint64_t count) {
   return {bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(count)};
 }

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -38,6 +39,9 @@ inline constexpr std::array kSampleKinds = {SampleKind{SaveMode::kDelta},
                                             SampleKind{SaveMode::kDelta, true},
                                             SampleKind{SaveMode::kPrefillOnly, true},
                                             SampleKind{SaveMode::kFinalOnly, true}};
+
+// As many steps as tests of a sample have it take, unless they say otherwise.
+inline constexpr std::uint64_t kSteps = 3;
 
 [[nodiscard]] nlohmann::json sample_meta();
 [[nodiscard]] nlohmann::json sample_summary(std::uint64_t steps);
@@ -74,6 +78,7 @@ SampleOffsets write_sample(FileSystem& files, const std::filesystem::path& path,
 [[nodiscard]] Bytes packed_bytes(const Bytes& bytes);
 [[nodiscard]] Bytes packed_sample(SaveMode mode, std::uint64_t steps);
 
+[[nodiscard]] Bytes bytes_of(std::initializer_list<int> values);
 [[nodiscard]] Bytes first_bytes(const Bytes& bytes, std::uint64_t count);
 
 [[nodiscard]] Recording open_bytes(const Bytes& bytes, const std::string& name = "x.kvc");

@@ -19,7 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 using testing::HasSubstr;
 
-constexpr std::uint64_t kSteps = 4;
+constexpr std::uint64_t kFaultSteps = 4;
 constexpr std::size_t kSlots = 2;
 
 class SinkFaults : public testing::TestWithParam<SaveMode> {
@@ -49,7 +49,7 @@ class SinkFaults : public testing::TestWithParam<SaveMode> {
     worker.enqueue([&] {
       for (const auto& sink : sinks) prefill(*sink, header);
     });
-    for (std::uint64_t step = 0; step < kSteps; ++step) {
+    for (std::uint64_t step = 0; step < kFaultSteps; ++step) {
       const std::size_t slot = worker.acquire();
       deltas[slot] = GetParam() == SaveMode::kDelta
                          ? sample_delta(header.geometry, header.prompt_length + step)
@@ -78,7 +78,7 @@ class SinkFaults : public testing::TestWithParam<SaveMode> {
 
   static void end(RowSink& sink, const RecordingHeader& header) {
     if (sink.needs().final_kv) {
-      const std::uint64_t positions = header.prompt_length + kSteps;
+      const std::uint64_t positions = header.prompt_length + kFaultSteps;
       for (std::uint32_t layer = 0; layer < header.geometry.num_layers(); ++layer) {
         sink.on_final_layer(layer, sample_key(header.geometry, layer, positions),
                             sample_value(header.geometry, layer, positions));
@@ -99,7 +99,7 @@ class SinkFaults : public testing::TestWithParam<SaveMode> {
         const Recording recording = Recording::open(path(row));
         EXPECT_TRUE(recording.complete());
         EXPECT_NO_THROW(recording.verify());
-        expect_sample(recording, kSteps);
+        expect_sample(recording, kFaultSteps);
       }
       const fs::path partial = path(row).string() + std::string(kPartialSuffix);
       if (!fs::exists(partial)) continue;

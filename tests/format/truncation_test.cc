@@ -17,8 +17,6 @@ using testing::EndsWith;
 using testing::HasSubstr;
 using testing::StartsWith;
 
-constexpr std::uint64_t kSteps = 3;
-
 Error open_error(const Bytes& bytes) {
   return error_of([&] { static_cast<void>(open_bytes(bytes)); });
 }

@@ -21,18 +21,6 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::SizeIs;
 
-constexpr std::uint64_t kSteps = 3;
-
-std::vector<RecordHeader> records_of(const Bytes& bytes) {
-  std::vector<RecordHeader> records;
-  for (std::uint64_t at = load<std::uint32_t>(bytes, 12); at < bytes.size();) {
-    records.push_back(
-        decode_record_header(std::span(bytes).subspan(at, kRecordHeaderBytes)).value());
-    at += record_bytes(records.back().stored_bytes);
-  }
-  return records;
-}
-
 // What one byte of a payload belongs to.
 struct Place {
   std::vector<DamagedColumn> columns;
@@ -82,7 +70,7 @@ TEST_P(Verify, CompleteRecordingIsIntact) {
   EXPECT_TRUE(verdict.complete);
   EXPECT_EQ(verdict.num_steps, kSteps);
   EXPECT_EQ(verdict.intact_steps, kSteps);
-  EXPECT_EQ(verdict.num_records, records_of(whole_).size());
+  EXPECT_EQ(verdict.num_records, record_headers(whole_).size());
   EXPECT_EQ(verdict.bytes, whole_.size());
   EXPECT_EQ(verdict.save_mode, GetParam().mode);
   EXPECT_THAT(verdict.damages, IsEmpty());
@@ -90,7 +78,7 @@ TEST_P(Verify, CompleteRecordingIsIntact) {
 
 TEST_P(ExhaustiveVerify, EveryFlippedByteOfARecordIsReportedAtItsPlace) {
   const RecordingHeader header = GetParam().header();
-  for (const RecordHeader& record : records_of(whole_)) {
+  for (const RecordHeader& record : record_headers(whole_)) {
     const std::uint64_t bytes = record_bytes(record.stored_bytes);
     for (std::uint64_t into = 0; into < bytes; ++into) {
       SCOPED_TRACE(describe_record(record) + " byte " + std::to_string(into));

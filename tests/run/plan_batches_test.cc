@@ -27,7 +27,7 @@ ReferenceEntry entry(const std::string& batch_id, std::uint64_t row, std::uint64
   return result;
 }
 
-std::string error_of(const std::vector<ReferenceEntry>& entries) {
+std::string planning_error(const std::vector<ReferenceEntry>& entries) {
   try {
     static_cast<void>(plan_batches(entries, ReplayShape::kRecorded));
   } catch (const Error& error) {
@@ -104,7 +104,8 @@ TEST(PlanBatches, ParallelRowsWithOtherStatisticsShareNoCall) {
 TEST(PlanBatches, RowsOfOneBatchHaveOneCache) {
   std::vector<ReferenceEntry> entries = {entry("a", 0, 2), entry("a", 1, 2)};
   entries[1].kv_cache = "int8";
-  EXPECT_THAT(error_of(entries), HasSubstr("disagree about its cache: int8 against contiguous"));
+  EXPECT_THAT(planning_error(entries),
+              HasSubstr("disagree about its cache: int8 against contiguous"));
 }
 
 TEST(PlanBatches, SingleRowsHaveTheirOwnShape) {
@@ -131,16 +132,16 @@ TEST(PlanBatches, ARecordingWithoutABatchRunsAlone) {
 TEST(PlanBatches, RefusesTwoRecordingsOfOneRow) {
   ReferenceEntry twin = entry("a", 0, 2);
   twin.path = "dir/twin.kvc";
-  EXPECT_THAT(error_of({entry("a", 0, 2), twin}), HasSubstr("both say that they are row 0"));
+  EXPECT_THAT(planning_error({entry("a", 0, 2), twin}), HasSubstr("both say that they are row 0"));
 }
 
 TEST(PlanBatches, RefusesRowsThatDisagree) {
   ReferenceEntry other = entry("a", 1, 2);
   other.run->padded_length = 6;
-  EXPECT_THAT(error_of({entry("a", 0, 2), other}), HasSubstr("padded length: 6 against 5"));
+  EXPECT_THAT(planning_error({entry("a", 0, 2), other}), HasSubstr("padded length: 6 against 5"));
   other = entry("a", 1, 2);
   other.num_steps = 8;
-  EXPECT_THAT(error_of({entry("a", 0, 2), other}), HasSubstr("8 steps do not fit"));
+  EXPECT_THAT(planning_error({entry("a", 0, 2), other}), HasSubstr("8 steps do not fit"));
 }
 
 }  // namespace

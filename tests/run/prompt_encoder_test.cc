@@ -11,8 +11,8 @@ using testing::HasSubstr;
 
 const std::vector<Prompt> kPrompts = {text_prompt("a", "--prompt 1"), text_prompt("b", "p line 7")};
 
-std::string error_of(int exit_status, const std::string& output, ErrorCode code,
-                     const std::string& error_output = "") {
+std::string encoding_error(int exit_status, const std::string& output, ErrorCode code,
+                           const std::string& error_output = "") {
   try {
     static_cast<void>(encode_prompts(kPrompts, "m.pt", [&](const auto&, std::string_view) {
       return ProcessResult{exit_status, output, error_output};
@@ -37,29 +37,30 @@ TEST(EncodePrompts, KeepsTheOrder) {
 }
 
 TEST(EncodePrompts, ABadPromptNamesItsOrigin) {
-  EXPECT_EQ(
-      error_of(2, R"({"error": "prompt 1: no template", "prompt_index": 1})", ErrorCode::kUsage),
-      "p line 7: no template");
+  EXPECT_EQ(encoding_error(2, R"({"error": "prompt 1: no template", "prompt_index": 1})",
+                           ErrorCode::kUsage),
+            "p line 7: no template");
 }
 
 TEST(EncodePrompts, AMissingPackageIsTheEnvironment) {
-  EXPECT_THAT(
-      error_of(5, R"({"error": "no tokenizers", "prompt_index": null})", ErrorCode::kEnvironment),
-      HasSubstr("no tokenizers"));
+  EXPECT_THAT(encoding_error(5, R"({"error": "no tokenizers", "prompt_index": null})",
+                             ErrorCode::kEnvironment),
+              HasSubstr("no tokenizers"));
 }
 
 TEST(EncodePrompts, ACrashShowsWhatTheHelperPrinted) {
-  EXPECT_THAT(error_of(1, "", ErrorCode::kEnvironment, "Traceback\nImportError: x\n"),
+  EXPECT_THAT(encoding_error(1, "", ErrorCode::kEnvironment, "Traceback\nImportError: x\n"),
               HasSubstr("exit status 1): Traceback\nImportError: x\n"));
 }
 
 TEST(EncodePrompts, RefusesAnswersThatDoNotFit) {
-  EXPECT_THAT(error_of(0, R"({"prompts": []})", ErrorCode::kEnvironment), HasSubstr("number"));
-  EXPECT_THAT(error_of(0, R"({"prompts": [{}, {}]})", ErrorCode::kEnvironment),
+  EXPECT_THAT(encoding_error(0, R"({"prompts": []})", ErrorCode::kEnvironment),
+              HasSubstr("number"));
+  EXPECT_THAT(encoding_error(0, R"({"prompts": [{}, {}]})", ErrorCode::kEnvironment),
               HasSubstr("without token ids"));
-  EXPECT_THAT(
-      error_of(0, R"({"prompts": [{"token_ids": [1]}, {"token_ids": []}]})", ErrorCode::kUsage),
-      HasSubstr("p line 7 has no token"));
+  EXPECT_THAT(encoding_error(0, R"({"prompts": [{"token_ids": [1]}, {"token_ids": []}]})",
+                             ErrorCode::kUsage),
+              HasSubstr("p line 7 has no token"));
 }
 
 }  // namespace

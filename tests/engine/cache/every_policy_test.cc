@@ -17,7 +17,7 @@ namespace kvtool::engine {
 namespace {
 
 // Two layers of unequal shape, in one dtype.
-format::Geometry geometry(DType dtype = DType::kFloat32) {
+format::Geometry policy_geometry(DType dtype = DType::kFloat32) {
   return format::Geometry({{dtype, dtype, 2, 8, 6}, {dtype, dtype, 1, 10, 10}});
 }
 
@@ -66,7 +66,7 @@ class EveryPolicy : public testing::TestWithParam<cache::PolicyInfo> {
 
 TEST_P(EveryPolicy, ReadsBackWhatWasWritten) {
   for (const DType dtype : kDTypes) {
-    const RowLayout layout(geometry(dtype));
+    const RowLayout layout(policy_geometry(dtype));
     const BatchShape shape({long_, short_}, 4, 8);
     const std::unique_ptr<KvCache> kept = make(layout, shape);
     for (std::int64_t layer = 0; layer < 2; ++layer) {
@@ -83,7 +83,7 @@ TEST_P(EveryPolicy, ReadsBackWhatWasWritten) {
 }
 
 TEST_P(EveryPolicy, SlotsAndLayersNameTheSameRows) {
-  const RowLayout layout(geometry());
+  const RowLayout layout(policy_geometry());
   const BatchShape shape({long_, short_}, 4, 8);
   const std::unique_ptr<KvCache> kept = make(layout, shape);
   std::array<std::array<LayerKv, 2>, 2> expected;  // per row and layer
@@ -117,7 +117,7 @@ TEST_P(EveryPolicy, SlotsAndLayersNameTheSameRows) {
 }
 
 TEST_P(EveryPolicy, WritesTheNamedRowsAlone) {
-  const RowLayout layout(geometry());
+  const RowLayout layout(policy_geometry());
   const BatchShape shape({long_, short_}, 4, 8);
   const std::unique_ptr<KvCache> kept = make(layout, shape);
   const at::Tensor ones = at::ones({2, layout.row_stride_bytes() / 4}).view(at::kByte);
@@ -132,7 +132,7 @@ TEST_P(EveryPolicy, WritesTheNamedRowsAlone) {
 // Else what a cache recorded could not be injected into it.
 TEST_P(EveryPolicy, KeepsToTheBitWhatItHasReadBack) {
   for (const DType dtype : kDTypes) {
-    const RowLayout layout(geometry(dtype));
+    const RowLayout layout(policy_geometry(dtype));
     const BatchShape shape({long_}, 4, 400);
     const std::unique_ptr<KvCache> kept = make(layout, shape);
     const LayerKv once = kept->as_kept(0, random_rows(layout, 0, 4000));
@@ -144,7 +144,7 @@ TEST_P(EveryPolicy, KeepsToTheBitWhatItHasReadBack) {
 
 TEST_P(EveryPolicy, KeepsZerosAndTheSmallestNumbers) {
   for (const DType dtype : kDTypes) {
-    const RowLayout layout(geometry(dtype));
+    const RowLayout layout(policy_geometry(dtype));
     const BatchShape shape({long_}, 4, 8);
     const std::unique_ptr<KvCache> kept = make(layout, shape);
     const LayerKv rows = layout.empty_rows(0, 2, at::kCPU);
@@ -160,7 +160,7 @@ TEST_P(EveryPolicy, KeepsZerosAndTheSmallestNumbers) {
 }
 
 TEST_P(EveryPolicy, WhatIsNotFiniteStaysSo) {
-  const RowLayout layout(geometry());
+  const RowLayout layout(policy_geometry());
   const BatchShape shape({long_}, 4, 8);
   const std::unique_ptr<KvCache> kept = make(layout, shape);
   for (const double wrong :
@@ -175,63 +175,63 @@ TEST_P(EveryPolicy, WhatIsNotFiniteStaysSo) {
   }
 }
 
-struct Projections {
-  at::Tensor q, k, v;  // [B, heads, S, dim], of layer 0 of geometry()
+struct LayerProjections {
+  at::Tensor q, k, v;  // [B, heads, S, dim], of layer 0 of policy_geometry()
 };
 
-Projections random_projections(std::int64_t rows, std::int64_t positions) {
+LayerProjections random_layer_projections(std::int64_t rows, std::int64_t positions) {
   return {at::randn({rows, 4, positions, 8}), at::randn({rows, 2, positions, 8}),
           at::randn({rows, 2, positions, 6})};
 }
 
-at::Tensor attend(KvCache& kept, const Projections& p, std::int64_t window = 0) {
+at::Tensor attend_layer(KvCache& kept, const LayerProjections& p, std::int64_t window = 0) {
   const std::optional<at::Tensor> sinks;
   return kept.attend({p.q, p.k, p.v, 0, 0.3, window, 0.0, sinks});
 }
 
 TEST_P(EveryPolicy, NoQuerySeesPadding) {
-  const RowLayout layout(geometry());
+  const RowLayout layout(policy_geometry());
   const BatchShape shape({long_, short_}, 4, 8);
   const BatchShape alone({short_}, 1, 8);
   for (const std::int64_t window : {0, 3}) {
     const std::unique_ptr<KvCache> batch = make(layout, shape);
     const std::unique_ptr<KvCache> single = make(layout, alone);
-    const Projections prompt = random_projections(2, 4);
+    const LayerProjections prompt = random_layer_projections(2, 4);
     for (const at::Tensor& part : {prompt.q, prompt.k, prompt.v}) {
       part.select(0, 1).narrow(1, 0, 3).fill_(1e4);
     }
-    const auto row_alone = [](const Projections& p, std::int64_t first) {
+    const auto row_alone = [](const LayerProjections& p, std::int64_t first) {
       const auto cut = [&](const at::Tensor& t) {
         return t.narrow(0, 1, 1).narrow(2, first, t.size(2) - first);
       };
-      return Projections{cut(p.q), cut(p.k), cut(p.v)};
+      return LayerProjections{cut(p.q), cut(p.k), cut(p.v)};
     };
     batch->begin({0, 4});
     single->begin({0, 1});
-    EXPECT_TRUE(at::allclose(attend(*batch, prompt, window).narrow(0, 1, 1).narrow(1, 3, 1),
-                             attend(*single, row_alone(prompt, 3), window), 1e-5, 1e-6));
+    EXPECT_TRUE(at::allclose(attend_layer(*batch, prompt, window).narrow(0, 1, 1).narrow(1, 3, 1),
+                             attend_layer(*single, row_alone(prompt, 3), window), 1e-5, 1e-6));
     for (std::int64_t step = 0; step < 4; ++step) {
       batch->begin({4 + step, 1});
       single->begin({1 + step, 1});
-      const Projections one = random_projections(2, 1);
-      EXPECT_TRUE(at::allclose(attend(*batch, one, window).narrow(0, 1, 1),
-                               attend(*single, row_alone(one, 0), window), 1e-5, 1e-6));
+      const LayerProjections one = random_layer_projections(2, 1);
+      EXPECT_TRUE(at::allclose(attend_layer(*batch, one, window).narrow(0, 1, 1),
+                               attend_layer(*single, row_alone(one, 0), window), 1e-5, 1e-6));
     }
   }
 }
 
 // What it sees is what can be read, and of that its window.
 TEST_P(EveryPolicy, AQuerySeesTheRowsOfItsWindow) {
-  const RowLayout layout(geometry());
+  const RowLayout layout(policy_geometry());
   const BatchShape shape({long_}, 4, 12);
   for (const std::int64_t window : {0, 1, 3}) {
     const std::unique_ptr<KvCache> kept = make(layout, shape);
     kept->begin({0, 4});
-    attend(*kept, random_projections(1, 4), window);
+    attend_layer(*kept, random_layer_projections(1, 4), window);
     for (std::int64_t slot = 4; slot < 12; ++slot) {
       kept->begin({slot, 1});
-      const Projections p = random_projections(1, 1);
-      const at::Tensor output = attend(*kept, p, window);
+      const LayerProjections p = random_layer_projections(1, 1);
+      const at::Tensor output = attend_layer(*kept, p, window);
       const LayerKv rows = layout.empty_rows(0, slot + 1, at::kCPU);
       kept->read({0, 0, {0, slot + 1}}, rows);
       const at::Tensor expected = causal_attention(p.q, rows.k.unsqueeze(0), rows.v.unsqueeze(0),
@@ -243,17 +243,17 @@ TEST_P(EveryPolicy, AQuerySeesTheRowsOfItsWindow) {
 
 // A query sees rows as they are kept: all of them at once, or one after the other.
 TEST_P(EveryPolicy, APassMayBeDivided) {
-  const RowLayout layout(geometry());
+  const RowLayout layout(policy_geometry());
   const BatchShape shape({long_}, 4, 8);
   const std::unique_ptr<KvCache> whole = make(layout, shape);
   const std::unique_ptr<KvCache> parts = make(layout, shape);
-  const Projections p = random_projections(1, 4);
+  const LayerProjections p = random_layer_projections(1, 4);
   whole->begin({0, 4});
-  const at::Tensor expected = attend(*whole, p);
+  const at::Tensor expected = attend_layer(*whole, p);
   for (std::int64_t slot = 0; slot < 4; ++slot) {
     parts->begin({slot, 1});
     const auto cut = [slot](const at::Tensor& t) { return t.narrow(2, slot, 1); };
-    EXPECT_TRUE(at::allclose(attend(*parts, {cut(p.q), cut(p.k), cut(p.v)}),
+    EXPECT_TRUE(at::allclose(attend_layer(*parts, {cut(p.q), cut(p.k), cut(p.v)}),
                              expected.narrow(1, slot, 1), 1e-5, 1e-6));
   }
   const LayerKv at_once = layout.empty_rows(0, 4, at::kCPU);
@@ -265,11 +265,11 @@ TEST_P(EveryPolicy, APassMayBeDivided) {
 }
 
 TEST_P(EveryPolicy, RefusesASkippedLayerAndAFullBuffer) {
-  const RowLayout layout(geometry());
+  const RowLayout layout(policy_geometry());
   const BatchShape shape({long_}, 4, 8);
   const std::unique_ptr<KvCache> kept = make(layout, shape);
   kept->begin({0, 4});
-  attend(*kept, random_projections(1, 4));
+  attend_layer(*kept, random_layer_projections(1, 4));
   const Error skipped = error_of([&] { kept->end(); });
   EXPECT_EQ(skipped.code(), ErrorCode::kIncompatible);
   EXPECT_THAT(skipped.what(), testing::HasSubstr("layer 1"));
@@ -278,7 +278,7 @@ TEST_P(EveryPolicy, RefusesASkippedLayerAndAFullBuffer) {
 
 TEST_P(EveryPolicy, TakesWhatThePlanSays) {
   for (const DType dtype : kDTypes) {
-    const RowLayout layout(geometry(dtype));
+    const RowLayout layout(policy_geometry(dtype));
     const BatchShape shape({long_, short_}, 4, 9);
     const std::unique_ptr<KvCache> kept = make(layout, shape);
     kept->begin({0, 4});
@@ -314,7 +314,7 @@ TEST(CacheMaker, RefusesAPolicyThatTheEngineLacks) {
 }
 
 TEST(Int8, RefusesRowsOfEightBits) {
-  const RowLayout layout(geometry(DType::kFloat8E4M3));
+  const RowLayout layout(policy_geometry(DType::kFloat8E4M3));
   const std::vector<std::int32_t> prompt{1};
   const BatchShape shape({prompt}, 1, 2);
   const CacheMaker make = cache_maker(cache::CacheSpec::parse("int8"));
