@@ -3,8 +3,8 @@
 #
 #   bash tools/fuzz.sh [SECONDS [TARGET...]]
 #
-# SECONDS (default 60) are shared by the targets (default: all): recording, packed,
-# safetensors, json, config. One line each: executions and coverage. Inputs that
+# SECONDS (default 60) of one core are shared by the targets (default: all): recording,
+# packed, safetensors, json, config. One line each: executions and coverage. Inputs that
 # were worth keeping stay in build-asan/corpus/TARGET for the next run, inputs that fail
 # in build-asan/findings; the exit status is 1 if there is one. Needs clang++ with
 # libFuzzer (Debian: clang, libclang-rt-14-dev).
@@ -60,6 +60,22 @@ fuzz() {
   return $failed
 }
 
+# fuzz_all SECONDS TARGET...: one target on each core at a time.
+fuzz_all() {
+  local seconds=$((($1 + $# - 2) / ($# - 1))) status=0 running=0 target
+  shift
+  for target in "$@"; do
+    if ((running == $(nproc))); then
+      wait -n || status=1
+      running=$((running - 1))
+    fi
+    fuzz "$target" "$seconds" &
+    running=$((running + 1))
+  done
+  for (( ; running > 0; --running)); do wait -n || status=1; done
+  return $status
+}
+
 fuzz_main() {
   case "${1:-}" in
     -h | --help)
@@ -67,7 +83,7 @@ fuzz_main() {
       return 0
       ;;
   esac
-  local seconds=${1:-60} status=0 target
+  local seconds=${1:-60} status=0
   shift || true
   local targets=("${FUZZ_TARGETS[@]}")
   if (($# > 0)); then targets=("$@"); fi
@@ -76,9 +92,7 @@ fuzz_main() {
   configure_and_build kvtool_fuzzers build-asan --preset fuzz >"$KVTOOL_LOG_DIR/build-fuzz.log" 2>&1 ||
     { tail -n 40 "$KVTOOL_LOG_DIR/build-fuzz.log" >&2; die "fuzz.sh: the build failed"; }
   "$FUZZ_BUILD/fuzz/kvtool_fuzz_seeds" "$FUZZ_BUILD/seeds"
-  for target in "${targets[@]}"; do
-    fuzz "$target" $(((seconds + ${#targets[@]} - 1) / ${#targets[@]})) || status=1
-  done
+  fuzz_all "$seconds" "${targets[@]}" || status=1
   return $status
 }
 
