@@ -63,7 +63,7 @@ constexpr std::array kKlRows = {
     FigureRow{" median", "median", show_error},
     FigureRow{" p99", "p99", show_error},
     FigureRow{" max", "max", show_error},
-    FigureRow{" unreliable", "unreliable_rate", show_share, true},
+    FigureRow{", few ids in tail", "unreliable_rate", show_share, true},
 };
 
 // Shown for K and for V, one below the other.

@@ -52,7 +52,7 @@ KL mean, std. error                 0      4.4e-03      4.4e-03
 KL median                           0      1.2e-02      1.0e-02
 KL p99                              0      5.0e-01      5.0e-01
 KL max                              0      5.0e-01      5.0e-01
-KL unreliable                    0.0%        12.5%        12.5%
+KL, few ids in tail              0.0%        12.5%        12.5%
 )golden",
                            R"golden(
 p: the probability that noise alone makes as many flips, or more. In forced one

@@ -171,7 +171,7 @@ TEST(MarkdownReporter, ShowsWhatNoiseExplains) {
         "\n| Noise of logits | 6.2e-02 | 6.2e-02 | 6.2e-02 |\n"
         "|   relative | 2.5e-02 | 2.5e-02 | 2.5e-02 |\n",
         "\n| KL mean, std. error | 0 | 4.4e-03 | 4.4e-03 |\n",
-        "\n| KL unreliable | 0.0% | 12.5% | 12.5% |\n",
+        "\n| KL, few ids in tail | 0.0% | 12.5% | 12.5% |\n",
         "\np: the probability that noise alone makes as many flips, or more. In forced one flip "
         "leads to others: p is shown there and not gated.\n",
         "| batch4_input7 | step 3 | noise | <code>\" other\"</code> | <code>\" w4\"</code> | gap "

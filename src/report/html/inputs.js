@@ -87,7 +87,7 @@ class Panel {
     const value = kl.values[index];
     if (Number.isNaN(value)) return shown(value);
     const error = kl.errors && kl.errors[index] > 0 ? ` ± ${shown(kl.errors[index])}` : '';
-    const unreliable = kl.unreliable && kl.unreliable.includes(index) ? ', rests on few ids' : '';
+    const unreliable = kl.unreliable && kl.unreliable.includes(index) ? ', few ids in the tail' : '';
     return `${shown(value)}${error} nats${unreliable}`;
   }
 }

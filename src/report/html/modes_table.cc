@@ -58,7 +58,7 @@ constexpr std::array kKlEstimates = {
     FigureRow{"KL, median (nats)", "kl_estimate.median"},
     FigureRow{"KL, p99 (nats)", "kl_estimate.p99"},
     FigureRow{"KL, largest (nats)", "kl_estimate.max"},
-    FigureRow{"KL, unreliable estimates", "kl_estimate.unreliable_rate"},
+    FigureRow{"KL, tokens with few ids in the tail", "kl_estimate.unreliable_rate"},
 };
 
 constexpr std::array kKlBounds = {
@@ -182,7 +182,7 @@ class TableWriter {
     });
     add(title + " expected by noise",
         [&](const Column& column) { return text(expected_text(column.stretch->*flips)); });
-    add(title + ", p", [&](const Column& column) {
+    add(title + ", p (noise makes as many)", [&](const Column& column) {
       const std::optional<double>& tail = (column.stretch->*flips).tail;
       return tail ? text(probability_text(*tail)) : std::string("–");
     });
