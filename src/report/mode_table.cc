@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <string_view>
 
 #include "kvtool/base/text.h"
 #include "mismatches.h"
@@ -66,10 +67,14 @@ constexpr std::array kKlRows = {
     FigureRow{", few ids in tail", "unreliable_rate", show_share, true},
 };
 
+// Of rows that no router explains: worth a row where there are others.
+constexpr std::string_view kUnroutedRow = "unrouted_row_max.relative_l2";
+
 // Shown for K and for V, one below the other.
 constexpr std::array kKvRows = {
     FigureRow{"relative L2", "relative_l2", show_error},
     FigureRow{"worst row", "row_max.relative_l2", show_error},
+    FigureRow{"worst row, unrouted", kUnroutedRow.data(), show_error},
     FigureRow{"scale error", "scale_error", show_error},
     FigureRow{"x rounding floor", "floor_ratio", show_ratio},
     FigureRow{"p99 ulp", "ulp_p99", show_plain},
@@ -100,15 +105,17 @@ class TableBuilder {
   }
 
   ModeTable build() {
-    for (const FigureRow& row : kTokenRows) add(row, row.label, row.figure);
+    for (const FigureRow& row : kTokenRows) add(row);
     add_flips();
-    for (const FigureRow& row : kAgreementRows) add(row, row.label, row.figure);
+    for (const FigureRow& row : kAgreementRows) add(row);
     const bool estimated = estimates_kl(verdict_.run);
     for (const FigureRow& row : kKlRows) {
       add(row, kl_name(estimated) + row.label,
           (estimated ? "kl_estimate." : "kl.") + std::string(row.figure));
     }
+    add({"Rerouted positions", "kv.rerouted_rate", show_share, true});
     for (const FigureRow& row : kKvRows) {
+      if (row.figure == kUnroutedRow && !reroutes(verdict_.run)) continue;
       for (const analysis::KvKind kind : analysis::kKvKinds) {
         add(row, fmt::format("{} {}", kv_letter(kind), row.label),
             fmt::format("kv.{}.{}", analysis::kv_kind_name(kind), row.figure));
@@ -122,6 +129,8 @@ class TableBuilder {
   }
 
  private:
+  void add(const FigureRow& row) { add(row, row.label, row.figure); }
+
   void add(const FigureRow& row, const std::string& label, const std::string& figure) {
     std::vector<std::string> cells;
     bool all_zero = true;

@@ -86,6 +86,13 @@ std::string token_quote(std::int32_t token, std::string_view bytes) {
 
 char kv_letter(analysis::KvKind kind) { return kind == analysis::KvKind::kKey ? 'K' : 'V'; }
 
+bool reroutes(const analysis::RunSummary& run) {
+  return run.prefill.kv.rerouted_rows > 0 ||
+         std::any_of(run.modes.begin(), run.modes.end(), [](const analysis::ModeSummary& mode) {
+           return mode.steps.kv.rerouted_rows > 0;
+         });
+}
+
 std::string describe_departure(const analysis::Departure& departure, std::uint64_t first_position,
                                Stretch stretch) {
   const std::string layer =

@@ -34,6 +34,9 @@ inline constexpr std::size_t kTokenCharacters = 40;
 // 'K', 'V'.
 [[nodiscard]] char kv_letter(analysis::KvKind kind);
 
+// A router that chose other experts explains some row of K/V.
+[[nodiscard]] bool reroutes(const analysis::RunSummary& run);
+
 enum class Stretch { kPrefill, kSteps };
 // "K of layer 12 leaves the profile of the others at position 37 (step 5):
 // relative L2 0.9, others about 0.005". first_position: of the profile's position 0.

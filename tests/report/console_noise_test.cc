@@ -81,5 +81,27 @@ TEST(ConsoleNoise, NamesTheTokensWhoseNoiseIsKnownWhereItIsNotAll) {
       << out.str();
 }
 
+TEST(ConsoleNoise, ShowsRowsThatARouterExplains) {
+  const run::InputResult input = noise_input();
+  run::Summary summary = summary_of({input});
+  summary.verdicts = {verdict_of({input}, sample_gate(), true)};
+  run::Verdict& verdict = summary.verdicts[0];
+  const auto text = [&] {
+    std::ostringstream out;
+    report_run(*make_console_reporter(out, {}), {input}, summary);
+    return out.str();
+  };
+  EXPECT_EQ(text().find("routed"), std::string::npos) << "0 is not worth a row";
+  verdict.run.modes[0].steps.kv.rerouted_rows = 1;
+  verdict.figures["inject.kv.rerouted_rate"] = 0.125;
+  verdict.figures["inject.kv.key.unrouted_row_max.relative_l2"] = 0.004;
+  EXPECT_NE(text().find("\nRerouted positions               0.0%        12.5%         0.0%\n"),
+            std::string::npos)
+      << text();
+  EXPECT_NE(text().find("\nK worst row, unrouted               0      4.0e-03      5.0e-03\n"),
+            std::string::npos)
+      << text();
+}
+
 }  // namespace
 }  // namespace kvtool::report

@@ -192,6 +192,22 @@ TEST(HtmlReporter, KeepsATokensNoiseAndEstimateOfKl) {
   EXPECT_EQ(line["kl_estimated"], true);
 }
 
+TEST(HtmlReporter, ShowsRowsThatARouterExplains) {
+  const run::InputResult input = noise_input();
+  run::Summary summary = summary_of({input});
+  summary.verdicts = {verdict_of({input}, sample_gate(), true)};
+  const auto document = [&] {
+    return page([&](Reporter& reporter) { report_run(reporter, {input}, summary); });
+  };
+  EXPECT_THAT(document(), Not(HasSubstr("a router explains")));
+  summary.verdicts[0].run.modes[0].steps.kv.rerouted_rows = 1;
+  summary.verdicts[0].figures["inject.kv.rerouted_rate"] = 0.125;
+  EXPECT_THAT(document(), HasSubstr("<tr><th scope=\"row\">Positions whose rows a router explains"
+                                    "</th><td class=\"number\">0.00 %</td>"
+                                    "<td class=\"number\">12.50 %</td>"));
+  EXPECT_THAT(document(), HasSubstr("<th scope=\"row\">K worst of the other rows</th>"));
+}
+
 TEST(HtmlReporter, SaysWhereMismatchesAreJudgedByUlp) {
   const std::string document = page_of(replayed_input());
   EXPECT_EQ(occurrences(document,

@@ -12,6 +12,7 @@
 #include "html/escape.h"
 #include "html/figures.h"
 #include "mismatches.h"
+#include "wording.h"
 
 namespace kvtool::report::html {
 namespace {
@@ -66,6 +67,12 @@ constexpr std::array kKlBounds = {
     FigureRow{"KL (lower bound), median (nats)", "kl.median"},
     FigureRow{"KL (lower bound), p99 (nats)", "kl.p99"},
     FigureRow{"KL (lower bound), largest (nats)", "kl.max"},
+};
+
+constexpr std::array kReroutedRows = {
+    FigureRow{"Positions whose rows a router explains", "kv.rerouted_rate"},
+    FigureRow{"K worst of the other rows", "kv.key.unrouted_row_max.relative_l2"},
+    FigureRow{"V worst of the other rows", "kv.value.unrouted_row_max.relative_l2"},
 };
 
 constexpr std::array kKvRows = {
@@ -137,6 +144,7 @@ class TableWriter {
     } else {
       add_figures(kKlBounds);
     }
+    if (reroutes(verdict_.run)) add_figures(kReroutedRows);
     add_figures(kKvRows);
     add("Error begins at", [](const Column& column) { return departure_text(column.stretch->kv); });
     return text_ + "</tbody></table></div>\n";
