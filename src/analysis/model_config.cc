@@ -128,27 +128,49 @@ std::optional<std::int64_t> integer_at(const json& config, std::string_view name
 bool has_experts(const json& config) {
   constexpr std::array kNames = {"num_experts", "num_local_experts", "n_routed_experts",
                                  "moe_num_experts"};
+  const auto enabled = config.find("enable_moe_block");
+  if (enabled != config.end() && *enabled == false) return false;
   return std::any_of(kNames.begin(), kNames.end(),
                      [&](const char* name) { return integer_at(config, name).value_or(0) > 1; });
 }
 
-// Of a model with experts.
-bool is_routed_layer(const json& config, std::int64_t layer) {
-  const auto list_at = [&](const char* name) {
-    const auto found = config.find(name);
-    return found != config.end() && found->is_array() ? &*found : nullptr;
-  };
-  if (const json* types = list_at("mlp_layer_types")) {
-    const auto index = static_cast<std::size_t>(layer);
-    return index < types->size() && (*types)[index] == "sparse";
-  }
-  if (const json* dense = list_at("mlp_only_layers")) {
-    if (std::find(dense->begin(), dense->end(), layer) != dense->end()) return false;
-  }
-  if (layer < integer_at(config, "first_k_dense_replace").value_or(0)) return false;
-  if (layer < integer_at(config, "num_dense_layers").value_or(0)) return false;
-  const std::int64_t step = integer_at(config, "decoder_sparse_step").value_or(1);
+// Null unless the config has a list of this name.
+const json* list_at(const json& config, std::string_view name) {
+  const auto found = config.find(name);
+  return found != config.end() && found->is_array() ? &*found : nullptr;
+}
+
+// Every step-th layer, counted from 1.
+bool is_at_step(const json& config, std::string_view name, std::int64_t layer) {
+  const std::int64_t step = integer_at(config, name).value_or(1);
   return step <= 1 || (layer + 1) % step == 0;
+}
+
+// Of a model with experts, where its config has no list of layers.
+bool is_routed_layer(const json& config, std::int64_t layer) {
+  for (const char* first : {"first_k_dense_replace", "num_dense_layers", "moe_layer_start_index"}) {
+    if (layer < integer_at(config, first).value_or(0)) return false;
+  }
+  const std::int64_t last = integer_at(config, "moe_layer_end_index").value_or(-1);
+  if (last >= 0 && layer > last) return false;
+  return is_at_step(config, "decoder_sparse_step", layer) &&
+         is_at_step(config, "moe_layer_interval", layer);
+}
+
+void take_types(const json& types, std::vector<bool>& routed) {
+  for (std::size_t layer = 0; layer < routed.size(); ++layer) {
+    routed[layer] = layer < types.size() && types[layer] == "sparse";
+  }
+}
+
+void leave_out(const json& dense, std::vector<bool>& routed) {
+  for (const json& each : dense) {
+    if (!each.is_number_integer()) continue;
+    const auto layer = each.get<std::int64_t>();
+    if (layer >= 0 && layer < static_cast<std::int64_t>(routed.size())) {
+      routed[static_cast<std::size_t>(layer)] = false;
+    }
+  }
 }
 
 }  // namespace
@@ -163,6 +185,8 @@ std::vector<bool> routed_layers(const json& meta) {
   for (std::int64_t layer = 0; layer < std::min(count, kMostLayers); ++layer) {
     routed.push_back(is_routed_layer(*config, layer));
   }
+  if (const json* dense = list_at(*config, "mlp_only_layers")) leave_out(*dense, routed);
+  if (const json* types = list_at(*config, "mlp_layer_types")) take_types(*types, routed);
   return routed;
 }
 

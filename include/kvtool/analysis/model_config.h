@@ -38,8 +38,8 @@ struct ConfigComparison {
 
 // META of a recording: which layers of its model have a mixture of experts, by number, as far as
 // its config says so (transformers' names: num_experts and its like, with mlp_layer_types,
-// mlp_only_layers, decoder_sparse_step, first_k_dense_replace or num_dense_layers for the layers
-// that have none). Empty when no layer has, or nothing is known.
+// mlp_only_layers, decoder_sparse_step, first_k_dense_replace, num_dense_layers or moe_layer_* for
+// the layers that have none). Empty where the model has no experts, or nothing is known.
 [[nodiscard]] std::vector<bool> routed_layers(const nlohmann::json& meta);
 
 }  // namespace kvtool::analysis
