@@ -173,10 +173,6 @@ std::vector<GateRule> fp8(bool measures_noise) {
   return rules;
 }
 
-}  // namespace
-
-namespace {
-
 // A router chooses other experts for a token as noise chooses another token, and what it then
 // computes is far off: its hard flips are judged as flips are.
 GateRule hard_flip_rule(const GateContext& context) {
@@ -204,6 +200,8 @@ std::vector<GateRule> for_routed(std::vector<GateRule> rules) {
 }
 
 }  // namespace
+
+bool drops(const GateRule& rule) { return !rule.min && !rule.max; }
 
 std::vector<GateRule> inherited_rules(const GateContext& context) {
   std::vector<GateRule> rules = default_gate(context).rules;
@@ -247,7 +245,7 @@ void put_rules(const std::vector<GateRule>& rules, std::vector<GateRule>& target
     const auto place = std::find_if(target.begin(), target.end(), [&](const GateRule& each) {
       return each.figure == rule.figure;
     });
-    if (!rule.min && !rule.max) {
+    if (drops(rule)) {
       if (place != target.end()) target.erase(place);
     } else if (place != target.end()) {
       *place = rule;
@@ -262,7 +260,8 @@ std::vector<GateRule> demanding(format::ReplayMode mode, const std::vector<GateR
   constexpr std::string_view kInject = "inject.";
   std::vector<GateRule> result;
   for (const GateRule& rule : rules) {
-    if (!rule.figure.starts_with(kInject)) {
+    // What drops an inherited rule does so in every mode.
+    if (!rule.figure.starts_with(kInject) || drops(rule)) {
       result.push_back(rule);
       continue;
     }

@@ -8,10 +8,13 @@
 
 namespace kvtool::analysis {
 
+// A rule without bounds drops an inherited one of its name.
+[[nodiscard]] bool drops(const GateRule& rule);
+
 struct GateProfile {
   std::string_view name;
   std::string_view description;
-  // On top of inherited_rules(). A rule without bounds drops an inherited one.
+  // On top of inherited_rules().
   std::vector<GateRule> rules;         // where noise is measured
   std::vector<GateRule> rules_by_ulp;  // of recordings without a sample of logits
 
@@ -27,7 +30,7 @@ struct GateProfile {
 
 // A profile's rules with another mode than inject in its place: each rule of
 // inject becomes one of `mode` with the bounds that the profile's pattern has for
-// it, and is left out where the pattern has none.
+// it, and is left out where the pattern has none; one that drops another stays.
 [[nodiscard]] std::vector<GateRule> demanding(format::ReplayMode mode,
                                               const std::vector<GateRule>& rules);
 

@@ -154,8 +154,6 @@ std::vector<GateContext> every_kind_of_context() {
   return contexts;
 }
 
-bool drops(const GateRule& rule) { return !rule.min && !rule.max; }
-
 // A rule that drops what is not there is a misspelling.
 void check_drops(const std::vector<GateRule>& rules, const std::vector<GateRule>& inherited,
                  const std::string& place) {

@@ -17,6 +17,9 @@ using format::StepStats;
 
 // A step's noise counts up to so many times the stretch's median.
 constexpr double kMostNoise = 2.0;
+// In ulp, the deviation of the difference of two values that are rounded on their own, 1 / sqrt(6).
+// Below an ulp, noise moves few logits, but each by a whole one.
+constexpr double kRoundingNoise = 0.40824829046386302;
 
 bool same_bits(double a, double b) { return std::memcmp(&a, &b, sizeof a) == 0; }
 
@@ -207,8 +210,8 @@ void judge_noise(std::span<TokenComparison> tokens,
   const double most = kMostNoise * median_noise(tokens);
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     TokenComparison& token = tokens[i];
-    token.noise_bound =
-        options.bounds.noise_z * std::numbers::sqrt2 * std::min(token.noise.top, most);
+    const double noise = std::max(std::min(token.noise.top, most), kRoundingNoise * token.ulp);
+    token.noise_bound = options.bounds.noise_z * std::numbers::sqrt2 * noise;
     if (std::isnan(token.noise.top)) token.noise_bound = kNaN;
     token.verdict = classify(token, options.bounds.near_tie_ulps);
     if (std::isnan(token.flip_probability) || std::isnan(token.noise_bound)) continue;

@@ -33,7 +33,7 @@ inline constexpr std::size_t kMostCandidates = 64;
 
 // P(X >= observed) for the sum X of independent trials of these probabilities (Poisson-binomial
 // distribution), summed exactly; where that would take more than 10^9 steps, Chernoff's bound,
-// which is never less (W. Hoeffding, Annals of Mathematical Statistics 27, 1956).
+// which is never less (W. Hoeffding, Journal of the American Statistical Association 58, 1963).
 [[nodiscard]] double upper_tail(std::span<const double> probabilities, std::uint64_t observed);
 
 }  // namespace kvtool::analysis

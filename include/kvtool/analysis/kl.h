@@ -1,4 +1,5 @@
-// How far the live distribution is from the reference's, in nats. docs/metrics.md, "KL".
+// How far the live distribution is from the reference's, in nats. docs/metrics.md, "KL lower bound"
+// and "KL estimate".
 #pragma once
 
 #include <cstdint>

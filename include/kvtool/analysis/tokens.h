@@ -106,8 +106,8 @@ using StretchCandidates = std::vector<std::vector<FlipCandidate>>;
                                             StretchCandidates& candidates);
 
 // Sets noise_bound, verdict and hard_flip_probability of tokens of one input and stretch. The
-// noise that explains a token's gap is its own, but at most twice the median of these tokens: one
-// wrong step does not excuse itself.
+// noise that explains a token's gap is its own, but at most twice the median of these tokens (one
+// wrong step does not excuse itself) and at least what rounding alone makes, ulp / sqrt(6).
 void judge_noise(std::span<TokenComparison> tokens,
                  std::span<const std::vector<FlipCandidate>> candidates,
                  const TokenOptions& options);

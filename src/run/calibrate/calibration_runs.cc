@@ -251,21 +251,36 @@ class Calibrator {
                           std::to_string(outcomes_.size()) + " replays on " + first.device.name +
                           ", times " + json(request_.safety).dump(),
                       gate, evidence(first));
-    check_gate(document);
+    check_gate(document, gate.measures_noise);
     write_output_file(request_.target, document.dump(2) + "\n");
   }
 
-  // A gate that fails what it was made of is a fault of this program.
-  void check_gate(const json& document) const {
+  void check_gate(const json& document, bool measures_noise) const {
+    analysis::GateContext context;
+    context.measures_noise = measures_noise;
     const analysis::Gate gate =
-        analysis::GateSpec::parse(document, "the calibrated gate").resolve({});
+        analysis::GateSpec::parse(document, "the calibrated gate").resolve(context);
     for (const CalibrationOutcome& outcome : outcomes_) {
       for (const analysis::RuleResult& rule : analysis::evaluate(gate, outcome.run.figures).rules) {
         if (rule.passed) continue;
-        throw_internal("the calibrated gate fails its own run \"" + outcome.run.name +
-                       "\": " + analysis::describe(rule));
+        throw_failed(rule, outcome.run.name, document.at("rules").contains(rule.rule.figure));
       }
     }
+  }
+
+  // A gate that fails what it was made of is a fault of this program; a rule that every gate
+  // holds was not made of it.
+  [[noreturn]] static void throw_failed(const analysis::RuleResult& rule, const std::string& run,
+                                        bool calibrated) {
+    if (calibrated) {
+      throw_internal("the calibrated gate fails its own run \"" + run +
+                     "\": " + analysis::describe(rule));
+    }
+    throw_environment("cannot calibrate: the replay \"" + run +
+                      "\" breaks a rule that every gate holds, so that it shows more than "
+                      "rounding noise: " +
+                      analysis::describe(rule) + ". Replay with " + setting("mode") +
+                      " inject,forced to see where");
   }
 
   void tell(const std::string& what) const {
