@@ -157,5 +157,55 @@ TEST(DescribeFinding, EveryFindingHasANameAndAText) {
   EXPECT_EQ(finding_name(Finding::kCache), "cache");
 }
 
+// A row of layer 2 of step K/V that stands out; layer 1 has a mixture of experts.
+RunSummary run_with_departure() {
+  RunSummary run = kAll;
+  Departure departure;
+  departure.layer = 2;
+  departure.position = 3;
+  departure.figure = "relative_l2";
+  run.modes[1].steps.kv.departure = departure;
+  return run;
+}
+
+const std::vector<bool> kRouted = {false, true, false};
+
+TEST(DescribeRouted, ExplainsARowThatARouterMadeAnotherOne) {
+  const std::string text = describe_routed(run_with_departure(), kRouted);
+  EXPECT_EQ(text,
+            " Layer 1 is a mixture of experts: where its router chooses other experts for a token, "
+            "which rounding alone can do, the rows of layer 2 and all later ones stand out at that "
+            "position.");
+  RunSummary prefill = run_with_departure();
+  std::swap(prefill.prefill.kv.departure, prefill.modes[1].steps.kv.departure);
+  EXPECT_EQ(describe_routed(prefill, kRouted), text);
+}
+
+TEST(DescribeRouted, SaysNothingOfWhatNoRouterExplains) {
+  const auto text = [](const auto& change) {
+    RunSummary run = run_with_departure();
+    change(*run.modes[1].steps.kv.departure);
+    return describe_routed(run, kRouted);
+  };
+  EXPECT_EQ(describe_routed(kAll, kRouted), "");
+  EXPECT_EQ(describe_routed(run_with_departure(), {}), "");
+  EXPECT_EQ(describe_routed(run_with_departure(), {true}), "") << "nothing is known of layer 1";
+  EXPECT_EQ(describe_routed(run_with_departure(), {true, false, true}), "");
+  EXPECT_EQ(text([](Departure& departure) { departure.whole_layer = true; }), "");
+  EXPECT_EQ(text([](Departure& departure) { departure.figure = "scale_error"; }), "");
+  EXPECT_EQ(text([](Departure& departure) { departure.figure = "nonfinite"; }), "");
+  EXPECT_EQ(text([](Departure& departure) { departure.layer = 1; }), "");
+  EXPECT_EQ(text([](Departure& departure) { departure.layer = 0; }), "")
+      << "the embedding has no router";
+  EXPECT_EQ(text([](Departure& departure) { departure.layer = 9; }), "");
+}
+
+TEST(DescribeRouted, LooksForTheFirstStretchThatItExplains) {
+  RunSummary run = run_with_departure();
+  run.prefill.kv.departure = run.modes[1].steps.kv.departure;
+  run.prefill.kv.departure->whole_layer = true;
+  EXPECT_NE(describe_routed(run, kRouted), "");
+}
+
 }  // namespace
 }  // namespace kvtool::analysis

@@ -112,6 +112,28 @@ class MemoryRow final : public format::RowSource {
                  .decode_seconds = 1.5});
   }
 
+  // Every token has eight best logits, 17, 16.5, 16, ..., and a sample of eight.
+  void hold_sample() {
+    header_.top_k = header_.logits_sample = 8;
+    for (StepStats& each : stats) {
+      each.top_ids.clear();
+      each.top_logits.clear();
+      for (std::int32_t i = 0; i < 8; ++i) {
+        each.top_ids.push_back(each.token + i);
+        each.top_logits.push_back(17.0F - 0.5F * static_cast<float>(i));
+      }
+      each.sampled_logits = {1.0F, 3.0F, 1.0F, 3.0F, 1.0F, 3.0F, 1.0F, 3.0F};
+    }
+  }
+  // As in a replay whose best logits are too high and too low in turn, by so much.
+  void gather_with_noise(std::size_t token, float noise) {
+    StepStats& live = stats.at(token);
+    live.at_reference_top.clear();
+    for (std::size_t i = 0; i < live.top_logits.size(); ++i) {
+      live.at_reference_top.push_back(live.top_logits[i] + (i % 2 == 0 ? noise : -noise));
+    }
+  }
+
   std::vector<Layer> prefill;
   std::vector<std::vector<std::byte>> deltas;
   std::vector<StepStats> stats;  // token 0, then one per step

@@ -393,5 +393,51 @@ TEST(RowComparator, RejectsKvOfAnotherShape) {
   EXPECT_NE(std::string(error.what()).find("layer 0"), std::string::npos) << error.what();
 }
 
+// The prefill's noise is eight times that of the steps, which have a median of their own.
+TEST(RowComparator, NoiseOfTheFirstTokenIsJudgedApart) {
+  MemoryRow reference(dense_geometry(), 5);
+  reference.hold_sample();
+  MemoryRow live = reference;
+  for (std::size_t token = 0; token <= 5; ++token) live.gather_with_noise(token, 0.0625F);
+  live.gather_with_noise(0, 0.5F);
+  live.gather_with_noise(4, 0.5F);
+  RowComparator comparator(reference);
+  live.feed(comparator);
+  const std::vector<TokenComparison>& tokens = comparator.result().tokens;
+  ASSERT_EQ(tokens.size(), 6U);
+  EXPECT_DOUBLE_EQ(tokens[0].noise.top, 0.5);
+  EXPECT_DOUBLE_EQ(tokens[1].noise.top, 0.0625);
+  const double per_noise = 4.0 * std::sqrt(2.0);
+  EXPECT_DOUBLE_EQ(tokens[0].noise_bound, per_noise * 0.5);
+  EXPECT_DOUBLE_EQ(tokens[1].noise_bound, per_noise * 0.0625);
+  EXPECT_DOUBLE_EQ(tokens[4].noise_bound, per_noise * 0.125) << "twice the steps' median";
+  EXPECT_FALSE(std::isnan(tokens[4].hard_flip_probability));
+}
+
+// Step 1 chooses the runner-up, half a logit behind, which is 4 ulp and 1.41 noises.
+TEST(RowComparator, FlipThatNoiseExplainsIsNoHardOne) {
+  MemoryRow reference(dense_geometry(), 3);
+  reference.hold_sample();
+  MemoryRow live = reference;
+  for (std::size_t token = 0; token <= 3; ++token) live.gather_with_noise(token, 0.25F);
+  live.stats[2].token += 1;
+  const auto judged = [&](const ComparisonOptions& options) {
+    RowComparator comparator(reference, options);
+    live.feed(comparator);
+    return comparator.result().tokens.at(2);
+  };
+  const TokenComparison token = judged({});
+  EXPECT_EQ(token.verdict, TokenVerdict::kNoise);
+  EXPECT_DOUBLE_EQ(token.gap_in_noise(4.0), 0.5 / (std::sqrt(2.0) * 0.25));
+  EXPECT_EQ(judged({.bounds = {.noise_z = 1.0}}).verdict, TokenVerdict::kHardFlip);
+  // Of other ids, so that nothing is known of the noise.
+  const TokenComparison unknown = judged({.live_logits_sample = 16});
+  EXPECT_TRUE(std::isnan(unknown.noise_bound));
+  EXPECT_EQ(unknown.verdict, TokenVerdict::kHardFlip);
+  EXPECT_EQ(judged({.bounds = {.near_tie_ulps = 4.0}, .live_logits_sample = 16}).verdict,
+            TokenVerdict::kNearTie);
+  EXPECT_EQ(judged({.live_logits_sample = 8}).verdict, TokenVerdict::kNoise);
+}
+
 }  // namespace
 }  // namespace kvtool::analysis

@@ -9,23 +9,12 @@
 #include <string>
 #include <vector>
 
+#include "analysis/token_stats.h"
+
 namespace kvtool::analysis {
 namespace {
 
 using format::StepStats;
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-StepStats stats(std::vector<std::int32_t> ids, std::vector<float> logits) {
-  StepStats result;
-  result.token = ids.empty() ? -1 : ids.front();
-  result.logsumexp = 20.0;
-  result.logits_digest = 77;
-  result.top_ids = std::move(ids);
-  result.top_logits = std::move(logits);
-  return result;
-}
 
 TokenComparison compare(const StepStats& reference, const StepStats& live,
                         DType dtype = DType::kBFloat16,
@@ -349,15 +338,6 @@ TEST(TokenComparison, TopHundredNeedsAHundredOnBothSides) {
   EXPECT_EQ(compare(consecutive(1, 100), broken).top100_overlap.value(), 0.0);
 }
 
-// Statistics with given probabilities: the logits are their logarithms.
-StepStats distribution(std::vector<std::int32_t> ids, const std::vector<double>& probabilities) {
-  std::vector<float> logits;
-  for (const double p : probabilities) logits.push_back(static_cast<float>(std::log(p)));
-  StepStats result = stats(std::move(ids), std::move(logits));
-  result.logsumexp = 0.0;
-  return result;
-}
-
 TEST(TokenComparison, DeltaPIsOfTheRecordedToken) {
   const StepStats reference = distribution({1, 2}, {0.5, 0.25});
   EXPECT_EQ(compare(reference, reference).delta_p, 0.0);
@@ -388,91 +368,6 @@ TEST(TokenComparison, DeltaPIsUnknownWithoutTheRecordedTokensLogit) {
   broken.top_logits[1] = kNan;
   EXPECT_TRUE(std::isnan(compare(fine, broken).delta_p));
   EXPECT_TRUE(std::isnan(compare(broken, fine).delta_p));
-}
-
-// Bins 1/2, 1/4 and the rest 1/4 against 1/4, 1/2, 1/4:
-// 1/2 log 2 + 1/4 log 1/2 + 0 = 1/4 log 2.
-TEST(KlLowerBound, GivesTheHandComputedValue) {
-  const StepStats reference = distribution({1, 2}, {0.5, 0.25});
-  const StepStats live = distribution({2, 1}, {0.5, 0.25});
-  EXPECT_NEAR(kl_lower_bound(reference, live), 0.25 * std::log(2.0), 1e-7);
-}
-
-// The rest is a bin: 1/2 log(1/2 / 1/4) + 1/2 log(1/2 / 3/4).
-TEST(KlLowerBound, CountsTheTail) {
-  EXPECT_NEAR(kl_lower_bound(distribution({1}, {0.5}), distribution({1}, {0.25})),
-              0.5 * std::log(2.0) + 0.5 * std::log(2.0 / 3.0), 1e-7);
-}
-
-// Live recorded only id 7 with 1/2, so id 1 has 1/2 at most: nothing is certain.
-// With 1/8 as the last recorded mass it has at most that: 1/2 log(1/2 / 1/8) + 1/2 log(1/2 / 7/8).
-TEST(KlLowerBound, BoundsWhatTheLiveSideDidNotRecord) {
-  const StepStats reference = distribution({1}, {0.5});
-  EXPECT_NEAR(kl_lower_bound(reference, distribution({7}, {0.5})), 0.0, 1e-12);
-  EXPECT_NEAR(kl_lower_bound(reference, distribution({7, 8}, {0.75, 0.125})),
-              0.5 * std::log(4.0) + 0.5 * std::log(4.0 / 7.0), 1e-7);
-}
-
-// A vocabulary of eight, every subset of which may be recorded.
-TEST(KlLowerBound, NeverExceedsTheDivergenceOfTheWholeVocabulary) {
-  const std::vector<double> p{0.30, 0.25, 0.20, 0.10, 0.06, 0.04, 0.03, 0.02};
-  const std::vector<double> q{0.05, 0.30, 0.04, 0.25, 0.20, 0.02, 0.10, 0.04};
-  const std::vector<std::int32_t> q_order{1, 3, 4, 6, 0, 2, 7, 5};
-  double whole = 0.0;
-  for (std::size_t i = 0; i < p.size(); ++i) whole += p[i] * std::log(p[i] / q[i]);
-  double previous = 0.0;
-  for (std::size_t top_k = 1; top_k <= p.size(); ++top_k) {
-    std::vector<std::int32_t> p_ids;
-    std::vector<std::int32_t> q_ids;
-    std::vector<double> p_top;
-    std::vector<double> q_top;
-    for (std::size_t i = 0; i < top_k; ++i) {
-      p_ids.push_back(static_cast<std::int32_t>(i));
-      p_top.push_back(p[i]);
-      q_ids.push_back(q_order[i]);
-      q_top.push_back(q[static_cast<std::size_t>(q_order[i])]);
-    }
-    const double bound = kl_lower_bound(distribution(p_ids, p_top), distribution(q_ids, q_top));
-    EXPECT_LE(bound, whole + 1e-7) << "top-" << top_k;
-    EXPECT_GE(bound, previous - 1e-7) << "top-" << top_k;
-    previous = bound;
-  }
-  EXPECT_NEAR(previous, whole, 1e-6);
-}
-
-// 1/2 log(...) of logits that differ by 2^-20: about p (1 - p) x^2 / 2.
-TEST(KlLowerBound, KeepsTheDigitsOfSmallDifferences) {
-  const double x = 0x1p-20;
-  StepStats reference = distribution({1}, {0.5});
-  StepStats live = reference;
-  live.logsumexp = x;  // every recorded probability is e^-x of what it was
-  const double p = std::exp(static_cast<double>(reference.top_logits[0]));
-  const double expected = p * p / (1.0 - p) * x * x / 2.0 + p * x * x / 2.0;
-  EXPECT_NEAR(kl_lower_bound(reference, live) / expected, 1.0, 1e-3);
-}
-
-TEST(KlLowerBound, RecordedMassAboveOneLeavesNoTail) {
-  const StepStats reference = distribution({1, 2}, {0.75, 0.25 + 1e-7});
-  const StepStats live = distribution({1, 2}, {0.75, 0.2499});
-  EXPECT_EQ(kl_lower_bound(reference, reference), 0.0);
-  EXPECT_TRUE(std::isfinite(kl_lower_bound(reference, live)));
-  EXPECT_TRUE(std::isfinite(kl_lower_bound(live, reference)));
-  EXPECT_GE(kl_lower_bound(live, reference), 0.0);
-}
-
-TEST(KlLowerBound, CertainTokenThatTheOtherSideExcludesIsLargeAndFinite) {
-  const double kl = kl_lower_bound(stats({1}, {20.0F}), stats({7, 8}, {20.0F, -1000.0F}));
-  EXPECT_TRUE(std::isfinite(kl));
-  EXPECT_GT(kl, 600.0);
-}
-
-TEST(KlLowerBound, IsUnknownWithoutFiniteStatistics) {
-  const StepStats fine = distribution({1, 2}, {0.5, 0.25});
-  StepStats broken = fine;
-  broken.top_logits[1] = kNan;
-  EXPECT_TRUE(std::isnan(kl_lower_bound(fine, broken)));
-  EXPECT_TRUE(std::isnan(kl_lower_bound(broken, fine)));
-  EXPECT_TRUE(std::isnan(kl_lower_bound(fine, stats({}, {}))));
 }
 
 TEST(TokenComparison, VerdictsHaveNames) {

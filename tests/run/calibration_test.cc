@@ -2,9 +2,6 @@
 
 #include <gmock/gmock.h>
 
-#include <algorithm>
-#include <limits>
-#include <map>
 #include <nlohmann/json.hpp>
 
 #include "kvtool/base/file.h"
@@ -75,123 +72,6 @@ TEST(CalibrationNotes, SayWhatWasNotVaried) {
       1U);
 }
 
-CalibrationOutcome outcome(const std::string& name, analysis::Figures figures,
-                           double gap_ulps = 0.0) {
-  CalibrationOutcome result;
-  result.run.name = name;
-  result.run.figures = std::move(figures);
-  result.largest_gap_ulps = gap_ulps;
-  return result;
-}
-
-const CalibratedRule& rule_of(const CalibratedGate& gate, const std::string& figure) {
-  const auto found = std::find_if(gate.rules.begin(), gate.rules.end(),
-                                  [&](const auto& rule) { return rule.rule.figure == figure; });
-  if (found == gate.rules.end()) throw std::runtime_error("no rule " + figure);
-  return *found;
-}
-
-TEST(CalibrateGate, AllowsTheWorstOfAllRunsTimesTheFactor) {
-  const CalibratedGate gate = calibrate_gate(
-      {outcome("a", {{"inject.kl.p99", 0.001}}), outcome("b", {{"inject.kl.p99", 0.004}}),
-       outcome("c", {{"inject.kl.p99", 0.002}})},
-      2.0);
-  const CalibratedRule& rule = rule_of(gate, "inject.kl.p99");
-  EXPECT_DOUBLE_EQ(*rule.rule.max, 0.008);
-  EXPECT_FALSE(rule.rule.min);
-  EXPECT_EQ(rule.noise, 0.004);
-  EXPECT_EQ(rule.run, "b");
-}
-
-// 0.99 is 0.01 below 1; three times that are 0.03... and 2 % are the least.
-TEST(CalibrateGate, LimitsWhatShouldBeHighFromBelow) {
-  const CalibratedGate gate =
-      calibrate_gate({outcome("a", {{"inject.logits.top5_agreement", 1.0}}),
-                      outcome("b", {{"inject.logits.top5_agreement", 0.99}})},
-                     3.0);
-  const CalibratedRule& rule = rule_of(gate, "inject.logits.top5_agreement");
-  EXPECT_NEAR(*rule.rule.min, 0.97, 1e-4);
-  EXPECT_LE(*rule.rule.min, 0.97);
-  EXPECT_FALSE(rule.rule.max);
-  EXPECT_EQ(rule.run, "b");
-}
-
-TEST(CalibrateGate, RoundsOutwardToThreeDigits) {
-  const auto bound = [](double noise) {
-    return *rule_of(calibrate_gate({outcome("a", {{"inject.kl.p99", noise}})}, 1.0),
-                    "inject.kl.p99")
-                .rule.max;
-  };
-  EXPECT_DOUBLE_EQ(bound(0.0012341), 0.00124);
-  EXPECT_DOUBLE_EQ(bound(0.00123), 0.00123);
-  EXPECT_DOUBLE_EQ(bound(0.9999), 1.0);
-  EXPECT_DOUBLE_EQ(bound(123.4), 124.0);
-  for (double noise = 1e-7; noise < 10.0; noise *= 1.37) EXPECT_GE(bound(noise), noise);
-}
-
-TEST(CalibrateGate, NoNoiseLeavesTheLeastAllowance) {
-  const CalibratedGate gate = calibrate_gate(
-      {outcome("a", {{"inject.kl.p99", 0.0}, {"inject.tokens.tie_rate", 0.0}})}, 2.0);
-  EXPECT_DOUBLE_EQ(*rule_of(gate, "inject.kl.p99").rule.max, 1e-9);
-  EXPECT_DOUBLE_EQ(*rule_of(gate, "inject.tokens.tie_rate").rule.max, 0.02);
-  ASSERT_EQ(gate.notes.size(), 1U);
-  EXPECT_NE(gate.notes[0].find("no variation changed a single bit"), std::string::npos);
-}
-
-// A budget of ties has room for one anyway (docs/gates.md); two are a rate.
-TEST(CalibrateGate, SingleTieIsNoRate) {
-  const auto bound = [](double ties, double compared) {
-    const CalibratedGate gate =
-        calibrate_gate({outcome("a", {{"prefill.tokens.tie_rate", ties / compared},
-                                      {"prefill.tokens.compared", compared}})},
-                       2.0);
-    return *rule_of(gate, "prefill.tokens.tie_rate").rule.max;
-  };
-  EXPECT_DOUBLE_EQ(bound(1, 4), 0.02);
-  EXPECT_DOUBLE_EQ(bound(2, 4), 1.0);
-  EXPECT_DOUBLE_EQ(bound(12, 1000), 0.024);
-}
-
-// A rule of a figure that is sometimes missing would fail whenever it is.
-TEST(CalibrateGate, LeavesOutWhatARunDidNotMeasure) {
-  const CalibratedGate gate =
-      calibrate_gate({outcome("a", {{"inject.kl.p99", 0.1}}),
-                      outcome("b", {{"inject.kl.p99", 0.1}, {"forced.amplification", 3.0}})},
-                     2.0);
-  ASSERT_EQ(gate.rules.size(), 1U);
-  EXPECT_EQ(gate.rules[0].rule.figure, "inject.kl.p99");
-}
-
-TEST(CalibrateGate, InfiniteNoiseHasNoBound) {
-  const CalibratedGate gate = calibrate_gate(
-      {outcome("a",
-               {{"inject.kv.key.layer_max.relative_l2", std::numeric_limits<double>::infinity()},
-                {"inject.kl.p99", 0.1}})},
-      2.0);
-  EXPECT_EQ(gate.rules.size(), 1U);
-  ASSERT_EQ(gate.notes.size(), 1U);
-}
-
-TEST(CalibrateGate, NearTiesReachAsFarAsTheFlipsThatWereSeen) {
-  EXPECT_EQ(
-      calibrate_gate({outcome("a", {}, 1.0), outcome("b", {}, 0.0)}, 2.0).flip_bounds.near_tie_ulps,
-      2.0);
-  EXPECT_EQ(
-      calibrate_gate({outcome("a", {}, 2.5), outcome("b", {}, 4.0)}, 2.0).flip_bounds.near_tie_ulps,
-      4.0);
-}
-
-TEST(CalibrateGate, RefusesWhatIsNoNoise) {
-  for (const char* figure :
-       {"forced.tokens.hard_flips", "inject.tokens.nonfinite", "prefill.kv.key.nonfinite"}) {
-    const Error error =
-        error_of([&] { (void)calibrate_gate({outcome("avx2", {{figure, 1.0}})}, 2.0); });
-    EXPECT_EQ(error.code(), ErrorCode::kEnvironment);
-    EXPECT_NE(std::string(error.what()).find(figure), std::string::npos);
-    EXPECT_NE(std::string(error.what()).find("avx2"), std::string::npos);
-  }
-}
-
 // Processes on a machine whose noise depends on the instruction set alone.
 class FakeWorkers {
  public:
@@ -211,19 +91,27 @@ class FakeWorkers {
   ProcessResult failure;
   std::string noise_on_stdout;
   std::uint64_t groups = 1;
+  bool shows_noise = false;
+  double flips_p = 0.5;
 
  private:
   [[nodiscard]] WorkerMeasurement measured(const Request& request) const {
     const bool avx2 = request.cpu_isa == "avx2";
     const double noise = avx2 ? 0.003 : 0.0;
-    return {.figures = {{"prefill.tokens.hard_flips", 0},
-                        {"prefill.tokens.nonfinite", 0},
-                        {"prefill.kv.key.nonfinite", 0},
-                        {"inject.tokens.compared", 50},
-                        {"inject.kl.p99", noise},
-                        {"inject.tokens.tie_rate", avx2 ? 0.06 : 0.0},
-                        {"forced.kl.p99", noise * 2}},
+    analysis::Figures figures = {
+        {"prefill.tokens.hard_flips", 0}, {"prefill.tokens.nonfinite", 0},
+        {"prefill.kv.key.nonfinite", 0},  {"inject.tokens.compared", 50},
+        {"inject.kl.p99", noise},         {"inject.tokens.tie_rate", avx2 ? 0.06 : 0.0},
+        {"forced.kl.p99", noise * 2}};
+    if (shows_noise) {
+      figures.insert({{"inject.logits.noise", noise},
+                      {"inject.logits.relative_noise", noise},
+                      {"inject.kl_estimate.p99", noise * 2},
+                      {"inject.tokens.flips_p", flips_p}});
+    }
+    return {.figures = std::move(figures),
             .largest_gap_ulps = avx2 ? 3.0 : 0.0,
+            .largest_gap_noise = avx2 ? 6.5 : 0.0,
             .most_rows = 4,
             .groups = groups,
             .cache = "int8",
@@ -366,6 +254,31 @@ TEST_F(CalibrationRuns, GateFileHasRulesToleranceAndEvidence) {
   EXPECT_EQ(evidence["runs"][1]["settings"],
             (json{{"cpu_isa", "avx2"}, {"threads", 0}, {"batch", "recorded"}}));
   EXPECT_EQ(evidence["runs"][1]["figures"]["inject.kl.p99"], 0.003);
+}
+
+TEST_F(CalibrationRuns, GateFileOfRecordingsWithASampleIsJudgedByNoise) {
+  workers_.shows_noise = true;
+  const json file = calibrate();
+  EXPECT_EQ(file["noise_z"], 7.0);
+  EXPECT_FALSE(file.contains("near_tie_ulps"));
+  EXPECT_DOUBLE_EQ(file["rules"]["inject.logits.relative_noise"]["max"].get<double>(), 0.006);
+  EXPECT_DOUBLE_EQ(file["rules"]["inject.kl_estimate.p99"]["max"].get<double>(), 0.012);
+  EXPECT_FALSE(file["rules"].contains("inject.kl.p99"));
+  EXPECT_FALSE(file["rules"].contains("inject.tokens.tie_rate"));
+  EXPECT_EQ(file["evidence"]["runs"][1]["largest_gap_noise"], 6.5);
+}
+
+// More flips than noise makes are no noise, and no fault of the program either.
+TEST_F(CalibrationRuns, RefusesARunThatBreaksAnInheritedRule) {
+  workers_.shows_noise = true;
+  workers_.flips_p = 1e-9;
+  const Error error = refusal();
+  EXPECT_EQ(error.code(), ErrorCode::kEnvironment);
+  EXPECT_THAT(error.what(),
+              HasSubstr("the replay \"as recorded\" breaks a rule that every gate holds, so that "
+                        "it shows more than rounding noise: inject.tokens.flips_p: measured 1e-09, "
+                        "allowed at least 1e-06"));
+  EXPECT_FALSE(std::filesystem::exists("gate.json"));
 }
 
 TEST_F(CalibrationRuns, WorkersErrorKeepsItsCodeItsMessageAndItsSettings) {
