@@ -15,6 +15,7 @@
 #include "kvtool/format/writer.h"
 #include "kvtool/run/paths.h"
 #include "support/recording_content.h"
+#include "support/stride.h"
 
 namespace kvtool::cli {
 namespace {
@@ -380,8 +381,8 @@ TEST_P(ExhaustiveDiskFaults, AtEveryCallEndTheRunWithAMessageAndResumeCompletesI
   const std::string options = "--request-number 3 --batch-size 2 --fsync-every 2 ";
   ASSERT_EQ(save(options, "whole").status, 0);
   const auto whole = contents("whole/CPU/tiny");
-  int call = 0;
-  for (;; ++call) {
+  int call = static_cast<int>(first_of(GetParam()));
+  for (;; call += static_cast<int>(kStride)) {
     fs::remove_all("rec");
     files_.fail_call(call, GetParam());
     const CommandResult result = save(options);
@@ -411,7 +412,7 @@ TEST_P(ExhaustiveDiskFaults, AtEveryCallOfAForcedRunLeaveTheOlderOrTheNewerRecor
   ASSERT_EQ(save(options, "whole").status, 0);
   const auto whole = contents("whole/CPU/tiny");
   ASSERT_EQ(save(options).status, 0);
-  for (int call = 0;; ++call) {
+  for (int call = static_cast<int>(first_of(GetParam()));; call += static_cast<int>(kStride)) {
     files_.fail_call(call, GetParam());
     const CommandResult result = save(options + "--force");
     ASSERT_EQ(result.status, files_.fired() ? 5 : 0) << result.err;
