@@ -55,13 +55,16 @@ endfunction()
 # A GoogleTest program, which ctest runs as two processes that share its tests. A
 # process for each test would spend its time on starting: most take a millisecond.
 # Each leaves its tests in tests/results as JUnit XML, which tools/count_tests.py counts.
-# HEADERS: what its sources include and precompile in place of KVTOOL_TEST_HEADERS.
+# HEADERS: what its sources include and precompile in place of KVTOOL_TEST_HEADERS. Where
+# sources are united, two or three of them do not make up for precompiling long ones.
 function(kvtool_test name)
   cmake_parse_arguments(TEST "" "" "SOURCES;DEPENDS;HEADERS" ${ARGN})
   add_executable(kvtool_${name}_test ${TEST_SOURCES})
   kvtool_default_position(kvtool_${name}_test)
   target_compile_options(kvtool_${name}_test PRIVATE ${KVTOOL_TEST_OPTIONS})
-  if(TEST_HEADERS)
+  if(TEST_HEADERS AND KVTOOL_UNITY)
+    set_target_properties(kvtool_${name}_test PROPERTIES DISABLE_PRECOMPILE_HEADERS ON)
+  elseif(TEST_HEADERS)
     target_precompile_headers(kvtool_${name}_test PRIVATE ${TEST_HEADERS})
   else()
     target_precompile_headers(kvtool_${name}_test REUSE_FROM kvtool_test_headers)
