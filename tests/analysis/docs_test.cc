@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <string>
 
@@ -304,6 +307,18 @@ TEST(AnalysisDocs, InheritedRulesAreDocumented) {
     }
     EXPECT_EQ(documented, expected) << columns[i];
   }
+}
+
+TEST(AnalysisDocs, ExampleGatesAreGates) {
+  std::size_t files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(kDocs / "../configs/gates")) {
+    std::ifstream file(entry.path());
+    const auto document = nlohmann::json::parse(file, nullptr, true, /*ignore_comments=*/true);
+    const GateSpec spec = GateSpec::parse(document, entry.path().string());
+    EXPECT_GT(spec.resolve({}).rules.size(), 20U) << entry.path() << ": on top of a built-in gate";
+    ++files;
+  }
+  EXPECT_GE(files, 2U);
 }
 
 // The successors of what a gate file held before there was a sample.
