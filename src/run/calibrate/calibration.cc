@@ -66,11 +66,11 @@ constexpr std::array kFigures = {
     CalibratedFigure{"kv.key.layer_max.relative_l2", Ideal::kZero, kLeastKv},
     CalibratedFigure{"kv.key.layer_max.scale_error", Ideal::kZero, kLeastKv},
     CalibratedFigure{"kv.key.head_max.scale_error", Ideal::kZero, kLeastKv},
-    CalibratedFigure{"kv.key.row_max.relative_l2", Ideal::kZero, kLeastKv},
+    CalibratedFigure{"kv.key.unrouted_row_max.relative_l2", Ideal::kZero, kLeastKv},
     CalibratedFigure{"kv.value.layer_max.relative_l2", Ideal::kZero, kLeastKv},
     CalibratedFigure{"kv.value.layer_max.scale_error", Ideal::kZero, kLeastKv},
     CalibratedFigure{"kv.value.head_max.scale_error", Ideal::kZero, kLeastKv},
-    CalibratedFigure{"kv.value.row_max.relative_l2", Ideal::kZero, kLeastKv},
+    CalibratedFigure{"kv.value.unrouted_row_max.relative_l2", Ideal::kZero, kLeastKv},
 };
 constexpr std::array kStretches = {"prefill", "inject", "forced"};
 // Where forced moves nothing, inject does not either: 0 is as good as it gets.
