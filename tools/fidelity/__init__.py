@@ -1,0 +1,1 @@
+"""What tools/fidelity.py consists of: models, cells, the truth from full logits, the page."""
