@@ -32,7 +32,10 @@ def test_avx2_passes_the_cross_device_gate_with_only_ties(smollm2, demo_prompts,
     figures = kvtool.figures(other)
     assert kvtool.bitwise_equal_inputs(other) == 0
     assert figures["inject.tokens.hard_flips"] == figures["prefill.tokens.hard_flips"] == 0
-    assert figures["inject.tokens.near_ties"] == 0
+    # Noise on SmolLM2 is about half an ulp: what differs is a tie, and not more than noise makes.
+    assert figures["inject.tokens.noise_flips"] == figures["inject.tokens.near_ties"] == 0
+    assert figures["inject.tokens.flips_p"] > 1e-3
+    assert 0.005 < figures["inject.logits.relative_noise"] < 0.05
     assert 1e-4 < figures["inject.kv.key.relative_l2"] < 0.05
     # Own K/V carries the differences of all steps before.
     assert figures["forced.amplification"] > 1

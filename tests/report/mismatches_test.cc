@@ -104,11 +104,6 @@ TEST(Mismatches, WhatIsNotFiniteIsSaid) {
             "gap unknown, margin unknown (the recording has no top-2 logits)");
 }
 
-TEST(Mismatches, WithoutNoiseAGapHasNoUnitOfIt) {
-  EXPECT_EQ(text_of(noisy(TokenVerdict::kHardFlip, 0.125, 0.0)),
-            "0.125 = 8 ulp (a hard flip: over 1 ulp, and the noise is 0)");
-}
-
 TEST(Mismatches, TheRuleOfAFlipIsTheOneItIsHeldAgainst) {
   EXPECT_EQ(flip_rule(mismatch(TokenVerdict::kMatch, 0.0)), FlipRule::kNone);
   EXPECT_EQ(flip_rule(noisy(TokenVerdict::kTie, 0.015625, 0.02)), FlipRule::kUlp);
