@@ -173,10 +173,11 @@ TEST_P(CrossGate, JudgesKvAlike) {
 // A fault that makes the logits noisier does not excuse itself.
 TEST_P(CrossGate, FailsTooMuchNoise) {
   const Gate gate = GateSpec::builtin(GetParam().gate).resolve(by_noise());
-  for (const auto& [figure, bound] :
+  for (const auto& [name, bound] :
        {std::pair("inject.logits.relative_noise", GetParam().relative_noise),
         std::pair("prefill.logits.relative_noise", GetParam().relative_noise),
         std::pair("forced.logits.relative_noise", GetParam().own_relative_noise)}) {
+    const std::string figure = name;
     const auto judged = [&](double noise) {
       for (const RuleResult& rule : evaluate(gate, {{figure, noise}}).rules) {
         if (rule.figure == figure) return rule.passed;
