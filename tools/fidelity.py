@@ -2,9 +2,10 @@
 """Shows that kvtool's verdicts hold: replays of healthy models with other kernels pass, faults do
 not, and the estimates are what all logits say. Writes the tables of docs/fidelity.md.
 
-    tools/fidelity.py                         # all: about an hour, 20 GB of disk space
+    tools/fidelity.py                         # all: an hour and a half, 20 GB of disk space
     tools/fidelity.py --models flat-bf16      # one model; prints the tables
     tools/fidelity.py --check                 # the exit status says whether a cell fails
+    tools/fidelity.py --page                  # the tables of what was measured, nothing run
 
 Results are kept in the work folder after each cell; --resume takes those that are there. The
 exit status is 1 when a healthy cell fails its gate or a fault is missed.
@@ -28,11 +29,11 @@ DOCUMENT = REPOSITORY / "docs" / "fidelity.md"
 
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
-    results = Results(options.work / "results.json", options.resume)
+    results = Results(options.work / "results.json", options.resume or options.page)
     laboratory = cells.Laboratory(
         options.kvtool.resolve(), options.work.resolve(), options.inputs, options.tokens
     )
-    for model in options.models:
+    for model in [] if options.page else options.models:
         measure(model, laboratory, results, options)
     text = page.rendered(results.cells(), results.powers(), results.truths())
     if len(options.models) == len(models.MODELS) and not options.check:
@@ -95,6 +96,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--quick", action="store_true", help="neither smallest strengths nor the truth")
     add("--check", action="store_true", help="print the tables, write nothing")
     add("--resume", action="store_true", help="take results that are in the work folder")
+    add("--page", action="store_true", help="write the page of what the work folder has")
     add("--work", type=Path, default=REPOSITORY / "build" / "fidelity", metavar="DIR")
     add("--kvtool", type=Path, default=REPOSITORY / "build" / "kvtool", metavar="FILE")
     return parser.parse_args(argv)

@@ -92,6 +92,8 @@ def test_page_shows_false_alarms_and_power_side_by_side():
                caught=5, missed=["stale-row"])  # fmt: skip
     text = page.rendered([cell(), bad], powers, truths)
     assert "| 37 | 38.2 ± 5.3 | 0.61 | 0 |" in text
+    assert "| flat-bf16 | Llama, 8 layers, vocabulary 32,000 | `16bit-cross` |" in text
+    assert "Not measured here: smollm2-bf16, smollm2-f32, flat-f16," in text
     assert "| PASS | 6 of 6 |" in text
     assert "**FAIL**: `inject.tokens.flips_p` | 5 of 6, not stale-row |" in text
     assert "| smallest strength caught | scaled-values |" in text

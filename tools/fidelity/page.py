@@ -17,9 +17,13 @@ END = "<!-- to here -->"
 
 
 def rendered(cells: Sequence[Cell], powers: Sequence[Power], truths: dict[str, Truth]) -> str:
-    parts = [_setting(), _models(), _healthy(cells), _power(powers)]
+    order = {model.name: place for place, model in enumerate(MODELS)}
+    cells = sorted(cells, key=lambda cell: order[cell.model])
+    powers = sorted(powers, key=lambda power: order[power.model])
+    names = {cell.model for cell in cells}
+    parts = [_setting(), _models(names), _healthy(cells), _power(powers)]
     if truths:
-        parts.append(_truth(truths))
+        parts.append(_truth({name: truths[name] for name in sorted(truths, key=order.get)}))
     return "\n\n".join(parts)
 
 
@@ -37,9 +41,16 @@ def _setting() -> str:
     return f"Seen on {name}, {len(names)} threads, {versions}."
 
 
-def _models() -> str:
+def _models(names: set[str]) -> str:
     lines = ["| model | what it is | gate |", "| --- | --- | --- |"]
-    lines += [f"| {model.name} | {model.about} | `{model.gate}` |" for model in MODELS]
+    lines += [
+        f"| {model.name} | {model.about} | `{model.gate}` |"
+        for model in MODELS
+        if model.name in names
+    ]
+    missing = [model.name for model in MODELS if model.name not in names]
+    if missing:
+        lines += ["", f"Not measured here: {', '.join(missing)}."]
     return "\n".join(lines)
 
 
