@@ -57,6 +57,18 @@ std::string to_string(const InputName& input) {
   return "batch" + std::to_string(input.batch_size) + "_input" + std::to_string(input.input_index);
 }
 
+void TokenSummary::add(const TokenComparison& token) {
+  ++compared;
+  switch (token.verdict) {
+    case TokenVerdict::kMatch: ++matches; break;
+    case TokenVerdict::kTie: ++ties; break;
+    case TokenVerdict::kNoise: ++noise_flips; break;
+    case TokenVerdict::kNearTie: ++near_ties; break;
+    case TokenVerdict::kHardFlip: ++hard_flips; break;
+  }
+  nonfinite += token.nonfinite ? 1 : 0;
+}
+
 std::optional<double> TokenSummary::match_rate() const { return rate(matches, compared); }
 std::optional<double> TokenSummary::match_rate_lower95() const {
   return clopper_pearson_lower(matches, compared);
@@ -92,21 +104,12 @@ void RunSummaryBuilder::Stretch::add_tokens(const InputName& input,
   }
   counts.inputs += 1;
   counts.inputs_matching += all_match ? 1 : 0;
-  counts.compared += tokens.size();
   counts.uncompared += uncompared;
   summary.logits.compared += tokens.size();
 }
 
 void RunSummaryBuilder::Stretch::add_verdict(const TokenComparison& token) {
-  TokenSummary& counts = summary.tokens;
-  switch (token.verdict) {
-    case TokenVerdict::kMatch: ++counts.matches; break;
-    case TokenVerdict::kTie: ++counts.ties; break;
-    case TokenVerdict::kNoise: ++counts.noise_flips; break;
-    case TokenVerdict::kNearTie: ++counts.near_ties; break;
-    case TokenVerdict::kHardFlip: ++counts.hard_flips; break;
-  }
-  counts.nonfinite += token.nonfinite ? 1 : 0;
+  summary.tokens.add(token);
   summary.logits.bitwise_equal += token.logits_equal ? 1 : 0;
 }
 

@@ -20,17 +20,6 @@ using analysis::RowComparison;
 using analysis::TokenComparison;
 using analysis::TokenVerdict;
 
-void count(const TokenComparison& token, TokenCounts& counts) {
-  ++counts.compared;
-  switch (token.verdict) {
-    case TokenVerdict::kMatch: ++counts.matches; break;
-    case TokenVerdict::kTie: ++counts.ties; break;
-    case TokenVerdict::kNoise: ++counts.noise_flips; break;
-    case TokenVerdict::kNearTie: ++counts.near_ties; break;
-    case TokenVerdict::kHardFlip: ++counts.hard_flips; break;
-  }
-}
-
 // Short, but on the same side of the bound as the value.
 std::string beside_bound(double value, double bound) {
   constexpr int kMostDigits = 17;
@@ -101,14 +90,14 @@ std::string_view class_text(TokenVerdict verdict) {
 
 TokenCounts count_tokens(const RowComparison& comparison) {
   TokenCounts counts;
-  for (const TokenComparison& token : comparison.tokens) count(token, counts);
+  for (const TokenComparison& token : comparison.tokens) counts.add(token);
   return counts;
 }
 
 TokenCounts count_steps(const RowComparison& comparison) {
   TokenCounts counts;
   for (const TokenComparison& token : comparison.tokens) {
-    if (token.index > 0) count(token, counts);
+    if (token.index > 0) counts.add(token);
   }
   return counts;
 }

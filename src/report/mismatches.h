@@ -14,15 +14,8 @@ namespace kvtool::report {
 // "match", "tie", "noise", "near-tie", "hard flip".
 [[nodiscard]] std::string_view class_text(analysis::TokenVerdict verdict);
 
-// Tokens of a comparison.
-struct TokenCounts {
-  std::uint64_t compared = 0;
-  std::uint64_t matches = 0;
-  std::uint64_t ties = 0;
-  std::uint64_t noise_flips = 0;
-  std::uint64_t near_ties = 0;
-  std::uint64_t hard_flips = 0;
-};
+// Tokens of a comparison, by verdict.
+using TokenCounts = analysis::TokenSummary;
 [[nodiscard]] TokenCounts count_tokens(const analysis::RowComparison& comparison);
 // Only those that steps predicted.
 [[nodiscard]] TokenCounts count_steps(const analysis::RowComparison& comparison);

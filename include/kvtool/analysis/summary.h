@@ -35,6 +35,9 @@ struct TokenSummary {
   std::uint64_t hard_flips = 0;
   std::uint64_t nonfinite = 0;  // tokens with NaN or Inf in the statistics of either side
 
+  // Counts a compared token by its verdict.
+  void add(const TokenComparison& token);
+
   // matches / compared and its one-sided 95 % Clopper-Pearson lower bound.
   [[nodiscard]] std::optional<double> match_rate() const;
   [[nodiscard]] std::optional<double> match_rate_lower95() const;
