@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "kvtool/analysis/gate.h"
+#include "kvtool/analysis/rerouting.h"
 #include "kvtool/base/setting.h"
 
 namespace kvtool::analysis {
@@ -118,8 +119,7 @@ std::string describe_routed(const RunSummary& run, const std::vector<bool>& rout
   const auto explains = [&](const StretchSummary& stretch) {
     const std::optional<Departure>& departure = stretch.kv.departure;
     return departure && !departure->whole_layer && departure->figure == "relative_l2" &&
-           departure->layer >= 1 && departure->layer <= routed_layers.size() &&
-           routed_layers[departure->layer - 1];
+           is_behind_experts(departure->layer, routed_layers);
   };
   const StretchSummary* stretch = explains(run.prefill) ? &run.prefill : nullptr;
   for (const ModeSummary& mode : run.modes) {

@@ -85,8 +85,13 @@ LogitNoise measure_noise(const format::StepStats& reference, const LogitDeltas& 
           .deviation = winsorized_rms(sample)};
 }
 
-bool can_show_noise(const format::RecordingHeader& header) {
-  return header.logits_sample >= kFewestDeltas && header.top_k >= kFewestDeltas;
+HeldLogits held_logits(const format::RecordingHeader& header) {
+  return {.top_k = header.top_k, .sample = header.logits_sample};
+}
+
+bool show_noise(const HeldLogits& reference, const HeldLogits& live) {
+  return reference.sample == live.sample && reference.sample >= kFewestDeltas &&
+         std::min(reference.top_k, live.top_k) >= kFewestDeltas;
 }
 
 }  // namespace kvtool::analysis

@@ -48,6 +48,10 @@ std::vector<double> far_above(const KvProfile& profile) {
 
 }  // namespace
 
+bool is_behind_experts(std::size_t layer, const std::vector<bool>& routed_layers) {
+  return layer > 0 && layer <= routed_layers.size() && routed_layers[layer - 1];
+}
+
 std::vector<std::size_t> rerouted_from(const KvProfile& profile,
                                        const std::vector<bool>& routed_layers) {
   const std::size_t layers = profile.num_layers();
@@ -59,9 +63,7 @@ std::vector<std::size_t> rerouted_from(const KvProfile& profile,
   for (std::uint64_t position = 0; position < profile.num_positions(); ++position) {
     std::size_t layer = layers;
     while (layer > 0 && error_of(profile, layer - 1, position) > limits[layer - 1]) --layer;
-    const bool behind_experts =
-        layer > 0 && layer < layers && layer <= routed_layers.size() && routed_layers[layer - 1];
-    if (!behind_experts) continue;
+    if (layer == layers || !is_behind_experts(layer, routed_layers)) continue;
     const double least = kKept * error_of(profile, layer, position);
     bool kept = true;
     for (std::size_t later = layer; later < layers; ++later) {

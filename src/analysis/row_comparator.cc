@@ -135,8 +135,8 @@ void require_handed(std::size_t actual, std::uint64_t expected) {
 }
 
 bool measures_noise(const format::RecordingHeader& reference, const ComparisonOptions& options) {
-  return can_show_noise(reference) &&
-         options.live_logits_sample.value_or(reference.logits_sample) == reference.logits_sample;
+  const HeldLogits held = held_logits(reference);
+  return show_noise(held, options.live_logits.value_or(held));
 }
 
 void require_size(std::size_t actual, std::uint64_t expected, const std::string& what) {

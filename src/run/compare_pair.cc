@@ -65,11 +65,6 @@ void check_prompts(const Recording& reference, const Recording& live) {
                      std::to_string(first - recorded.begin()) + " on" + clocks_of(reference, live));
 }
 
-bool show_noise(const format::RecordingHeader& reference, const format::RecordingHeader& live) {
-  return analysis::can_show_noise(reference) && analysis::can_show_noise(live) &&
-         reference.logits_sample == live.logits_sample;
-}
-
 ModelDescription model_of(const Recording& recording, const ReferenceEntry& entry) {
   const ModelIdentity identity = identity_of(recording);
   const format::MetaModel meta = format::Meta::parse(recording.meta()).model;
@@ -138,7 +133,7 @@ analysis::RowComparison compare(const format::RowSource& reference, const format
   comparison.block_positions = options.block_positions;
   comparison.live_geometry = live.header().geometry;
   comparison.live_logits_dtype = live.header().logits_dtype;
-  comparison.live_logits_sample = live.header().logits_sample;
+  comparison.live_logits = analysis::held_logits(live.header());
   analysis::RowComparator comparator(reference, comparison);
   format::feed_row(StoppableSource(live, options.stop), comparator,
                    {.stop_reason = format::StopReason::kRecordingEnd});
@@ -222,7 +217,8 @@ DiffPlan plan_diff(RecordingPair pair, bool allow_different_weights) {
                   .demanded_mode = plan.mode,
                   .reference_cache = pair.reference.kv_cache,
                   .cache = pair.live.kv_cache,
-                  .measures_noise = show_noise(reference.header(), live.header()),
+                  .measures_noise = analysis::show_noise(analysis::held_logits(reference.header()),
+                                                         analysis::held_logits(live.header())),
                   .routed_layers = analysis::routed_layers(reference.meta())};
   plan.provenance = analysis::compare_provenance(reference.meta(), live.meta());
   plan.numerics = analysis::compare_numerics(reference.meta(), live.meta(), plan.provenance);

@@ -22,6 +22,7 @@ analysis::GateContext replay_context(const engine::ModelInfo& model,
                                      const std::string& device_label,
                                      const std::optional<cache::CacheSpec>& asked,
                                      const ReferenceEntry& entry) {
+  const analysis::HeldLogits held = analysis::held_logits(entry.recording->header());
   return {.model = model.model_id,
           .model_slug = model.slug,
           .dtype = model.dtype,
@@ -29,7 +30,7 @@ analysis::GateContext replay_context(const engine::ModelInfo& model,
           .device = device_label,
           .reference_cache = entry.kv_cache,
           .cache = replay_cache(asked, entry).to_string(),
-          .measures_noise = analysis::can_show_noise(entry.recording->header()),
+          .measures_noise = analysis::show_noise(held, held),
           .routed_layers = analysis::routed_layers(entry.recording->meta())};
 }
 

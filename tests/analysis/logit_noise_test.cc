@@ -167,18 +167,25 @@ TEST(LogitNoise, RelativeNoiseOfNothingIsNothing) {
   EXPECT_THAT((LogitNoise{.top = 0.0, .sample = 0.0, .deviation = kNan}.relative()), IsNan());
 }
 
-TEST(LogitNoise, IsShownByASampleAndATopKOfEight) {
-  const auto shows = [](std::uint32_t top_k, std::uint32_t sample) {
-    format::RecordingHeader header;
-    header.top_k = top_k;
-    header.logits_sample = sample;
-    return can_show_noise(header);
+TEST(LogitNoise, IsShownByTheSameSampleAndATopKOfEightOnBothSides) {
+  const auto shows = [](HeldLogits reference, HeldLogits live) {
+    EXPECT_EQ(show_noise(reference, live), show_noise(live, reference));
+    return show_noise(reference, live);
   };
-  EXPECT_TRUE(shows(8, 8));
-  EXPECT_TRUE(shows(32, 64));
-  EXPECT_FALSE(shows(7, 64));
-  EXPECT_FALSE(shows(32, 7));
-  EXPECT_FALSE(shows(32, 0));
+  EXPECT_TRUE(shows({.top_k = 8, .sample = 8}, {.top_k = 8, .sample = 8}));
+  EXPECT_TRUE(shows({.top_k = 32, .sample = 64}, {.top_k = 8, .sample = 64}));
+  EXPECT_FALSE(shows({.top_k = 32, .sample = 64}, {.top_k = 7, .sample = 64}));
+  EXPECT_FALSE(shows({.top_k = 32, .sample = 64}, {.top_k = 32, .sample = 32}));
+  EXPECT_FALSE(shows({.top_k = 32, .sample = 7}, {.top_k = 32, .sample = 7}));
+  EXPECT_FALSE(shows({.top_k = 32, .sample = 0}, {.top_k = 32, .sample = 0}));
+}
+
+TEST(LogitNoise, ARecordingHoldsWhatItsHeaderSays) {
+  format::RecordingHeader header;
+  header.top_k = 9;
+  header.logits_sample = 70;
+  EXPECT_EQ(held_logits(header).top_k, 9U);
+  EXPECT_EQ(held_logits(header).sample, 70U);
 }
 
 }  // namespace

@@ -431,12 +431,34 @@ TEST(RowComparator, FlipThatNoiseExplainsIsNoHardOne) {
   EXPECT_DOUBLE_EQ(token.gap_in_noise(4.0), 0.5 / (std::sqrt(2.0) * 0.25));
   EXPECT_EQ(judged({.bounds = {.noise_z = 1.0}}).verdict, TokenVerdict::kHardFlip);
   // Of other ids, so that nothing is known of the noise.
-  const TokenComparison unknown = judged({.live_logits_sample = 16});
+  const HeldLogits other_ids{.top_k = 8, .sample = 16};
+  const TokenComparison unknown = judged({.live_logits = other_ids});
   EXPECT_TRUE(std::isnan(unknown.noise_bound));
   EXPECT_EQ(unknown.verdict, TokenVerdict::kHardFlip);
-  EXPECT_EQ(judged({.bounds = {.near_tie_ulps = 4.0}, .live_logits_sample = 16}).verdict,
+  EXPECT_EQ(judged({.bounds = {.near_tie_ulps = 4.0}, .live_logits = other_ids}).verdict,
             TokenVerdict::kNearTie);
-  EXPECT_EQ(judged({.live_logits_sample = 8}).verdict, TokenVerdict::kNoise);
+  EXPECT_EQ(judged({.live_logits = HeldLogits{.top_k = 8, .sample = 8}}).verdict,
+            TokenVerdict::kNoise);
+}
+
+// Whatever is measured of noise is left out together: half of it would be judged by the rules of
+// recordings without a sample.
+TEST(RowComparator, OfALiveSideWithFewBestLogitsNoNoiseIsMeasured) {
+  MemoryRow reference(dense_geometry(), 3);
+  reference.hold_sample();
+  MemoryRow live = reference;
+  live.stats[2].token += 1;
+  const auto judged = [&](std::uint32_t top_k) {
+    RowComparator comparator(reference, {.live_logits = HeldLogits{.top_k = top_k, .sample = 8}});
+    live.feed(comparator);
+    return comparator.result().tokens.at(2);
+  };
+  EXPECT_EQ(judged(8).noise.sample, 0.0);
+  EXPECT_FALSE(std::isnan(judged(8).flip_probability));
+  EXPECT_FALSE(std::isnan(judged(8).kl_estimate.value));
+  EXPECT_TRUE(std::isnan(judged(7).noise.sample));
+  EXPECT_TRUE(std::isnan(judged(7).flip_probability));
+  EXPECT_TRUE(std::isnan(judged(7).kl_estimate.value));
 }
 
 }  // namespace

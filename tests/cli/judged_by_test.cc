@@ -82,6 +82,25 @@ TEST_F(JudgedBy, UlpInADiffOfSamplesOfDifferentSizes) {
   }
 }
 
+// Of either side: what is measured of noise and the gate's rules go together.
+TEST_F(JudgedBy, UlpInADiffWhereOneSideHoldsFewBestLogits) {
+  save(1, "--out a");
+  save(1, "--top-k 7 --out b");
+  for (const char* command : {"diff a b", "diff b a"}) {
+    for (const std::string& report : reports(command)) {
+      EXPECT_EQ(occurrences(report, kByUlp), 1U) << report;
+      EXPECT_EQ(occurrences(report, kByNoise), 0U) << report;
+    }
+    const json verdict = json::parse(read("r.json"))["verdicts"][0];
+    EXPECT_EQ(verdict["measures_noise"], false);
+    for (const auto& [figure, value] : verdict["figures"].items()) {
+      for (const char* of_noise : {"logits.noise", "relative_noise", "kl_estimate.", "flips_"}) {
+        EXPECT_EQ(figure.find(of_noise), std::string::npos) << command << ": " << figure;
+      }
+    }
+  }
+}
+
 TEST_F(JudgedBy, UlpInASelftestOfRecordingsWithoutASample) {
   save(2, "--logits-sample 0 --ignore-eos --out ref_cache");
   for (const std::string& report : reports("selftest --model models/tiny.pt --from CPU --quick")) {

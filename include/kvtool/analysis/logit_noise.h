@@ -43,8 +43,17 @@ struct LogitNoise {
 [[nodiscard]] LogitNoise measure_noise(const format::StepStats& reference,
                                        const LogitDeltas& deltas);
 
-// Whether recordings like this one can show noise: they hold a sample and a top-k of at least
-// kFewestDeltas. All others are judged by ulp alone.
-[[nodiscard]] bool can_show_noise(const format::RecordingHeader& header);
+// How many logits one side knows of each token. A replay knows as many as its reference holds: it
+// gathers them at the same ids.
+struct HeldLogits {
+  std::uint32_t top_k = 0;
+  std::uint32_t sample = 0;
+};
+[[nodiscard]] HeldLogits held_logits(const format::RecordingHeader& header);
+
+// Whether a pair of sides shows noise: both hold the same sample (samples of different sizes are of
+// different ids), and of sample and top-k at least kFewestDeltas each. All others are judged by ulp
+// alone, verdicts and gate rules alike.
+[[nodiscard]] bool show_noise(const HeldLogits& reference, const HeldLogits& live);
 
 }  // namespace kvtool::analysis

@@ -9,11 +9,15 @@
 
 namespace kvtool::analysis {
 
+// Whether the rows of this layer are made from what a layer with experts left: those of the first
+// layer never are. `routed_layers` as GateContext's.
+[[nodiscard]] bool is_behind_experts(std::size_t layer, const std::vector<bool>& routed_layers);
+
 // Per position of the profile, the first layer whose rows a router explains; num_layers() where
 // it explains none. A layer with experts that takes other ones changes everything behind it: the
 // rows of all later layers, each of them far above its layer's median, and by about as much as the
 // first. What begins in layer 0, behind a layer without experts, or ends before the last layer is
-// not explained. `routed_layers` as GateContext's.
+// not explained.
 [[nodiscard]] std::vector<std::size_t> rerouted_from(const KvProfile& profile,
                                                      const std::vector<bool>& routed_layers);
 

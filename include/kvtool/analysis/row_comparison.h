@@ -10,6 +10,7 @@
 
 #include "kvtool/analysis/departure.h"
 #include "kvtool/analysis/kv_error.h"
+#include "kvtool/analysis/logit_noise.h"
 #include "kvtool/analysis/tokens.h"
 #include "kvtool/format/row.h"
 
@@ -55,9 +56,9 @@ struct ComparisonOptions {
   // dtypes; heads and dims must be the same (Error kIncompatible).
   std::optional<format::Geometry> live_geometry = std::nullopt;
   std::optional<DType> live_logits_dtype = std::nullopt;
-  // Entries of the live side's sample of logits; empty: the same as the reference's, as in a
-  // replay. Samples of different sizes are of different ids, so that they show nothing.
-  std::optional<std::uint32_t> live_logits_sample = std::nullopt;
+  // What a live side that is a recording holds of its logits; empty: all that the reference holds,
+  // as in a replay. Decides whether noise is measured (show_noise()).
+  std::optional<HeldLogits> live_logits = std::nullopt;
 };
 
 // A sink that compares what it is handed with `reference` (must outlive it).
