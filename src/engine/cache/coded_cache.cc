@@ -33,32 +33,27 @@ std::vector<at::Tensor> slot_of(const std::vector<at::Tensor>& planes, std::int6
 
 CodedCache::CodedCache(std::unique_ptr<RowCodec> codec, const RowLayout& layout,
                        const BatchShape& shape, at::Device device)
-    : codec_(std::move(codec)),
-      layout_(layout),
-      shape_(shape),
-      device_(device),
-      attention_(shape, device),
-      filled_(layout.num_layers()) {
-  for (const RowLayout::Group& group : layout_.groups()) codec_->check(group.dtype);
+    : StoredCache(layout, shape, device), codec_(std::move(codec)) {
+  for (const RowLayout::Group& group : layout.groups()) codec_->check(group.dtype);
   allocate_storage();
   allocate_work_space();
 }
 
 void CodedCache::allocate_storage() {
-  for (const RowLayout::Group& group : layout_.groups()) {
+  for (const RowLayout::Group& group : layout().groups()) {
     Planes planes;
     for (const RowCodec::Plane& plane : codec_->planes(group.dim)) {
       planes.push_back(
-          at::empty({group.entries, shape_.rows(), group.heads, shape_.capacity(), plane.width},
-                    at::TensorOptions(plane.dtype).device(device_)));
+          at::empty({group.entries, shape().rows(), group.heads, shape().capacity(), plane.width},
+                    at::TensorOptions(plane.dtype).device(device())));
     }
     storage_.push_back(std::move(planes));
   }
-  for (std::int64_t layer = 0; layer < layout_.num_layers(); ++layer) {
+  for (std::int64_t layer = 0; layer < layout().num_layers(); ++layer) {
     const auto view = [&](const RowLayout::Entry& entry) {
       return row_of(storage_[entry.group], entry.index_in_group);
     };
-    layers_.push_back({view(layout_.key(layer)), view(layout_.value(layer))});
+    layers_.push_back({view(layout().key(layer)), view(layout().value(layer))});
   }
 }
 
@@ -67,52 +62,42 @@ void CodedCache::allocate_work_space() {
   std::int64_t value = 0;
   std::int64_t wide = 0;
   const auto fit = [&](std::int64_t& most, const RowLayout::Entry& entry) {
-    const std::int64_t elements = shape_.rows() * entry.heads * shape_.capacity() * entry.dim;
+    const std::int64_t elements = shape().rows() * entry.heads * shape().capacity() * entry.dim;
     most = std::max(most, elements * static_cast<std::int64_t>(at::elementSize(entry.dtype)));
     if (entry.dtype == at::kFloat) return;
     wide = std::max(wide, elements * static_cast<std::int64_t>(sizeof(float)));
   };
-  for (std::int64_t layer = 0; layer < layout_.num_layers(); ++layer) {
-    fit(key, layout_.key(layer));
-    fit(value, layout_.value(layer));
+  for (std::int64_t layer = 0; layer < layout().num_layers(); ++layer) {
+    fit(key, layout().key(layer));
+    fit(value, layout().value(layer));
   }
   const auto allocate = [this](std::int64_t bytes) {
-    return at::empty({bytes}, at::TensorOptions(at::kByte).device(device_));
+    return at::empty({bytes}, at::TensorOptions(at::kByte).device(device()));
   };
   key_space_ = allocate(key);
   value_space_ = allocate(value);
   wide_space_ = allocate(wide);
 }
 
-void CodedCache::begin(SlotRange slots) {
-  check_slots(shape_, slots);
-  pass_ = slots;
-  end_ = std::max(end_, slots.end());
-  filled_.begin();
+void CodedCache::take_in(const AttentionCall& call) {
+  const CodedLayer& kept = layers_[static_cast<std::size_t>(call.layer)];
+  encode(call.k, layout().key(call.layer), slots_of(kept.k, pass()));
+  encode(call.v, layout().value(call.layer), slots_of(kept.v, pass()));
+  note_applied(pass(), shape().rows() * pass().count);
 }
 
-void CodedCache::end() { filled_.end(); }
-
-at::Tensor CodedCache::attend(const AttentionCall& call) {
-  filled_.mark(call.layer);
-  const CodedLayer& kept = layers_[static_cast<std::size_t>(call.layer)];
-  const RowLayout::Entry& key = layout_.key(call.layer);
-  const RowLayout::Entry& value = layout_.value(call.layer);
-  encode(call.k, key, slots_of(kept.k, pass_));
-  encode(call.v, value, slots_of(kept.v, pass_));
-  note(pass_, shape_.rows() * pass_.count);
-  const std::int64_t first = attention_.first_visible(call, pass_);
-  const SlotRange visible{first, pass_.end() - first};
-  return attention_.attend(call, pass_, decode_slots(kept.k, key, key_space_, visible),
-                           decode_slots(kept.v, value, value_space_, visible));
+LayerKv CodedCache::seen(std::int64_t layer, SlotRange slots) {
+  const CodedLayer& kept = layers_[static_cast<std::size_t>(layer)];
+  return {decode_slots(kept.k, layout().key(layer), key_space_, slots),
+          decode_slots(kept.v, layout().value(layer), value_space_, slots)};
 }
 
 at::Tensor CodedCache::work_rows(const at::Tensor& space, const RowLayout::Entry& entry,
                                  at::ScalarType dtype) const {
-  const std::int64_t elements = shape_.rows() * entry.heads * shape_.capacity() * entry.dim;
+  const std::int64_t elements = shape().rows() * entry.heads * shape().capacity() * entry.dim;
   return space.narrow(0, 0, elements * static_cast<std::int64_t>(at::elementSize(dtype)))
       .view(dtype)
-      .view({shape_.rows(), entry.heads, shape_.capacity(), entry.dim});
+      .view({shape().rows(), entry.heads, shape().capacity(), entry.dim});
 }
 
 at::Tensor CodedCache::decode_slots(const Planes& planes, const RowLayout::Entry& entry,
@@ -129,12 +114,12 @@ at::Tensor CodedCache::decode_slots(const Planes& planes, const RowLayout::Entry
 
 void CodedCache::encode(const at::Tensor& rows, const RowLayout::Entry& entry,
                         const Planes& planes) const {
-  codec_->encode(rows.to(device_, entry.dtype), planes);
+  codec_->encode(rows.to(device(), entry.dtype), planes);
 }
 
 void CodedCache::decode(const Planes& planes, const at::Tensor& rows) const {
   codec_->decode(planes, rows,
-                 at::empty(rows.sizes(), at::TensorOptions(at::kFloat).device(device_)));
+                 at::empty(rows.sizes(), at::TensorOptions(at::kFloat).device(device())));
 }
 
 void CodedCache::read(const LayerRows& where, const LayerKv& kv) const {
@@ -145,9 +130,9 @@ void CodedCache::read(const LayerRows& where, const LayerKv& kv) const {
 
 void CodedCache::write(const LayerRows& where, const LayerKv& kv) {
   const CodedLayer& kept = layers_[static_cast<std::size_t>(where.layer)];
-  encode(kv.k, layout_.key(where.layer), slots_of(row_of(kept.k, where.row), where.slots));
-  encode(kv.v, layout_.value(where.layer), slots_of(row_of(kept.v, where.row), where.slots));
-  note(where.slots, where.slots.count);
+  encode(kv.k, layout().key(where.layer), slots_of(row_of(kept.k, where.row), where.slots));
+  encode(kv.v, layout().value(where.layer), slots_of(row_of(kept.v, where.row), where.slots));
+  note_applied(where.slots, where.slots.count);
 }
 
 LayerKv CodedCache::as_kept(std::int64_t layer, const LayerKv& kv) const {
@@ -156,19 +141,19 @@ LayerKv CodedCache::as_kept(std::int64_t layer, const LayerKv& kv) const {
     std::vector<std::int64_t> sizes = rows.sizes().vec();
     for (const RowCodec::Plane& plane : codec_->planes(entry.dim)) {
       sizes.back() = plane.width;
-      planes.push_back(at::empty(sizes, at::TensorOptions(plane.dtype).device(device_)));
+      planes.push_back(at::empty(sizes, at::TensorOptions(plane.dtype).device(device())));
     }
     encode(rows, entry, planes);
-    at::Tensor kept = at::empty(rows.sizes(), at::TensorOptions(entry.dtype).device(device_));
+    at::Tensor kept = at::empty(rows.sizes(), at::TensorOptions(entry.dtype).device(device()));
     decode(planes, kept);
     return kept;
   };
-  return {round_trip(kv.k, layout_.key(layer)), round_trip(kv.v, layout_.value(layer))};
+  return {round_trip(kv.k, layout().key(layer)), round_trip(kv.v, layout().value(layer))};
 }
 
 void CodedCache::read_slot(std::int64_t slot, const at::Tensor& deltas) const {
   for (std::size_t index = 0; index < storage_.size(); ++index) {
-    decode(slot_of(storage_[index], slot), layout_.group_view(deltas, layout_.groups()[index]));
+    decode(slot_of(storage_[index], slot), layout().group_view(deltas, layout().groups()[index]));
   }
 }
 
@@ -176,25 +161,25 @@ void CodedCache::write_slot(std::int64_t slot, const at::Tensor& deltas, const R
                             std::span<const std::int64_t> rows) {
   const auto write_row = [&](std::int64_t row) {
     const at::Tensor delta = deltas.narrow(0, row, 1);
-    for (std::int64_t layer = 0; layer < layout_.num_layers(); ++layer) {
+    for (std::int64_t layer = 0; layer < layout().num_layers(); ++layer) {
       write({layer, row, {slot, 1}}, from.layer_rows(delta, layer));
     }
   };
-  if (!rows.empty() || !from.groups_match(layout_)) {
-    for (std::int64_t row = 0; row < shape_.rows(); ++row) {
+  if (!rows.empty() || !from.groups_match(layout())) {
+    for (std::int64_t row = 0; row < shape().rows(); ++row) {
       if (rows.empty() || std::find(rows.begin(), rows.end(), row) != rows.end()) write_row(row);
     }
     return;
   }
   for (std::size_t index = 0; index < storage_.size(); ++index) {
-    codec_->encode(from.group_view(deltas, from.groups()[index]).to(layout_.groups()[index].dtype),
+    codec_->encode(from.group_view(deltas, from.groups()[index]).to(layout().groups()[index].dtype),
                    slot_of(storage_[index], slot));
   }
-  note({slot, 1}, shape_.rows() * layout_.num_layers());
+  note_applied({slot, 1}, shape().rows() * layout().num_layers());
 }
 
-void CodedCache::note(SlotRange slots, std::int64_t rows) {
-  end_ = std::max(end_, slots.end());
+void CodedCache::note_applied(SlotRange slots, std::int64_t rows) {
+  note(slots);
   applied_rows_ += static_cast<std::uint64_t>(rows);
 }
 
@@ -203,7 +188,7 @@ cache::CacheUse CodedCache::use() const {
   for (const Planes& planes : storage_) {
     for (const at::Tensor& plane : planes) bytes += plane.nbytes();
   }
-  cache::CacheUse use = use_of(layout_, shape_, end_, bytes, device_);
+  cache::CacheUse use = use_of(layout(), shape(), held_end(), bytes, device());
   use.applied_rows = applied_rows_;
   return use;
 }

@@ -1,6 +1,9 @@
 // A cache that keeps every row through a codec: one buffer per layer and plane, allocated
 // once, rows appended in place. To attend it turns the visible rows of one layer back, in
 // work space that all layers share.
+//
+// Every query, those of a prompt as those of a step, sees rows as the codec keeps them, its
+// own included: a state does not depend on how its positions were divided into passes.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -10,28 +13,18 @@
 #include <span>
 #include <vector>
 
-#include "engine/batch_shape.h"
-#include "engine/cache/kv_cache.h"
-#include "engine/cache/layer_check.h"
-#include "engine/cache/padded_attention.h"
 #include "engine/cache/row_codec.h"
+#include "engine/cache/stored_cache.h"
 
 namespace kvtool::engine {
 
-class CodedCache : public KvCache {
+class CodedCache : public StoredCache {
  public:
   // Error kIncompatible where the codec cannot keep the layout's rows. `layout` and `shape`
   // outlive the cache.
   CodedCache(std::unique_ptr<RowCodec> codec, const RowLayout& layout, const BatchShape& shape,
              at::Device device);
 
-  void begin(SlotRange slots) override;
-  // Every query, those of a prompt as those of a step, sees rows as the codec keeps them, its
-  // own included: a state does not depend on how its positions were divided into passes.
-  at::Tensor attend(const AttentionCall& call) override;
-  void end() override;
-
-  [[nodiscard]] const RowLayout& layout() const override { return layout_; }
   void read_slot(std::int64_t slot, const at::Tensor& deltas) const override;
   void write_slot(std::int64_t slot, const at::Tensor& deltas, const RowLayout& from,
                   std::span<const std::int64_t> rows) override;
@@ -39,6 +32,11 @@ class CodedCache : public KvCache {
   void write(const LayerRows& where, const LayerKv& kv) override;
   [[nodiscard]] LayerKv as_kept(std::int64_t layer, const LayerKv& kv) const override;
   [[nodiscard]] cache::CacheUse use() const override;
+
+ protected:
+  void take_in(const AttentionCall& call) override;
+  // In work space.
+  [[nodiscard]] LayerKv seen(std::int64_t layer, SlotRange slots) override;
 
  private:
   using Planes = std::vector<at::Tensor>;
@@ -61,21 +59,14 @@ class CodedCache : public KvCache {
   // Into `rows` of any device; without work space, so on any thread.
   void decode(const Planes& planes, const at::Tensor& rows) const;
   // `slots` took in `rows` rows of a layer.
-  void note(SlotRange slots, std::int64_t rows);
+  void note_applied(SlotRange slots, std::int64_t rows);
 
   std::unique_ptr<RowCodec> codec_;
-  const RowLayout& layout_;
-  const BatchShape& shape_;
-  at::Device device_;
   std::vector<Planes> storage_;  // per layout group: [entries, B, heads, capacity, width]
   std::vector<CodedLayer> layers_;
-  at::Tensor key_space_;    // u8, room for the largest layer's K in the model's dtype
-  at::Tensor value_space_;  // likewise V
-  at::Tensor wide_space_;   // u8, for either in float32
-  PaddedAttention attention_;
-  LayerCheck filled_;  // in the current pass
-  SlotRange pass_;
-  std::int64_t end_ = 0;            // of the slots that were ever taken in
+  at::Tensor key_space_;            // u8, room for the largest layer's K in the model's dtype
+  at::Tensor value_space_;          // likewise V
+  at::Tensor wide_space_;           // u8, for either in float32
   std::uint64_t applied_rows_ = 0;  // of one layer
 };
 

@@ -8,24 +8,16 @@
 #include <span>
 #include <vector>
 
-#include "engine/batch_shape.h"
-#include "engine/cache/kv_cache.h"
-#include "engine/cache/layer_check.h"
-#include "engine/cache/padded_attention.h"
+#include "engine/cache/stored_cache.h"
 
 namespace kvtool::engine {
 
-class ContiguousCache : public KvCache {
+class ContiguousCache : public StoredCache {
  public:
   // Allocates [rows, num_kv_heads, capacity, dim] for every layer's K and V. `layout` and
   // `shape` outlive the cache.
   ContiguousCache(const RowLayout& layout, const BatchShape& shape, at::Device device);
 
-  void begin(SlotRange slots) override;
-  at::Tensor attend(const AttentionCall& call) override;
-  void end() override;
-
-  [[nodiscard]] const RowLayout& layout() const override { return layout_; }
   void read_slot(std::int64_t slot, const at::Tensor& deltas) const override;
   void write_slot(std::int64_t slot, const at::Tensor& deltas, const RowLayout& from,
                   std::span<const std::int64_t> rows) override;
@@ -36,18 +28,17 @@ class ContiguousCache : public KvCache {
   [[nodiscard]] LayerKv as_kept(std::int64_t layer, const LayerKv& kv) const override;
   [[nodiscard]] cache::CacheUse use() const override;
 
+ protected:
+  void take_in(const AttentionCall& call) override;
+  // Views of the rows themselves.
+  [[nodiscard]] LayerKv seen(std::int64_t layer, SlotRange slots) override;
+
  private:
   // Views of what one row keeps.
   [[nodiscard]] LayerKv rows_at(const LayerRows& where) const;
 
-  const RowLayout& layout_;
-  const BatchShape& shape_;
   std::vector<at::Tensor> storage_;  // one per layout group: [entries, B, heads, capacity, dim]
   std::vector<LayerKv> layers_;      // views into storage_, [B, heads, capacity, dim]
-  PaddedAttention attention_;
-  LayerCheck filled_;  // in the current pass
-  SlotRange pass_;
-  std::int64_t end_ = 0;  // of the slots that were ever taken in
 };
 
 }  // namespace kvtool::engine

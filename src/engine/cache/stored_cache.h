@@ -1,0 +1,53 @@
+// What the caches that hold all rows of a batch in slots have in common, however they keep
+// them: the course of a pass, and attention over what it sees.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+
+#include "engine/batch_shape.h"
+#include "engine/cache/kv_cache.h"
+#include "engine/cache/layer_check.h"
+#include "engine/cache/padded_attention.h"
+
+namespace kvtool::engine {
+
+class StoredCache : public KvCache {
+ public:
+  // `layout` and `shape` outlive the cache.
+  StoredCache(const RowLayout& layout, const BatchShape& shape, at::Device device);
+
+  void begin(SlotRange slots) override;
+  // Takes the call's rows in, then attends over all that its queries see.
+  at::Tensor attend(const AttentionCall& call) final;
+  void end() override;
+
+  [[nodiscard]] const RowLayout& layout() const final { return layout_; }
+
+ protected:
+  // Keeps the call's K and V in the slots of the pass.
+  virtual void take_in(const AttentionCall& call) = 0;
+  // What a query of the pass sees of a layer's slots: [B, num_kv_heads, slots, dim] in the
+  // model's type, until the next call of the cache.
+  [[nodiscard]] virtual LayerKv seen(std::int64_t layer, SlotRange slots) = 0;
+
+  [[nodiscard]] const BatchShape& shape() const { return shape_; }
+  [[nodiscard]] at::Device device() const { return device_; }
+  [[nodiscard]] SlotRange pass() const { return pass_; }
+  // `slots` were taken in.
+  void note(SlotRange slots);
+  // Of the slots that were ever taken in.
+  [[nodiscard]] std::int64_t held_end() const { return end_; }
+
+ private:
+  const RowLayout& layout_;
+  const BatchShape& shape_;
+  at::Device device_;
+  PaddedAttention attention_;
+  LayerCheck filled_;  // in the current pass
+  SlotRange pass_;
+  std::int64_t end_ = 0;
+};
+
+}  // namespace kvtool::engine
