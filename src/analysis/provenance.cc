@@ -17,7 +17,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* kUnknown = "unknown";
 constexpr const char* kOtherWhy = "a difference of the environment that kvtool does not judge";
 
 struct DeviceTypes {

@@ -16,7 +16,11 @@ namespace kvtool::analysis {
 // For `when_absent`: what one side does not know is no difference. Older
 // recordings lack the member, or it is checked elsewhere.
 inline constexpr const char* kNotCompared = "";
+// What a side that should know it does not tell.
+inline constexpr const char* kUnknown = "unknown";
 inline constexpr const char* kConfigKey = "model.config";
+// The batch that an input stood in.
+inline constexpr const char* kBatchPrefix = "run.";
 inline constexpr const char* kProvenancePrefix = "device.provenance.";
 
 // On which devices a setting can explain anything: a pair of them, or the one of a record.

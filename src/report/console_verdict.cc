@@ -100,7 +100,7 @@ void show_provenance(ConsolePage& page, const run::Verdict& verdict, const std::
   page.line("Differences that can explain a mismatch:");
   for (const analysis::ProvenanceDifference& difference : verdict.provenance) {
     page.wrapped_line(
-        fmt::format("    {}: recorded {}, {} {} - {}", one_line(difference.label),
+        fmt::format("    {}: recorded {}, {} {} - {}", one_line(difference.title()),
                     one_line(difference.recorded), command == "diff" ? "live" : "here",
                     one_line(difference.live), one_line(difference.why)),
         6);

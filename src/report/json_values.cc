@@ -145,6 +145,7 @@ Json json_provenance(const std::vector<analysis::ProvenanceDifference>& differen
                     {"recorded", json_text(difference.recorded)},
                     {"live", json_text(difference.live)},
                     {"why", json_text(difference.why)},
+                    {"inputs", difference.inputs},
                     {"part", analysis::part_name(difference.part)}});
   }
   return list;

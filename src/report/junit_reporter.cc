@@ -223,7 +223,8 @@ void add_properties(const run::Verdict& verdict, TestSuite& suite) {
   for (const analysis::ProvenanceDifference& difference : verdict.provenance) {
     suite.properties.emplace_back(
         "provenance: " + difference.label,
-        fmt::format("recorded {}, here {}", difference.recorded, difference.live));
+        fmt::format("recorded {}, here {}{}", difference.recorded, difference.live,
+                    difference.is_range ? fmt::format(" ({} inputs)", difference.inputs) : ""));
   }
 }
 

@@ -125,7 +125,7 @@ std::string provenance_block(const run::Verdict& verdict) {
   if (verdict.provenance.empty()) return {};
   MarkdownTable table({"differs", "recorded", "live", "what it can change"});
   for (const analysis::ProvenanceDifference& difference : verdict.provenance) {
-    table.row({markdown_text(difference.label), markdown_code(difference.recorded),
+    table.row({markdown_text(difference.title()), markdown_code(difference.recorded),
                markdown_code(difference.live), markdown_text(difference.why)});
   }
   return "### Provenance\n\n" + table.text();

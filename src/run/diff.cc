@@ -37,6 +37,7 @@ class Diff {
       plans_.push_back(plan_diff(std::move(pair), request_.allow_different_weights));
       warn_about(plans_.back());
     }
+    warn_provenance();
     compare_all();
     observer_.progress_done();
     summary_.verdicts = verdicts_.build();
@@ -62,14 +63,18 @@ class Diff {
     }
   }
 
-  // Differences of provenance once for the whole run.
   void warn_about(const DiffPlan& plan) {
     for (const std::string& warning : plan.warnings) warn(warning);
     warn_about_models(plan);
-    for (const analysis::ProvenanceDifference& difference : plan.provenance) {
-      const std::string text = difference.label + ": " + difference.recorded + " against " +
-                               difference.live + " (" + difference.why + ")";
-      if (warned_.insert(text).second) warn(text);
+  }
+
+  // Once for the whole run.
+  void warn_provenance() {
+    analysis::ProvenanceSummary summary;
+    for (const DiffPlan& plan : plans_) summary.add(plan.provenance);
+    for (const analysis::ProvenanceDifference& difference : summary.build()) {
+      warn(difference.title() + ": " + difference.recorded + " against " + difference.live + " (" +
+           difference.why + ")");
     }
   }
 

@@ -121,6 +121,7 @@ class ReplayRun {
     prepare(*model, references);
     for (const auto& [entries, batches] : references) {
       check_all(*model, entries);
+      compare_devices(*model, entries, batches);
       for (std::size_t b = 0; b < batches.size(); ++b) {
         run_batch(*model, entries, batches[b],
                   "batch " + std::to_string(b + 1) + "/" + std::to_string(batches.size()), ledger);
@@ -190,7 +191,6 @@ class ReplayRun {
 
   void run_batch(engine::Model& model, const std::vector<ReferenceEntry>& entries,
                  const PlannedBatch& batch, const std::string& what, RecordingLedger& ledger) {
-    compare_devices(model, entries, batch);
     begin_recording(model, entries, batch, ledger);
     BatchReplayOptions options;
     options.modes = modes_;
@@ -329,22 +329,26 @@ class ReplayRun {
     session_.report_replay(gate_context(model, entry), input);
   }
 
-  // Before the batch runs: what differs may be a reason not to wait for it.
+  // Before the batches run: what differs may be a reason not to wait for them.
   void compare_devices(const engine::Model& model, const std::vector<ReferenceEntry>& entries,
-                       const PlannedBatch& batch) {
+                       const std::vector<PlannedBatch>& batches) {
     compared_.clear();
+    analysis::ProvenanceSummary summary;
     bool same_policy = true;
-    for (std::size_t row = 0; row < batch.rows.size(); ++row) {
-      const ReferenceEntry& entry = entries[batch.rows[row].entry];
-      if (batch.rows[row].stand_in || !entry.selected) continue;
-      const json& recorded = entry.recording->meta();
-      const json live = live_meta(model, batch, entry, row, {});
-      DeviceComparison& devices = compared_[&entry];
-      devices.provenance = analysis::compare_provenance(recorded, live);
-      devices.numerics = analysis::compare_numerics(recorded, live, devices.provenance);
-      warn_provenance(devices.provenance);
-      same_policy = same_policy && devices.numerics.policy.equal;
+    for (const PlannedBatch& batch : batches) {
+      for (std::size_t row = 0; row < batch.rows.size(); ++row) {
+        const ReferenceEntry& entry = entries[batch.rows[row].entry];
+        if (batch.rows[row].stand_in || !entry.selected) continue;
+        const json& recorded = entry.recording->meta();
+        const json live = live_meta(model, batch, entry, row, {});
+        DeviceComparison& devices = compared_[&entry];
+        devices.provenance = analysis::compare_provenance(recorded, live);
+        devices.numerics = analysis::compare_numerics(recorded, live, devices.provenance);
+        summary.add(devices.provenance);
+        same_policy = same_policy && devices.numerics.policy.equal;
+      }
     }
+    warn_provenance(summary.build());
     if (!same_policy || says_same_policy_) return;
     session_.observer().log(LogLevel::kInfo, "same numerical policy as the recordings");
     says_same_policy_ = true;
@@ -358,8 +362,8 @@ class ReplayRun {
   // Once for each difference of the whole run.
   void warn_provenance(const std::vector<analysis::ProvenanceDifference>& differences) {
     for (const analysis::ProvenanceDifference& difference : differences) {
-      const std::string text = difference.label + ": recorded " + difference.recorded + ", here " +
-                               difference.live + " (" + difference.why + ")";
+      const std::string text = difference.title() + ": recorded " + difference.recorded +
+                               ", here " + difference.live + " (" + difference.why + ")";
       if (warned_.insert(text).second) session_.warn(text);
     }
   }
@@ -377,7 +381,7 @@ class ReplayRun {
   std::uint64_t block_positions_ = 1;  // one for all inputs of a model, so that they can be pooled
   std::set<std::string> different_weights_;                     // slugs
   std::set<std::string> different_config_;                      // slugs
-  std::map<const ReferenceEntry*, DeviceComparison> compared_;  // of the batch in hand
+  std::map<const ReferenceEntry*, DeviceComparison> compared_;  // of the set in hand
   std::set<std::string> warned_;
   bool says_same_policy_ = false;
 };

@@ -1,6 +1,5 @@
 #include "verdicts.h"
 
-#include <algorithm>
 #include <utility>
 
 namespace kvtool::run {
@@ -11,11 +10,6 @@ bool same_group(const analysis::GateContext& a, const analysis::GateContext& b) 
          a.device == b.device && a.dtype == b.dtype && a.demanded_mode == b.demanded_mode &&
          a.reference_cache == b.reference_cache && a.cache == b.cache &&
          a.measures_noise == b.measures_noise && a.routed_layers == b.routed_layers;
-}
-
-bool same_difference(const analysis::ProvenanceDifference& a,
-                     const analysis::ProvenanceDifference& b) {
-  return a.key == b.key && a.recorded == b.recorded && a.live == b.live;
 }
 
 void add_numerics(const std::optional<analysis::NumericsAgreement>& input,
@@ -56,12 +50,7 @@ void VerdictBuilder::add(const analysis::GateContext& context, const InputResult
   group.different_config = group.different_config || replay.different_config;
   group.parallel = group.parallel || replay.parallel;
   add_numerics(replay.numerics, group.numerics);
-  for (const analysis::ProvenanceDifference& difference : replay.provenance) {
-    const bool known =
-        std::any_of(group.provenance.begin(), group.provenance.end(),
-                    [&](const auto& other) { return same_difference(other, difference); });
-    if (!known) group.provenance.push_back(difference);
-  }
+  group.provenance.add(replay.provenance);
 }
 
 std::vector<Verdict> VerdictBuilder::build() const {
@@ -89,7 +78,7 @@ std::vector<Verdict> VerdictBuilder::build() const {
     verdict.finding = analysis::find_cause(verdict.run, verdict.gate);
     verdict.finding_text = analysis::describe(verdict.finding, verdict.run) +
                            analysis::describe_routed(verdict.run, group.context.routed_layers);
-    verdict.provenance = group.provenance;
+    verdict.provenance = group.provenance.build();
     verdict.numerics = group.numerics;
     verdicts.push_back(std::move(verdict));
   }

@@ -32,7 +32,7 @@ class VerdictBuilder {
     bool different_weights = false;
     bool different_config = false;
     bool parallel = false;
-    std::vector<analysis::ProvenanceDifference> provenance;
+    analysis::ProvenanceSummary provenance;
     std::optional<analysis::NumericsAgreement> numerics;
   };
 

@@ -323,5 +323,78 @@ TEST(Provenance, AVariableOfANewerKvtoolIsNamed) {
   EXPECT_EQ(found[0].why, "a variable that this kvtool does not know");
 }
 
+std::vector<ProvenanceDifference> differences_of(const std::vector<std::pair<json, json>>& inputs) {
+  ProvenanceSummary summary;
+  for (const auto& [recorded, live] : inputs) summary.add(compare_provenance(recorded, live));
+  return summary.build();
+}
+
+json padded_to(const json& length) {
+  json meta = cpu_meta();
+  meta["run"]["padded_length"] = length;
+  return meta;
+}
+
+TEST(ProvenanceSummary, HasTheRangesOfWhatEveryInputHasItsOwnValueFor) {
+  const auto found = differences_of({{padded_to(40), padded_to(24)},
+                                     {padded_to(40), padded_to(13)},
+                                     {padded_to(40), padded_to(40)},
+                                     {padded_to(87), padded_to(30)}});
+  ASSERT_EQ(keys_of(found), Keys{"run.padded_length"});
+  EXPECT_EQ(found[0].recorded, "40 to 87");
+  EXPECT_EQ(found[0].live, "13 to 30");
+  EXPECT_EQ(found[0].inputs, 3U);
+  EXPECT_EQ(found[0].title(), "padded prompt length (3 inputs)");
+}
+
+TEST(ProvenanceSummary, EqualDifferencesAreOneWithoutARange) {
+  const auto found =
+      differences_of({{padded_to(40), padded_to(24)}, {padded_to(40), padded_to(24)}});
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_EQ(found[0].recorded, "40");
+  EXPECT_EQ(found[0].live, "24");
+  EXPECT_EQ(found[0].inputs, 2U);
+  EXPECT_EQ(found[0].title(), "padded prompt length");
+}
+
+TEST(ProvenanceSummary, SaysWhereAnInputDoesNotTell) {
+  const auto found =
+      differences_of({{padded_to(nullptr), padded_to(24)}, {padded_to(40), padded_to(24)}});
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_EQ(found[0].recorded, "40 or unknown");
+  EXPECT_EQ(found[0].live, "24");
+  EXPECT_EQ(
+      differences_of({{padded_to(nullptr), padded_to(24)}, {padded_to(nullptr), padded_to(9)}})
+          .front()
+          .recorded,
+      "unknown");
+}
+
+// META may hold anything.
+TEST(ProvenanceSummary, WhatIsNoNumberStandsAlone) {
+  const auto found = differences_of({{padded_to("many"), padded_to(24)},
+                                     {padded_to(40), padded_to(24)},
+                                     {padded_to("many"), padded_to(24)}});
+  ASSERT_EQ(found.size(), 2U);
+  EXPECT_EQ(found[0].recorded, "many");
+  EXPECT_EQ(found[0].inputs, 2U);
+  EXPECT_EQ(found[1].recorded, "40");
+}
+
+// Two machines made the recordings: which pair of versions there was is worth a line each.
+TEST(ProvenanceSummary, OfOtherKeysEachPairOfValuesStands) {
+  json first = cpu_meta();
+  json second = cpu_meta();
+  first["device"]["provenance"]["threads"] = 4;
+  second["device"]["provenance"]["threads"] = 8;
+  const auto found =
+      differences_of({{first, cpu_meta()}, {second, cpu_meta()}, {first, cpu_meta()}});
+  ASSERT_EQ(found.size(), 2U);
+  EXPECT_EQ(found[0].recorded, "4");
+  EXPECT_EQ(found[0].inputs, 2U);
+  EXPECT_EQ(found[1].recorded, "8");
+  EXPECT_EQ(found[1].title(), "CPU threads");
+}
+
 }  // namespace
 }  // namespace kvtool::analysis

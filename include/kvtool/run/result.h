@@ -141,7 +141,7 @@ struct Verdict {
   bool gate_chosen = false;  // false: the default gate, nobody asked for one
   analysis::Finding finding = analysis::Finding::kReproducible;
   std::string finding_text;
-  // Differences over all inputs, each once.
+  // Over all inputs, each once (ProvenanceSummary).
   std::vector<analysis::ProvenanceDifference> provenance;
   std::optional<analysis::NumericsAgreement> numerics;  // of all inputs together
 };

@@ -191,7 +191,7 @@ std::string provenance_table(const run::Verdict& verdict) {
     table += fmt::format(
         "<tr><th scope=\"row\" title=\"{}\">{}</th><td><del>{}</del></td><td><ins>{}</ins></td>"
         "<td>{}</td></tr>\n",
-        text(difference.key), text(difference.label), text(difference.recorded),
+        text(difference.key), text(difference.title()), text(difference.recorded),
         text(difference.live), text(difference.why));
   }
   return table + "</tbody></table></div>\n";
