@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 
 #include "command.h"
+#include "idle_options.h"
 #include "kvtool/run/calibration_runs.h"
 #include "options.h"
 #include "reporting.h"
@@ -45,6 +46,7 @@ class CalibrateCommand : public Command {
     app.add_flag("--force", options_.force, "Replace a gate file that exists already")
         ->group(group);
     add_common_options(app, options_);
+    add_length_options(app, options_);
     app.footer(R"(The reference is replayed in modes inject and forced as it was recorded, with
 fewer threads, one input at a time and, on a CPU, with weaker instruction sets,
 each in a process of its own. The worst figure of all replays is the noise; the
@@ -60,6 +62,7 @@ Examples:
   }
 
   int execute(Terminal& terminal) override {
+    refuse_idle_reference_options(options_);
     request_.run = resolve_settings(options_, Action::kGenerate).request;
     request_.run.from = options_.from.value_or("");
     return with_observer(terminal, reporting_of(name(), options_), [&](run::Observer& observer) {

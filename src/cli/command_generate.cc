@@ -16,6 +16,7 @@ class GenerateCommand : public Command {
 
   void declare(CLI::App& app) override {
     add_common_options(app, options_);
+    add_length_options(app, options_);
     app.footer(R"(Examples:
   Export a model once, then generate from text:
     python3 tools/export_model.py --model HuggingFaceTB/SmolLM2-135M-Instruct \

@@ -16,9 +16,10 @@ class RunCommand : public Command {
 
   void declare(CLI::App& app) override {
     add_common_options(app, options_);
+    add_length_options(app, options_);
     add_replay_options(app, options_);
     add_save_options(app, options_);
-    add_logits_sample_option(app, options_);
+    add_logits_options(app, options_);
     add_resume_option(app, options_);
     add_report_options(app, options_.reports);
     app.footer(R"(kv_cache.load and kv_cache.save of the configuration choose:

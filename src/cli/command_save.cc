@@ -16,8 +16,9 @@ class SaveCommand : public Command {
 
   void declare(CLI::App& app) override {
     add_common_options(app, options_);
+    add_length_options(app, options_);
     add_save_options(app, options_);
-    add_logits_sample_option(app, options_);
+    add_logits_options(app, options_);
     add_resume_option(app, options_);
     app.footer(R"(Each input becomes one recording,
   outputs/TIME/kv_caches/DEVICE/MODEL/batchN_inputM.kvc

@@ -2,6 +2,7 @@
 
 #include "choices.h"
 #include "command.h"
+#include "idle_options.h"
 #include "kvtool/base/error.h"
 #include "kvtool/format/replay_mode.h"
 #include "kvtool/run/faults.h"
@@ -47,6 +48,7 @@ class SelftestCommand : public Command {
 
   void declare(CLI::App& app) override {
     add_common_options(app, options_);
+    add_length_options(app, options_);
     app.get_option("--max-new-tokens")
         ->description("Tokens of the reference that is recorded (default 32)");
     app.get_option("--batch-size")
@@ -60,6 +62,7 @@ class SelftestCommand : public Command {
   }
 
   int execute(Terminal& terminal) override {
+    refuse_idle_reference_options(options_);
     run::Request request = resolve_settings(options_, Action::kGenerate).request;
     // What a configuration says of replays and lengths is meant for longer runs.
     request.max_new_tokens = options_.max_new_tokens.value_or(kDefaultNewTokens);

@@ -20,6 +20,7 @@ const CLI::Range kCount(std::uint64_t{1},
                         static_cast<std::uint64_t>(std::numeric_limits<std::int32_t>::max()),
                         "COUNT");
 
+constexpr const char* kGenerationGroup = "Generation";
 constexpr const char* kOutputGroup = "Output";
 
 std::string check_device(const std::string& name) {
@@ -89,19 +90,12 @@ void add_common_options(CLI::App& app, RunOptions& options) {
       ->check(kCount)
       ->group(inputs);
 
-  const char* generation = "Generation";
   app.add_option("--batch-size", options.batch_sizes,
                  "Inputs that run together; several sizes run one after the other (default 1)")
       ->option_text("N[,N...]")
       ->delimiter(',')
       ->check(kCount)
-      ->group(generation);
-  app.add_option("--max-new-tokens", options.max_new_tokens, "Most tokens per input (default 128)")
-      ->option_text("N")
-      ->check(kCount)
-      ->group(generation);
-  app.add_flag("--ignore-eos", options.ignore_eos, "Go on after an end-of-sequence token")
-      ->group(generation);
+      ->group(kGenerationGroup);
 
   const char* device = "Device";
   app.add_option("--device", options.device, "auto (CUDA when there is one), cpu, cuda or cuda:N")
@@ -132,6 +126,15 @@ void add_common_options(CLI::App& app, RunOptions& options) {
 
   add_json_option(app, options.reports);
   add_verbosity_options(app, options.quiet, options.verbose);
+}
+
+void add_length_options(CLI::App& app, RunOptions& options) {
+  app.add_option("--max-new-tokens", options.max_new_tokens, "Most tokens per input (default 128)")
+      ->option_text("N")
+      ->check(kCount)
+      ->group(kGenerationGroup);
+  app.add_flag("--ignore-eos", options.ignore_eos, "Go on after an end-of-sequence token")
+      ->group(kGenerationGroup);
 }
 
 void add_json_option(CLI::App& app, ReportTargets& targets) {
@@ -180,10 +183,6 @@ void add_save_options(CLI::App& app, RunOptions& options) {
                  "outputs/{timestamp}/kv_caches)")
       ->option_text("DIR")
       ->group(recording);
-  app.add_option("--top-k", options.top_k, "Logits recorded per step (default 32)")
-      ->option_text("K")
-      ->check(CLI::Range(std::uint32_t{1}, format::kMaxTopK))
-      ->group(recording);
   app.add_flag("--force", options.force, "Replace recordings that exist already")->group(recording);
   app.add_flag("--fsync", options.fsync,
                "A recording that has its final name outlives a power failure")
@@ -195,15 +194,19 @@ void add_save_options(CLI::App& app, RunOptions& options) {
       ->group(recording);
 }
 
-void add_logits_sample_option(CLI::App& app, RunOptions& options) {
-  auto* top_k = app.get_option("--top-k");
+void add_logits_options(CLI::App& app, RunOptions& options) {
+  const std::string recording = app.get_option("--out")->get_group();
+  app.add_option("--top-k", options.top_k, "Logits recorded per step (default 32)")
+      ->option_text("K")
+      ->check(CLI::Range(std::uint32_t{1}, format::kMaxTopK))
+      ->group(recording);
   app.add_option(
          "--logits-sample", options.logits_sample,
          "Logits recorded per step beside those, of tokens all over the vocabulary, so that "
          "a replay can tell noise from faults (default 64; 0: none)")
       ->option_text("N")
       ->check(CLI::Range(std::uint32_t{0}, format::kMaxLogitsSample))
-      ->group(top_k->get_group());
+      ->group(recording);
 }
 
 void add_resume_option(CLI::App& app, RunOptions& options) {

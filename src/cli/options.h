@@ -42,8 +42,8 @@ struct RunOptions {
   // What is recorded.
   std::optional<std::string> save_mode;
   std::optional<std::string> out;
-  std::uint32_t top_k = 32;
-  std::uint32_t logits_sample = 64;
+  std::optional<std::uint32_t> top_k;
+  std::optional<std::uint32_t> logits_sample;
   bool force = false;
   bool resume = false;
   bool fsync = false;
@@ -53,7 +53,7 @@ struct RunOptions {
   std::optional<std::string> from;
   std::optional<std::string> ref_dir;
   std::optional<std::uint64_t> from_batch_size;
-  std::string batch = "recorded";
+  std::optional<std::string> batch;
   bool parallel = false;
   std::optional<std::uint64_t> parallel_memory_mib;
   std::vector<std::string> modes;
@@ -63,11 +63,14 @@ struct RunOptions {
 };
 
 // Declare options on a subcommand; the structs must outlive the parsing.
-// Model, prompts, generation, device, --json, -q and -v.
+// Model, prompts, batch size, device, --json, -q and -v.
 void add_common_options(CLI::App& app, RunOptions& options);
+// How far a generation goes. A replay computes the tokens of its reference.
+void add_length_options(CLI::App& app, RunOptions& options);
 void add_save_options(CLI::App& app, RunOptions& options);
-// After add_save_options(): what only a save can do. A replay records the sample of its reference.
-void add_logits_sample_option(CLI::App& app, RunOptions& options);
+// After add_save_options(): what only a save can do. A replay records as many logits as its
+// reference holds.
+void add_logits_options(CLI::App& app, RunOptions& options);
 void add_resume_option(CLI::App& app, RunOptions& options);
 void add_replay_options(CLI::App& app, RunOptions& options);
 // --gate and --allow-different-weights.

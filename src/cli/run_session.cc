@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "idle_options.h"
 #include "kvtool/base/error.h"
 #include "kvtool/run/generation.h"
 #include "kvtool/run/model_file.h"
@@ -58,6 +59,7 @@ int run_session(const Terminal& terminal, const std::string& command, const RunO
                 Action action) {
   const Settings settings = resolve_settings(options, action);
   const run::Request& request = settings.request;
+  refuse_idle_options(options, {.action = action, .save = request.save, .replay = settings.replay});
   NextCommand next_command;
   if (request.save && !settings.replay) {
     next_command = [&request](const run::Summary& summary) {

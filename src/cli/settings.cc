@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "config.h"
+#include "idle_options.h"
 #include "kvtool/base/error.h"
 #include "kvtool/run/load_gate.h"
 #include "kvtool/run/paths.h"
@@ -80,8 +81,8 @@ void take_options(const RunOptions& options, run::Request& request) {
   if (options.kv_cache) request.kv_cache = cache::CacheSpec::parse(*options.kv_cache);
   if (options.save_mode) request.save_mode = format::parse_save_mode(*options.save_mode);
   request.base_dir = options.out.value_or(request.base_dir);
-  request.top_k = options.top_k;
-  request.logits_sample = options.logits_sample;
+  request.top_k = options.top_k.value_or(request.top_k);
+  request.logits_sample = options.logits_sample.value_or(request.logits_sample);
   request.force = options.force;
   request.resume = request.resume || options.resume;
   request.sync_every_steps = options.fsync_every.value_or(request.sync_every_steps);

@@ -121,9 +121,7 @@ class Calibrator {
       throw_usage("calibrate takes one model, and there are " + std::to_string(run.models.size()) +
                   ": name it with " + setting("model"));
     }
-    if (!run.from.empty() && run.prompts_must_match && !run.prompts.empty()) {
-      throw_usage(setting("from") + " has its own prompts: give recordings or prompts, not both");
-    }
+    require_one_source(run);
   }
 
   void record(const fs::path& folder) const {

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "kvtool/base/error.h"
+#include "kvtool/base/setting.h"
 #include "kvtool/run/generation.h"
 #include "run/model_check.h"
 #include "select_references.h"
@@ -22,6 +24,11 @@ std::vector<ReferenceSet> reference_sets(const Request& request, const Reference
     reference.entries = std::move(entries);
   }
   return references;
+}
+
+void require_one_source(const Request& request) {
+  if (request.from.empty() || !request.prompts_must_match || request.prompts.empty()) return;
+  throw_usage(setting("from") + " has its own prompts: give recordings or prompts, not both");
 }
 
 void check_belong(const std::vector<ReferenceSet>& references, const engine::Model& model) {

@@ -30,6 +30,9 @@ struct ReferenceSet {
                                                        OpenRecordings& recordings,
                                                        Observer& observer);
 
+// Error kUsage where somebody asks for recordings and for prompts: recordings have their own.
+void require_one_source(const Request& request);
+
 // Error kIncompatible for a recording of another model, or of other weights.
 void check_belong(const std::vector<ReferenceSet>& references, const engine::Model& model);
 

@@ -49,6 +49,7 @@ class SelftestRun {
   }
 
   bool run() {
+    require_one_source(request_);
     if (request_.models.empty()) throw_usage("no model: give one with " + setting("model"));
     bool passed = true;
     for (const std::string& given : request_.models) {
