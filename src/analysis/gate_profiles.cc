@@ -144,7 +144,7 @@ std::vector<GateRule> sixteen_bit_cross(bool measures_noise) {
 
 std::vector<GateRule> fp8(bool measures_noise) {
   std::vector<GateRule> rules = cross({.kl_p99 = 0.5,
-                                       .relative_noise = 0.5,
+                                       .relative_noise = 0.2,
                                        .key_relative_l2 = 0.08,
                                        .value_relative_l2 = 0.25,
                                        .row_relative_l2 = 0.8,
@@ -158,7 +158,7 @@ std::vector<GateRule> fp8(bool measures_noise) {
                                        .layer_scale_error = 0.05,
                                        .head_scale_error = 0.08},
                                       {.kl_p99 = 1.0,
-                                       .relative_noise = 1.0,
+                                       .relative_noise = 0.5,
                                        .key_relative_l2 = 0.15,
                                        .value_relative_l2 = 0.35,
                                        .row_relative_l2 = 0.9,

