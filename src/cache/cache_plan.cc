@@ -49,9 +49,20 @@ struct WorkSpace {
 
 }  // namespace
 
+std::uint64_t bytes_of_batch(const BatchExtent& batch, std::uint64_t positions,
+                             std::uint64_t position_bytes) {
+  const auto all = checked_mul(batch.rows, positions);
+  const auto bytes = all ? checked_mul(*all, position_bytes) : std::nullopt;
+  if (bytes) return *bytes;
+  throw_usage("a cache of " + std::to_string(batch.rows) + " rows of " +
+              std::to_string(batch.positions) + " positions is larger than 64 bits can say");
+}
+
 CachePlan plan_cache(const format::Geometry& geometry, const BatchExtent& batch,
                      const CacheSpec& spec) {
-  const RowStorage& storage = policy_of(spec).storage;
+  const PolicyInfo& policy = policy_of(spec);
+  if (policy.plan != nullptr) return policy.plan(geometry, batch, spec);
+  const RowStorage& storage = policy.storage;
   // Of one position: the caps of a geometry keep these sums far below 64 bits.
   std::uint64_t kept = 0;
   WorkSpace work;
@@ -61,14 +72,8 @@ CachePlan plan_cache(const format::Geometry& geometry, const BatchExtent& batch,
     kept += k.kept_bytes(storage) + v.kept_bytes(storage);
     if (storage.element_bits != 0) work.fit(k, v);
   }
-  const auto of_batch = [&](std::uint64_t position_bytes) {
-    const auto positions = checked_mul(batch.rows, batch.positions);
-    const auto bytes = positions ? checked_mul(*positions, position_bytes) : std::nullopt;
-    if (!bytes) {
-      throw_usage("a cache of " + std::to_string(batch.rows) + " rows of " +
-                  std::to_string(batch.positions) + " positions is larger than 64 bits can say");
-    }
-    return *bytes;
+  const auto of_batch = [&](std::uint64_t bytes) {
+    return bytes_of_batch(batch, batch.positions, bytes);
   };
   return {of_batch(geometry.position_bytes()), of_batch(kept),
           of_batch(work.key + work.value + work.wide)};

@@ -93,7 +93,9 @@ class SpecParser {
     std::size_t at = colon;
     // The character at `at` is the colon or a comma.
     while (at < text_.size()) at = take_option(policy, at + 1);
-    return in_order_of(policy);
+    CacheSpec spec = in_order_of(policy);
+    if (policy.check != nullptr) policy.check(spec);
+    return spec;
   }
 
  private:

@@ -142,10 +142,10 @@ class ParallelReplay {
   void take_use(const std::vector<ParallelPiece>& pieces) {
     cache::CacheUse now;
     for (const Row& row : rows_) {
-      if (row.kept) now += row.kept->cache->use();
+      if (row.kept) now += row.kept->use();
     }
     for (const ParallelPiece& piece : pieces) {
-      if (piece.is_last) applied_rows_ += piece.row->cache->use().applied_rows;
+      if (piece.is_last) applied_rows_ += piece.row->use().applied_rows;
     }
     if (now.physical_bytes >= use_.physical_bytes) use_ = now;
   }
@@ -196,6 +196,7 @@ class ParallelReplay {
     piece.is_last = planned.first_step + planned.steps == length.steps;
     if (planned.with_prompt) {
       row.kept = begin_row(source, length);
+      if (row.sink != nullptr) check_final_state(row.sink->needs(), *row.kept->policy);
       if (!row.kept->keeps_own_prompt) load_prompt(row);
       piece.prompt = length.prompt;
       for (std::int64_t position = 0; position < length.prompt; ++position) {
@@ -346,7 +347,7 @@ class ParallelReplay {
       const std::int64_t count = length.prompt + length.steps;
       for (std::int64_t layer = 0; layer < model_.layout.num_layers(); ++layer) {
         const LayerKv rows = model_.layout.empty_rows(layer, count, at::kCPU);
-        row.kept->cache->read({layer, 0, {0, count}}, rows);
+        row.kept->read_final(layer, rows);
         row.sink->on_final_layer(static_cast<std::uint32_t>(layer), bytes_of(rows.k),
                                  bytes_of(rows.v));
       }

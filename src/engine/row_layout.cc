@@ -19,6 +19,10 @@ at::ScalarType to_scalar_type(DType dtype) {
   throw_misuse("unknown dtype");
 }
 
+LayerKv positions_of(const LayerKv& kv, std::int64_t first, std::int64_t count) {
+  return {kv.k.narrow(1, first, count), kv.v.narrow(1, first, count)};
+}
+
 RowLayout::RowLayout(const format::Geometry& geometry) : geometry_(geometry) {
   for (std::size_t layer = 0; layer < geometry_.num_layers(); ++layer) {
     const format::LayerGeometry& shape = geometry_.layer(layer);

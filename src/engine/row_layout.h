@@ -20,6 +20,9 @@ struct LayerKv {
   at::Tensor v;
 };
 
+// Positions [first, first + count) of [heads, positions, dim].
+[[nodiscard]] LayerKv positions_of(const LayerKv& kv, std::int64_t first, std::int64_t count);
+
 class RowLayout {
  public:
   // Entry 2 * layer is the layer's K, 2 * layer + 1 its V.

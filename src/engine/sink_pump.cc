@@ -4,21 +4,8 @@
 #include <c10/core/StreamGuard.h>
 
 #include "engine/host_memory.h"
-#include "kvtool/base/error.h"
 
 namespace kvtool::engine {
-namespace {
-
-void check_final_state(const format::RowSink& sink, const KvCache& cache) {
-  const format::RowSink::Needs needs = sink.needs();
-  if (cache.is_append_only() || !needs.final_kv || needs.step_kv) return;
-  throw_usage(
-      "this cache changes rows after it has written them, so its final state does not hold what "
-      "each step saw: a recording of the final state alone cannot be made of it");
-}
-
-}  // namespace
-
 SinkPump::SinkPump(std::vector<format::RowSink*> sinks, const BatchShape& shape,
                    const KvCache& cache, const LogitStats& stats, at::Device device)
     : sinks_(std::move(sinks)),
@@ -29,7 +16,7 @@ SinkPump::SinkPump(std::vector<format::RowSink*> sinks, const BatchShape& shape,
       side_(device) {
   for (const format::RowSink* sink : sinks_) {
     if (sink == nullptr) continue;
-    check_final_state(*sink, cache_);
+    check_final_state(sink->needs(), cache_);
     wants_step_kv_ = wants_step_kv_ || sink->needs().step_kv;
   }
   for (std::size_t index = 0; index < kSlots; ++index) {

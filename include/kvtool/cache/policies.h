@@ -8,7 +8,15 @@
 #include <span>
 #include <string_view>
 
+namespace kvtool::format {
+class Geometry;
+}
+
 namespace kvtool::cache {
+
+class CacheSpec;
+struct BatchExtent;
+struct CachePlan;
 
 enum class OptionKind : std::uint8_t {
   kCount,  // "16"
@@ -37,11 +45,37 @@ struct PolicyInfo {
   std::string_view summary;
   RowStorage storage;
   std::span<const OptionInfo> options = {};
+  // What it takes, where `storage` does not say it: as plan_cache().
+  CachePlan (*plan)(const format::Geometry& geometry, const BatchExtent& batch,
+                    const CacheSpec& spec) = nullptr;
+  // Error kUsage for values that do not go together, or that no cache can have.
+  void (*check)(const CacheSpec& spec) = nullptr;
 };
+
+inline constexpr std::array<std::string_view, 3> kGroupBits = {"2", "4", "8"};
+inline constexpr std::array kKiviOptions = {
+    OptionInfo{"k", OptionKind::kWord, "bits of a number of K: 2, 4 or 8", "4", kGroupBits},
+    OptionInfo{"v", OptionKind::kWord, "bits of a number of V", "4", kGroupBits},
+    OptionInfo{"group", OptionKind::kCount,
+               "positions that share a scale of K, and channels one of V", "32"},
+    OptionInfo{"residual", OptionKind::kCount, "last positions that stay as the model made them",
+               "128"},
+    OptionInfo{"sinks", OptionKind::kCount, "first positions that do", "0"},
+};
+CachePlan plan_kivi(const format::Geometry& geometry, const BatchExtent& batch,
+                    const CacheSpec& spec);
+void check_kivi(const CacheSpec& spec);
 
 inline constexpr std::array kPolicies = {
     PolicyInfo{"contiguous", "rows as the model made them, one buffer a layer", {}},
     PolicyInfo{"int8", "rows as 8-bit integers, one scale per position, K/V head, K and V", {8, 4}},
+    PolicyInfo{"kivi",
+               "old rows in groups of 2, 4 or 8 bits, K by channel and V by position; recent ones "
+               "as the model made them",
+               {},
+               kKiviOptions,
+               plan_kivi,
+               check_kivi},
 };
 
 [[nodiscard]] constexpr std::span<const PolicyInfo> policies() { return kPolicies; }

@@ -6,8 +6,8 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
+#include "engine/cache/row_buffer.h"
 #include "engine/cache/stored_cache.h"
 
 namespace kvtool::engine {
@@ -34,11 +34,7 @@ class ContiguousCache : public StoredCache {
   [[nodiscard]] LayerKv seen(std::int64_t layer, SlotRange slots) override;
 
  private:
-  // Views of what one row keeps.
-  [[nodiscard]] LayerKv rows_at(const LayerRows& where) const;
-
-  std::vector<at::Tensor> storage_;  // one per layout group: [entries, B, heads, capacity, dim]
-  std::vector<LayerKv> layers_;      // views into storage_, [B, heads, capacity, dim]
+  RowBuffer rows_;
 };
 
 }  // namespace kvtool::engine

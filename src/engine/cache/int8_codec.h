@@ -20,6 +20,9 @@ class Int8Codec : public RowCodec {
   void encode(const at::Tensor& rows, const std::vector<at::Tensor>& planes) const override;
   void decode(const std::vector<at::Tensor>& planes, const at::Tensor& rows,
               const at::Tensor& wide) const override;
+  // The same, on any device.
+  static void decode_by_tensors(const std::vector<at::Tensor>& planes, const at::Tensor& rows,
+                                const at::Tensor& wide);
 };
 
 }  // namespace kvtool::engine

@@ -15,6 +15,14 @@ void KvCache::write_slots(std::int64_t row, std::int64_t first_slot, const at::T
   }
 }
 
+std::optional<SlotRange> KvCache::settled(std::int64_t) const {
+  return is_append_only() ? std::optional(SlotRange{}) : std::nullopt;
+}
+
+LayerKv KvCache::as_settled(std::int64_t layer, const LayerKv& kv) const {
+  return as_kept(layer, kv);
+}
+
 cache::CacheUse use_of(const RowLayout& layout, const BatchShape& shape, std::int64_t end,
                        std::uint64_t physical_bytes, at::Device device) {
   std::uint64_t positions = 0;
@@ -27,6 +35,13 @@ cache::CacheUse use_of(const RowLayout& layout, const BatchShape& shape, std::in
   use.peak_bytes = physical_bytes;
   use.places = {{device.str(), physical_bytes}};
   return use;
+}
+
+void check_final_state(const format::RowSink::Needs& needs, const KvCache& cache) {
+  if (cache.is_append_only() || !needs.final_kv || needs.step_kv) return;
+  throw_usage(
+      "this cache changes rows after it has written them, so its final state does not hold what "
+      "each step saw: a recording of the final state alone cannot be made of it");
 }
 
 void check_slots(const BatchShape& shape, SlotRange slots) {

@@ -10,12 +10,14 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "engine/attention_op.h"
 #include "engine/batch_shape.h"
 #include "engine/row_layout.h"
 #include "kvtool/cache/cache_use.h"
+#include "kvtool/format/row.h"
 
 namespace kvtool::engine {
 
@@ -75,10 +77,18 @@ class KvCache : public CachePolicy {
 
   // A row, once its pass has ended, is changed by write() alone, and a query sees every
   // earlier row of its input. Then a state is a prefix of every later one: one final state
-  // says them all, the prompt may be read while steps go on, and steps may be computed at
-  // once. Else the prompt is read before the next begin(), a final state alone is refused,
-  // and so is a parallel replay.
+  // says them all, and the prompt may be read while steps go on. Else the prompt is read before
+  // the next begin(), and a final state alone is refused.
   [[nodiscard]] virtual bool is_append_only() const { return true; }
+
+  // For steps that are computed at once. The query of a row's position `positions` - 1 sees the
+  // positions settled(positions) as as_settled() says, and all others as as_kept() does. Its
+  // first is always the same, its end grows. Nothing where only the steps themselves can say
+  // what they see: then a parallel replay is refused.
+  [[nodiscard]] virtual std::optional<SlotRange> settled(std::int64_t positions) const;
+  // Positions of a row from the first settled one on, to any end that settled() may give:
+  // [heads, positions, dim], as the model made them.
+  [[nodiscard]] virtual LayerKv as_settled(std::int64_t layer, const LayerKv& kv) const;
 
   // So far; on the thread of the passes.
   [[nodiscard]] virtual cache::CacheUse use() const = 0;
@@ -89,6 +99,9 @@ class KvCache : public CachePolicy {
 [[nodiscard]] cache::CacheUse use_of(const RowLayout& layout, const BatchShape& shape,
                                      std::int64_t end, std::uint64_t physical_bytes,
                                      at::Device device);
+
+// Error kUsage where a final state alone is wanted of a cache that is not append-only.
+void check_final_state(const format::RowSink::Needs& needs, const KvCache& cache);
 
 // Error kMisuse unless a cache of `shape` has the slots.
 void check_slots(const BatchShape& shape, SlotRange slots);

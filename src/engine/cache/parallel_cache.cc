@@ -1,5 +1,6 @@
 #include "engine/cache/parallel_cache.h"
 
+#include "engine/cache/contiguous_cache.h"
 #include "engine/cache/padded_attention.h"
 #include "kvtool/base/error.h"
 
@@ -21,11 +22,38 @@ ParallelRow::ParallelRow(const RowLayout& layout, std::span<const std::int32_t> 
                          std::int64_t steps, at::Device device, const CacheMaker& make_cache)
     : shape({prompt}, static_cast<std::int64_t>(prompt.size()),
             static_cast<std::int64_t>(prompt.size()) + steps),
-      cache(make_cache(layout, shape, device)) {
-  if (cache->is_append_only()) return;
-  throw_usage(
-      "this cache changes rows after it has written them, so a parallel replay cannot say what "
-      "each step saw: replay step by step");
+      policy(make_cache(layout, shape, device)),
+      cache(policy.get()) {
+  const std::optional<SlotRange> settled = policy->settled(shape.capacity());
+  if (!settled) {
+    throw_usage(
+        "this cache changes rows after it has written them, so a parallel replay cannot say what "
+        "each step saw: replay step by step");
+  }
+  if (settled->count == 0) return;
+  unsettled = std::make_unique<ContiguousCache>(layout, shape, device);
+  cache = unsettled.get();
+}
+
+void ParallelRow::read_final(std::int64_t layer, const LayerKv& kv) const {
+  const std::int64_t count = kv.k.size(1);
+  cache->read({layer, 0, {0, count}}, kv);
+  const SlotRange settled = *policy->settled(count);
+  if (settled.count == 0) return;
+  const LayerKv rows = positions_of(kv, settled.first, settled.count);
+  const LayerKv old = policy->as_settled(layer, rows);
+  rows.k.copy_(old.k);
+  rows.v.copy_(old.v);
+}
+
+cache::CacheUse ParallelRow::use() const {
+  cache::CacheUse use = cache->use();
+  if (!unsettled) return use;
+  cache::CacheUse more = policy->use();
+  more.logical_bytes = 0;
+  more.applied_rows = settled_rows;
+  use += more;
+  return use;
 }
 
 ParallelCache::ParallelCache(const RowLayout& layout)
@@ -73,19 +101,49 @@ at::Tensor ParallelCache::attend_prompt(const AttentionCall& call, const Paralle
 
 at::Tensor ParallelCache::attend_steps(const AttentionCall& call, const ParallelPiece& piece,
                                        const LayerKv& own) {
-  const at::Tensor q = call.q.narrow(2, piece.offset + piece.prompt, piece.steps);
-  const std::int64_t past = piece.row->shape.padded_length() + piece.first_step;
-  KvCache& cache = *piece.row->cache;
-  if (piece.row->keeps_own_steps) {
-    cache.write({call.layer, 0, {past, piece.steps}}, without_batch(own));
+  ParallelRow& row = *piece.row;
+  const std::int64_t past = row.shape.padded_length() + piece.first_step;
+  const std::int64_t end = past + piece.steps;
+  if (row.keeps_own_steps) {
+    row.cache->write({call.layer, 0, {past, piece.steps}}, without_batch(own));
   }
-  const LayerKv rows = layout_.empty_rows(call.layer, past + piece.steps, call.q.device());
-  cache.read({call.layer, 0, {0, past + piece.steps}}, rows);
-  const LayerKv seen = with_batch(rows);
-  if (piece.row->keeps_own_steps) {
-    return causal_attention(q, seen.k, seen.v, params_of(call), std::nullopt);
+  const LayerKv rows = layout_.empty_rows(call.layer, end, call.q.device());
+  row.cache->read({call.layer, 0, {0, end}}, rows);
+  const SlotRange settled = *row.policy->settled(end);
+  if (settled.count == 0) return attend_some(call, piece, {0, piece.steps}, with_batch(rows), own);
+  const LayerKv old =
+      row.policy->as_settled(call.layer, positions_of(rows, settled.first, settled.count));
+  at::Tensor output = at::empty({1, call.q.size(1), piece.steps, call.v.size(3)}, call.v.options());
+  std::int64_t done = 0;  // of the settled rows
+  for (std::int64_t first = 0; first < piece.steps;) {
+    // Steps that see the same rows settled, together.
+    const std::int64_t count = row.policy->settled(past + first + 1)->count;
+    std::int64_t last = first + 1;
+    while (last < piece.steps && row.policy->settled(past + last + 1)->count == count) ++last;
+    const LayerKv more = positions_of(old, done, count - done);
+    const LayerKv target = positions_of(rows, settled.first + done, count - done);
+    target.k.copy_(more.k);
+    target.v.copy_(more.v);
+    done = count;
+    const LayerKv seen = with_batch(positions_of(rows, 0, past + last));
+    output.narrow(2, first, last - first)
+        .copy_(attend_some(call, piece, {first, last - first}, seen, own));
+    first = last;
   }
-  return diagonal_attention(q, seen.k, seen.v, own.k, own.v, params_of(call), masks_);
+  if (call.layer == 0) {
+    row.settled_rows = static_cast<std::uint64_t>(done * layout_.num_layers());
+  }
+  return output;
+}
+
+at::Tensor ParallelCache::attend_some(const AttentionCall& call, const ParallelPiece& piece,
+                                      SlotRange steps, const LayerKv& rows, const LayerKv& own) {
+  const at::Tensor q = call.q.narrow(2, piece.offset + piece.prompt + steps.first, steps.count);
+  if (piece.row->keeps_own_steps) {
+    return causal_attention(q, rows.k, rows.v, params_of(call), std::nullopt);
+  }
+  const LayerKv own_rows = part_of(own, steps.first, steps.count);
+  return diagonal_attention(q, rows.k, rows.v, own_rows.k, own_rows.v, params_of(call), masks_);
 }
 
 void ParallelCache::deliver(const AttentionCall& call, const ParallelPiece& piece,

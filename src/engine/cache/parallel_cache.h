@@ -21,17 +21,25 @@ namespace kvtool::engine {
 
 // What one row of a replay keeps between passes: the K/V that its steps see.
 struct ParallelRow {
-  // Error kUsage for a cache whose rows change after their pass: what a step read of it is
-  // gone once later steps are there.
+  // Error kUsage for a cache that cannot say what each step saw: KvCache::settled().
   ParallelRow(const RowLayout& layout, std::span<const std::int32_t> prompt, std::int64_t steps,
               at::Device device, const CacheMaker& make_cache);
   ParallelRow(const ParallelRow&) = delete;
   ParallelRow& operator=(const ParallelRow&) = delete;
 
+  // All positions as they are kept after the last step: [heads, positions, dim].
+  void read_final(std::int64_t layer, const LayerKv& kv) const;
+  // Of all of it; its applied rows are those that steps saw settled, too.
+  [[nodiscard]] cache::CacheUse use() const;
+
   BatchShape shape;
-  std::unique_ptr<KvCache> cache;  // positions 0, 1, ...: prompt, then steps
-  bool keeps_own_prompt = false;   // the prompt's K/V of this device is what its steps see
-  bool keeps_own_steps = false;    // likewise for the steps before a step
+  std::unique_ptr<KvCache> policy;
+  // Positions 0, 1, ...: prompt, then steps, none of them settled.
+  KvCache* cache = nullptr;
+  std::unique_ptr<KvCache> unsettled;  // what `cache` is where `policy` settles rows
+  std::uint64_t settled_rows = 0;      // of all layers, so far
+  bool keeps_own_prompt = false;       // the prompt's K/V of this device is what its steps see
+  bool keeps_own_steps = false;        // likewise for the steps before a step
 };
 
 // Consecutive positions of one row in a pass.
@@ -64,6 +72,9 @@ class ParallelCache : public CachePolicy {
                                                 const ParallelPiece& piece, const LayerKv& own);
   [[nodiscard]] at::Tensor attend_steps(const AttentionCall& call, const ParallelPiece& piece,
                                         const LayerKv& own);
+  // Steps [first, first + count) of the piece, which see `rows` of the positions before them.
+  [[nodiscard]] at::Tensor attend_some(const AttentionCall& call, const ParallelPiece& piece,
+                                       SlotRange steps, const LayerKv& rows, const LayerKv& own);
   void deliver(const AttentionCall& call, const ParallelPiece& piece, const LayerKv& own) const;
 
   const RowLayout& layout_;

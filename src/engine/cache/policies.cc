@@ -7,6 +7,7 @@
 #include "engine/cache/coded_cache.h"
 #include "engine/cache/contiguous_cache.h"
 #include "engine/cache/int8_codec.h"
+#include "engine/cache/kivi_cache.h"
 #include "kvtool/base/error.h"
 
 namespace kvtool::engine {
@@ -29,10 +30,16 @@ std::unique_ptr<KvCache> make_contiguous(const cache::CacheSpec&, const RowLayou
   return std::make_unique<ContiguousCache>(layout, shape, device);
 }
 
+std::unique_ptr<KvCache> make_kivi(const cache::CacheSpec& spec, const RowLayout& layout,
+                                   const BatchShape& shape, at::Device device) {
+  return std::make_unique<KiviCache>(cache::kivi_settings(spec), layout, shape, device);
+}
+
 // The other half of cache::kPolicies, which says what they are without torch.
 constexpr std::array kMakers = {
     Policy{"contiguous", make_contiguous},
     Policy{"int8", make_coded<Int8Codec>},
+    Policy{"kivi", make_kivi},
 };
 static_assert(std::equal(kMakers.begin(), kMakers.end(), cache::kPolicies.begin(),
                          cache::kPolicies.end(),

@@ -1,6 +1,7 @@
 // Generation and replay under every cache policy of the table.
 #include <gtest/gtest.h>
 
+#include "engine/cache/policies.h"
 #include "engine/cache/policy_param.h"
 #include "engine/toy_run.h"
 #include "engine/toy_state.h"
@@ -100,12 +101,17 @@ TEST_P(EveryPolicyRun, AFaultIsAsLargeAsItSays) {
 TEST_P(EveryPolicyRun, ALongRunEndsWithTheStateThatItsStepsSaid) {
   TorchModel model = toy_model();
   model.info.max_positions = 1000;
+  // Else it ends with another state, and the policy's own test says which.
+  const std::vector<std::int32_t> prompt{1};
+  const BatchShape shape({prompt}, 1, 2);
+  const bool keeps_rows =
+      cache_maker(spec_of(GetParam()))(model.layout, shape, at::kCPU)->is_append_only();
   for (const auto& row : record(model, 400, spec_of(GetParam()))) {
     for (std::int64_t layer = 0; layer < 2; ++layer) {
       for (const bool value : {false, true}) {
         const at::Tensor state = final_state(*row, layer, value);
         ASSERT_EQ(state.size(1), static_cast<std::int64_t>(row->prompt_ids.size()) + 399);
-        EXPECT_TRUE(state.equal(told_state(*row, layer, value)));
+        EXPECT_EQ(state.equal(told_state(*row, layer, value)), keeps_rows);
       }
     }
   }

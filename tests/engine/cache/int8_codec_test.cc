@@ -67,6 +67,27 @@ class PlainCache : public CachePolicy {
   std::vector<at::Tensor> values_;
 };
 
+TEST(Int8, TensorsDecodeToTheSameBits) {
+  at::manual_seed(4);
+  const Int8Codec codec;
+  for (const at::ScalarType dtype : {at::kFloat, at::kHalf, at::kBFloat16}) {
+    for (const std::int64_t dim : {6, 64, 300}) {
+      const at::Tensor rows = at::randn({2, 3, 40, dim}).to(dtype);
+      std::vector<at::Tensor> planes;
+      for (const RowCodec::Plane& plane : codec.planes(dim)) {
+        // Slots of a longer buffer.
+        planes.push_back(at::empty({2, 3, 90, plane.width}, plane.dtype).narrow(2, 5, 40));
+      }
+      codec.encode(rows, planes);
+      const at::Tensor by_loop = at::zeros({2, 3, 60, dim}, dtype).narrow(2, 9, 40);
+      const at::Tensor by_tensors = at::zeros({2, 3, 40, dim}, dtype);
+      codec.decode(planes, by_loop, by_loop);
+      Int8Codec::decode_by_tensors(planes, by_tensors, at::empty({2, 3, 40, dim}, at::kFloat));
+      EXPECT_TRUE(by_loop.equal(by_tensors)) << dim;
+    }
+  }
+}
+
 TEST(Int8, KeepsEachRowAsTheFormulaSays) {
   at::manual_seed(3);
   const at::Tensor rows = at::randn({3, 2, 500, 16}).mul(at::randn({3, 2, 500, 1}).mul(5).exp());

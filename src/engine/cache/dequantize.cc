@@ -1,0 +1,75 @@
+#include "engine/cache/dequantize.h"
+
+#include <c10/util/Half.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+
+#include "kvtool/base/vectorized.h"
+
+namespace kvtool::engine {
+namespace {
+
+constexpr std::uint32_t kQuietNan = 0x7fc0;
+
+// Into float32; the wide row stays in the first-level cache.
+KVTOOL_VECTORIZED void widen(const std::uint8_t* codes, std::uint32_t mask, std::uint32_t shift,
+                             const float* zeros, const float* scales, std::int64_t count,
+                             float* out) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto q = static_cast<std::int32_t>((std::uint32_t{codes[i]} >> shift) & mask);
+    out[i] = (static_cast<float>(q) + zeros[i]) * scales[i];
+  }
+}
+
+KVTOOL_VECTORIZED void widen_signed(const std::int8_t* codes, float scale, std::int64_t count,
+                                    float* out) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    out[i] = static_cast<float>(std::int32_t{codes[i]}) * scale;
+  }
+}
+
+KVTOOL_VECTORIZED void to_bfloat16(const float* values, std::int64_t count, std::uint16_t* out) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto bits = std::bit_cast<std::uint32_t>(values[i]);
+    const std::uint32_t rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
+    const std::uint32_t kept = select(values[i] != values[i], kQuietNan, rounded);
+    out[i] = static_cast<std::uint16_t>(kept);
+  }
+}
+
+void to_float16(const float* values, std::int64_t count, std::uint16_t* out) {
+  for (std::int64_t i = 0; i < count; ++i) out[i] = c10::Half(values[i]).x;
+}
+
+void narrow_to(RowType type, const float* values, std::int64_t count, void* out) {
+  if (type == RowType::kFloat16) {
+    to_float16(values, count, static_cast<std::uint16_t*>(out));
+  } else {
+    to_bfloat16(values, count, static_cast<std::uint16_t*>(out));
+  }
+}
+
+using WideRow = std::array<float, kDequantizeChannels>;
+
+}  // namespace
+
+void dequantize(const std::uint8_t* codes, std::int64_t bits, std::int64_t shift,
+                const float* zeros, const float* scales, std::int64_t count, RowType type,
+                void* out) {
+  WideRow wide;
+  float* target = type == RowType::kFloat32 ? static_cast<float*>(out) : wide.data();
+  widen(codes, (1U << bits) - 1U, static_cast<std::uint32_t>(shift), zeros, scales, count, target);
+  if (type != RowType::kFloat32) narrow_to(type, target, count, out);
+}
+
+void dequantize(const std::int8_t* codes, float scale, std::int64_t count, RowType type,
+                void* out) {
+  WideRow wide;
+  float* target = type == RowType::kFloat32 ? static_cast<float*>(out) : wide.data();
+  widen_signed(codes, scale, count, target);
+  if (type != RowType::kFloat32) narrow_to(type, target, count, out);
+}
+
+}  // namespace kvtool::engine

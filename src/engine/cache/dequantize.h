@@ -1,0 +1,30 @@
+// From packed integers to K/V rows on a CPU: one pass where tensor operations take five.
+#pragma once
+
+#include <c10/core/ScalarType.h>
+
+#include <cstdint>
+
+namespace kvtool::engine {
+
+enum class RowType : std::uint8_t { kFloat32, kFloat16, kBFloat16 };
+
+// Of a type with 16 or 32 bits.
+[[nodiscard]] inline RowType row_type(at::ScalarType dtype) {
+  if (dtype == at::kFloat) return RowType::kFloat32;
+  return dtype == at::kHalf ? RowType::kFloat16 : RowType::kBFloat16;
+}
+
+// The most channels that one call takes.
+inline constexpr std::int64_t kDequantizeChannels = 256;
+
+// out[c] = (q[c] + zeros[c]) * scales[c], rounded to `type`, ties to even. q[c] are the `bits`
+// (2, 4 or 8) from bit `shift` on of codes[c]. count <= kDequantizeChannels.
+void dequantize(const std::uint8_t* codes, std::int64_t bits, std::int64_t shift,
+                const float* zeros, const float* scales, std::int64_t count, RowType type,
+                void* out);
+
+// out[c] = codes[c] * scale, rounded likewise.
+void dequantize(const std::int8_t* codes, float scale, std::int64_t count, RowType type, void* out);
+
+}  // namespace kvtool::engine

@@ -1,0 +1,102 @@
+// The policy "kivi": recent rows as the model made them, older ones in groups of 2 to 8 bits
+// (docs/caches.md).
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "engine/cache/group_codec.h"
+#include "engine/cache/row_buffer.h"
+#include "engine/cache/stored_cache.h"
+#include "engine/cache/work_space.h"
+#include "kvtool/cache/kivi_settings.h"
+
+namespace kvtool::engine {
+
+// Which positions are quantized depends on the number of positions alone (settled()). A group is
+// quantized once, when a pass begins in which it is old enough, so that a pass ends with the rows
+// that it made as it made them: they are what is recorded, compared and injected.
+//
+// Positions of a row: its sinks, coded groups up to settled_, then whole rows, in `recent_`, a
+// ring of slots, or, those of a pass of many, in `wide_` until the next pass begins.
+class KiviCache : public StoredCache {
+ public:
+  // Error kIncompatible for rows of 8 bits. `layout` and `shape` outlive the cache.
+  KiviCache(const cache::KiviSettings& settings, const RowLayout& layout, const BatchShape& shape,
+            at::Device device);
+
+  void begin(SlotRange slots) override;
+
+  void read_slot(std::int64_t slot, const at::Tensor& deltas) const override;
+  // Error kMisuse, as of write(), for rows that have been quantized or that there is no room for.
+  void write_slot(std::int64_t slot, const at::Tensor& deltas, const RowLayout& from,
+                  std::span<const std::int64_t> rows) override;
+  void read(const LayerRows& where, const LayerKv& kv) const override;
+  void write(const LayerRows& where, const LayerKv& kv) override;
+  [[nodiscard]] LayerKv as_kept(std::int64_t layer, const LayerKv& kv) const override;
+  [[nodiscard]] bool is_append_only() const override { return false; }
+  [[nodiscard]] std::optional<SlotRange> settled(std::int64_t positions) const override;
+  [[nodiscard]] LayerKv as_settled(std::int64_t layer, const LayerKv& kv) const override;
+  [[nodiscard]] cache::CacheUse use() const override;
+
+ protected:
+  void take_in(const AttentionCall& call) override;
+  [[nodiscard]] LayerKv seen(std::int64_t layer, SlotRange slots) override;
+
+ private:
+  struct CodedLayer {
+    CodedGroups k;  // [B, heads, ..]
+    CodedGroups v;
+  };
+  // Slots that stand side by side in one of the buffers, from `index` on.
+  struct Piece {
+    const RowBuffer* buffer;
+    std::int64_t index;
+    SlotRange slots;
+  };
+
+  // Of the buffer that holds `slot`, up to `end` or where its memory ends.
+  [[nodiscard]] Piece piece_at(std::int64_t slot, std::int64_t end) const;
+  // Calls `visit(piece)` for all of `slots`, which hold whole rows.
+  template <typename Visit>
+  void each_piece(SlotRange slots, const Visit& visit) const;
+  // As KiviSettings::settled().
+  [[nodiscard]] std::int64_t settled_end(std::int64_t positions) const;
+  [[nodiscard]] std::int64_t first_whole_slot(std::int64_t row) const;
+  // Error kMisuse unless `slots` of `rows` can be written.
+  void check_room(SlotRange slots, std::span<const std::int64_t> rows) const;
+
+  // Quantizes what is old enough in a pass over `next`, and was there before it.
+  void settle(std::int64_t row, SlotRange next);
+  void move_to_ring(SlotRange next);
+  // Whole rows of one row's slots: [heads, slots, dim].
+  [[nodiscard]] LayerKv whole_rows(std::int64_t layer, std::int64_t row, SlotRange slots) const;
+  // Fills `kv` [heads, slots, dim] on the device; of padding, zeros.
+  void fill(const LayerRows& where, const LayerKv& kv) const;
+  // What of `where` is before the whole rows: padding, sinks, coded groups.
+  void fill_old(const LayerRows& where, const LayerKv& kv) const;
+  [[nodiscard]] std::uint64_t nbytes() const;
+  void note_bytes();
+
+  cache::KiviSettings settings_;
+  std::int64_t group_;
+  std::int64_t sink_positions_;
+  GroupCodec key_codec_;
+  GroupCodec value_codec_;
+  std::int64_t ring_slots_;
+  RowBuffer sinks_;       // of rows that have coded groups; by position
+  RowBuffer recent_;      // slot s at s % ring_slots_
+  RowBuffer wide_;        // of the last pass of more than one slot, until the next begins
+  SlotRange wide_slots_;  // its slots
+  std::vector<CodedLayer> coded_;
+  std::vector<std::int64_t> settled_;  // per row: its first positions, sinks included
+  WorkSpace work_;
+  std::uint64_t applied_rows_ = 0;
+  std::uint64_t peak_bytes_ = 0;
+};
+
+}  // namespace kvtool::engine
