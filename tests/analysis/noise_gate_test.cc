@@ -211,17 +211,19 @@ TEST(SameDeviceGate, IsTheSameWithASample) {
 }
 
 // Other weights may prefer another token clearly, whatever the recordings hold.
-TEST(Fp8Gate, JudgesFlipsByMatchRateAloneInEveryContext) {
+TEST(Fp8Gate, JudgesHowManyFlipsThereAreByNoiseOrElseByMatchRate) {
   for (GateContext context : {by_ulp(), by_noise(), routed_by_noise()}) {
     for (const ReplayMode mode : {ReplayMode::kInject, ReplayMode::kForced, ReplayMode::kFree}) {
       context.demanded_mode = mode;
       const Gate gate = GateSpec::builtin("fp8").resolve(context);
-      for (const char* figure : {"*.tokens.hard_flips", "*.tokens.hard_flips_p",
-                                 "inject.tokens.flips_p", "*.tokens.tie_rate"}) {
+      for (const char* figure :
+           {"*.tokens.hard_flips", "*.tokens.hard_flips_p", "*.tokens.tie_rate"}) {
         EXPECT_FALSE(names(gate, figure)) << figure;
       }
       EXPECT_TRUE(names(gate, "*.tokens.nonfinite"));
-      EXPECT_EQ(names(gate, "inject.tokens.match_rate"), mode == ReplayMode::kInject);
+      EXPECT_EQ(names(gate, "inject.tokens.flips_p"), context.measures_noise);
+      EXPECT_EQ(names(gate, "inject.tokens.match_rate"),
+                mode == ReplayMode::kInject && !context.measures_noise);
     }
   }
 }
