@@ -63,6 +63,7 @@ CachePlan plan_cache(const format::Geometry& geometry, const BatchExtent& batch,
   const PolicyInfo& policy = policy_of(spec);
   if (policy.plan != nullptr) return policy.plan(geometry, batch, spec);
   const RowStorage& storage = policy.storage;
+  std::uint64_t once = 0;  // of a row
   // Of one position: the caps of a geometry keep these sums far below 64 bits.
   std::uint64_t kept = 0;
   WorkSpace work;
@@ -70,12 +71,13 @@ CachePlan plan_cache(const format::Geometry& geometry, const BatchExtent& batch,
     const Rows k{layer.num_kv_heads, layer.key_dim, layer.key_dtype};
     const Rows v{layer.num_kv_heads, layer.value_dim, layer.value_dtype};
     kept += k.kept_bytes(storage) + v.kept_bytes(storage);
+    once += (k.heads + v.heads) * storage.head_bytes;
     if (storage.element_bits != 0) work.fit(k, v);
   }
   const auto of_batch = [&](std::uint64_t bytes) {
     return bytes_of_batch(batch, batch.positions, bytes);
   };
-  return {of_batch(geometry.position_bytes()), of_batch(kept),
+  return {of_batch(geometry.position_bytes()), of_batch(kept) + bytes_of_batch(batch, 1, once),
           of_batch(work.key + work.value + work.wide)};
 }
 

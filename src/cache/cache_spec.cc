@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <limits>
 
 #include "kvtool/base/error.h"
@@ -59,6 +60,21 @@ std::optional<std::uint64_t> parse_share(std::string_view text) {
   return number && *number <= kMaxShare ? number : std::nullopt;
 }
 
+// A finite number above 0.
+std::optional<double> parse_scale(std::string_view text) {
+  double number = 0.0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return std::isfinite(number) && number > 0.0 ? std::optional(number) : std::nullopt;
+}
+
+// The shortest that reads back as the same number.
+std::string scale_text(double number) {
+  std::array<char, 32> text{};
+  const auto result = std::to_chars(text.data(), text.data() + text.size(), number);
+  return {text.data(), result.ptr};
+}
+
 std::string bytes_text(std::uint64_t bytes) {
   for (const Suffix& suffix : kSuffixes) {
     if (bytes == 0 || bytes % suffix.bytes != 0) continue;
@@ -73,6 +89,7 @@ std::string_view expected(OptionKind kind) {
     case OptionKind::kBytes: return "a number of bytes, such as 256M";
     case OptionKind::kShare: return "a share from 0% to 100%";
     case OptionKind::kWord: return "one of its words";
+    case OptionKind::kScale: return "one of its words, or a number above 0";
   }
   return "another value";
 }
@@ -144,11 +161,18 @@ class SpecParser {
 
   void take_value(const OptionInfo& option, std::string_view text, std::size_t at) {
     std::string name(option.name);
-    if (option.kind == OptionKind::kWord) {
+    if (option.kind == OptionKind::kScale) {
+      if (const std::optional<double> scale = parse_scale(text)) {
+        spec_.settings_.push_back({std::move(name), scale_text(*scale), 0});
+        return;
+      }
+    }
+    if (option.kind == OptionKind::kWord || option.kind == OptionKind::kScale) {
       if (std::find(option.words.begin(), option.words.end(), text) == option.words.end()) {
         const std::vector<std::string> words(option.words.begin(), option.words.end());
         fail(at, "'" + std::string(text) + "' is no value of '" + name + "'" +
-                     suggestion(text, words) + " (there are " + listed(words) + ")");
+                     suggestion(text, words) + " (there are " + listed(words) +
+                     (option.kind == OptionKind::kScale ? ", and numbers above 0)" : ")"));
       }
       spec_.settings_.push_back({std::move(name), std::string(text), 0});
       return;
@@ -206,6 +230,10 @@ const CacheSpec::Setting& CacheSpec::setting(std::string_view option) const {
 }
 
 std::uint64_t CacheSpec::number(std::string_view option) const { return setting(option).number; }
+
+std::optional<double> CacheSpec::scale(std::string_view option) const {
+  return parse_scale(setting(option).text);
+}
 
 const std::string& CacheSpec::word(std::string_view option) const { return setting(option).text; }
 

@@ -119,5 +119,19 @@ TEST(CacheSpec, TakesTheLargestBytesThatThereAre) {
   EXPECT_EQ(parse("paged:device=18446744073709551615").number("device"), ~std::uint64_t{0});
 }
 
+TEST(CacheSpec, AScaleIsAWordOrANumberAboveZero) {
+  const auto scale = [](const std::string& text) { return CacheSpec::parse("fp8:scale=" + text); };
+  EXPECT_EQ(scale("prefill").scale("scale"), std::nullopt);
+  EXPECT_EQ(scale("0.25").scale("scale"), 0.25);
+  EXPECT_EQ(scale("1e-3").to_string(), "fp8:type=e4m3,per=head,scale=0.001");
+  EXPECT_EQ(scale("0.001"), scale("1e-3"));
+  for (const char* wrong : {"0", "-1", "inf", "nan", "1x", "", "1e999"}) {
+    const Error error = error_of([&] { std::ignore = scale(wrong); });
+    EXPECT_THAT(error.what(), testing::HasSubstr("(there are prefill, and numbers above 0)"));
+  }
+  EXPECT_THAT(error_of([&] { std::ignore = scale("prefil"); }).what(),
+              testing::HasSubstr("did you mean 'prefill'?"));
+}
+
 }  // namespace
 }  // namespace kvtool::cache

@@ -33,7 +33,9 @@ class CacheSpec {
   // Of an option of kind kCount, kBytes or kShare (in percent). Error kMisuse where the policy
   // has no such option or it has no value.
   [[nodiscard]] std::uint64_t number(std::string_view option) const;
-  // Of an option of kind kWord.
+  // Of an option of kind kScale; nothing where it is a word.
+  [[nodiscard]] std::optional<double> scale(std::string_view option) const;
+  // Of an option of kind kWord or kScale.
   [[nodiscard]] const std::string& word(std::string_view option) const;
 
   // Canonical: every option that has a value, in the order of the table, bytes with the

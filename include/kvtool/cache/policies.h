@@ -23,6 +23,7 @@ enum class OptionKind : std::uint8_t {
   kBytes,  // "256M": K, M, G and T are powers of 1024
   kShare,  // "80%", 0 to 100
   kWord,   // one of `words`
+  kScale,  // one of `words`, or a number above 0
 };
 
 // One `key=value` that a policy takes.
@@ -38,6 +39,7 @@ struct OptionInfo {
 struct RowStorage {
   std::uint32_t element_bits = 0;  // 0: as the model made it
   std::uint32_t scale_bytes = 0;   // beside the elements
+  std::uint32_t head_bytes = 0;    // once for all positions of the K/V head, of K and of V
 };
 
 struct PolicyInfo {
@@ -50,6 +52,17 @@ struct PolicyInfo {
                     const CacheSpec& spec) = nullptr;
   // Error kUsage for values that do not go together, or that no cache can have.
   void (*check)(const CacheSpec& spec) = nullptr;
+};
+
+inline constexpr std::array<std::string_view, 2> kFp8Types = {"e4m3", "e5m2"};
+inline constexpr std::array<std::string_view, 2> kFp8Scopes = {"head", "tensor"};
+inline constexpr std::array<std::string_view, 1> kMeasuredScale = {"prefill"};
+inline constexpr std::array kFp8Options = {
+    OptionInfo{"type", OptionKind::kWord, "e4m3 or e5m2", "e4m3", kFp8Types},
+    OptionInfo{"per", OptionKind::kWord, "what has a scale: head or tensor", "head", kFp8Scopes},
+    OptionInfo{"scale", OptionKind::kScale,
+               "a number, or prefill: the power of two that the prompt needs", "prefill",
+               kMeasuredScale},
 };
 
 inline constexpr std::array<std::string_view, 3> kGroupBits = {"2", "4", "8"};
@@ -69,6 +82,10 @@ void check_kivi(const CacheSpec& spec);
 inline constexpr std::array kPolicies = {
     PolicyInfo{"contiguous", "rows as the model made them, one buffer a layer", {}},
     PolicyInfo{"int8", "rows as 8-bit integers, one scale per position, K/V head, K and V", {8, 4}},
+    PolicyInfo{"fp8",
+               "rows as 8-bit floating point, one scale per K/V head, or of all heads together",
+               {8, 0, 4},
+               kFp8Options},
     PolicyInfo{"kivi",
                "old rows in groups of 2, 4 or 8 bits, K by channel and V by position; recent ones "
                "as the model made them",

@@ -24,6 +24,22 @@ std::vector<at::Tensor> row_of(const std::vector<at::Tensor>& planes, std::int64
   return each(planes, [row](const at::Tensor& plane) { return plane.select(0, row); });
 }
 
+// A plane of `sizes` rows: [sizes.., width]. What is shared is there once for all slots.
+at::Tensor new_plane(const RowCodec& codec, const RowCodec::Plane& plane,
+                     std::vector<std::int64_t> sizes, at::Device device) {
+  const auto options = at::TensorOptions(plane.dtype).device(device);
+  sizes.push_back(plane.width);
+  if (!plane.shared) return at::empty(sizes, options);
+  std::vector<std::int64_t> once = sizes;
+  once[once.size() - 2] = 1;
+  return at::full(once, codec.new_shared(), options).expand(sizes);
+}
+
+std::uint64_t plane_bytes(const at::Tensor& plane) {
+  const bool shared = plane.numel() > 0 && plane.stride(-2) == 0;
+  return plane.nbytes() / static_cast<std::uint64_t>(shared ? plane.size(-2) : 1);
+}
+
 // Of [entries, B, heads, capacity, width].
 std::vector<at::Tensor> slot_of(const std::vector<at::Tensor>& planes, std::int64_t slot) {
   return each(planes, [slot](const at::Tensor& plane) { return plane.select(3, slot); });
@@ -43,9 +59,9 @@ void CodedCache::allocate_storage() {
   for (const RowLayout::Group& group : layout().groups()) {
     Planes planes;
     for (const RowCodec::Plane& plane : codec_->planes(group.dim)) {
-      planes.push_back(
-          at::empty({group.entries, shape().rows(), group.heads, shape().capacity(), plane.width},
-                    at::TensorOptions(plane.dtype).device(device())));
+      planes.push_back(new_plane(*codec_, plane,
+                                 {group.entries, shape().rows(), group.heads, shape().capacity()},
+                                 device()));
     }
     storage_.push_back(std::move(planes));
   }
@@ -81,6 +97,10 @@ void CodedCache::allocate_work_space() {
 
 void CodedCache::take_in(const AttentionCall& call) {
   const CodedLayer& kept = layers_[static_cast<std::size_t>(call.layer)];
+  for (std::int64_t row = 0; pass().first == 0 && row < shape().rows(); ++row) {
+    const SlotRange slots{shape().padding(row), pass().end() - shape().padding(row)};
+    if (slots.count > 0) measure({call.layer, row, slots}, row_slots({call.k, call.v}, row, slots));
+  }
   encode(call.k, layout().key(call.layer), slots_of(kept.k, pass()));
   encode(call.v, layout().value(call.layer), slots_of(kept.v, pass()));
   note_applied(pass(), shape().rows() * pass().count);
@@ -130,25 +150,42 @@ void CodedCache::read(const LayerRows& where, const LayerKv& kv) const {
 
 void CodedCache::write(const LayerRows& where, const LayerKv& kv) {
   const CodedLayer& kept = layers_[static_cast<std::size_t>(where.layer)];
+  measure(where, kv);
   encode(kv.k, layout().key(where.layer), slots_of(row_of(kept.k, where.row), where.slots));
   encode(kv.v, layout().value(where.layer), slots_of(row_of(kept.v, where.row), where.slots));
   note_applied(where.slots, where.slots.count);
 }
 
-LayerKv CodedCache::as_kept(std::int64_t layer, const LayerKv& kv) const {
-  const auto round_trip = [this](const at::Tensor& rows, const RowLayout::Entry& entry) {
+void CodedCache::measure(const LayerRows& where, const LayerKv& kv) const {
+  if (where.slots.first != shape().padding(where.row)) return;
+  const CodedLayer& kept = layers_[static_cast<std::size_t>(where.layer)];
+  codec_->measure(kv.k.to(device(), layout().key(where.layer).dtype), row_of(kept.k, where.row));
+  codec_->measure(kv.v.to(device(), layout().value(where.layer).dtype), row_of(kept.v, where.row));
+}
+
+LayerKv CodedCache::as_kept(const LayerRows& where, const LayerKv& kv) const {
+  const bool is_prompt = where.slots.first == shape().padding(where.row);
+  const CodedLayer& layer = layers_[static_cast<std::size_t>(where.layer)];
+  const auto round_trip = [&](const at::Tensor& given, const RowLayout::Entry& entry,
+                              const Planes& own) {
+    const at::Tensor rows = given.to(device(), entry.dtype);
     Planes planes;
-    std::vector<std::int64_t> sizes = rows.sizes().vec();
-    for (const RowCodec::Plane& plane : codec_->planes(entry.dim)) {
-      sizes.back() = plane.width;
-      planes.push_back(at::empty(sizes, at::TensorOptions(plane.dtype).device(device())));
+    const std::vector<RowCodec::Plane> infos = codec_->planes(entry.dim);
+    for (std::size_t index = 0; index < infos.size(); ++index) {
+      planes.push_back(new_plane(*codec_, infos[index],
+                                 {rows.sizes().begin(), rows.sizes().end() - 1}, device()));
+      if (infos[index].shared) {
+        planes.back().narrow(-2, 0, 1).copy_(own[index].select(0, where.row).narrow(-2, 0, 1));
+      }
     }
-    encode(rows, entry, planes);
-    at::Tensor kept = at::empty(rows.sizes(), at::TensorOptions(entry.dtype).device(device()));
+    if (is_prompt) codec_->measure(rows, planes);
+    codec_->encode(rows, planes);
+    at::Tensor kept = at::empty(rows.sizes(), rows.options());
     decode(planes, kept);
     return kept;
   };
-  return {round_trip(kv.k, layout().key(layer)), round_trip(kv.v, layout().value(layer))};
+  return {round_trip(kv.k, layout().key(where.layer), layer.k),
+          round_trip(kv.v, layout().value(where.layer), layer.v)};
 }
 
 void CodedCache::read_slot(std::int64_t slot, const at::Tensor& deltas) const {
@@ -186,7 +223,7 @@ void CodedCache::note_applied(SlotRange slots, std::int64_t rows) {
 cache::CacheUse CodedCache::use() const {
   std::uint64_t bytes = key_space_.nbytes() + value_space_.nbytes() + wide_space_.nbytes();
   for (const Planes& planes : storage_) {
-    for (const at::Tensor& plane : planes) bytes += plane.nbytes();
+    for (const at::Tensor& plane : planes) bytes += plane_bytes(plane);
   }
   cache::CacheUse use = use_of(layout(), shape(), held_end(), bytes, device());
   use.applied_rows = applied_rows_;

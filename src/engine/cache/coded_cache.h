@@ -13,6 +13,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/cache/row_buffer.h"
 #include "engine/cache/row_codec.h"
 #include "engine/cache/stored_cache.h"
 
@@ -30,7 +31,7 @@ class CodedCache : public StoredCache {
                   std::span<const std::int64_t> rows) override;
   void read(const LayerRows& where, const LayerKv& kv) const override;
   void write(const LayerRows& where, const LayerKv& kv) override;
-  [[nodiscard]] LayerKv as_kept(std::int64_t layer, const LayerKv& kv) const override;
+  [[nodiscard]] LayerKv as_kept(const LayerRows& where, const LayerKv& kv) const override;
   [[nodiscard]] cache::CacheUse use() const override;
 
  protected:
@@ -54,6 +55,8 @@ class CodedCache : public StoredCache {
   // Slots of all rows, in work space: [B, heads, slots, dim].
   [[nodiscard]] at::Tensor decode_slots(const Planes& planes, const RowLayout::Entry& entry,
                                         const at::Tensor& space, SlotRange slots) const;
+  // Lets the codec look at `kv` where it is a row's prompt.
+  void measure(const LayerRows& where, const LayerKv& kv) const;
   // rows [.., heads, slots, dim], of any type and device.
   void encode(const at::Tensor& rows, const RowLayout::Entry& entry, const Planes& planes) const;
   // Into `rows` of any device; without work space, so on any thread.

@@ -30,8 +30,8 @@ void ContiguousCache::write(const LayerRows& where, const LayerKv& kv) {
   kept.v.copy_(kv.v);
 }
 
-LayerKv ContiguousCache::as_kept(std::int64_t layer, const LayerKv& kv) const {
-  return {kv.k.to(layout().key(layer).dtype), kv.v.to(layout().value(layer).dtype)};
+LayerKv ContiguousCache::as_kept(const LayerRows& where, const LayerKv& kv) const {
+  return {kv.k.to(layout().key(where.layer).dtype), kv.v.to(layout().value(where.layer).dtype)};
 }
 
 cache::CacheUse ContiguousCache::use() const {

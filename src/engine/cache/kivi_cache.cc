@@ -277,12 +277,12 @@ void KiviCache::read_slot(std::int64_t slot, const at::Tensor& deltas) const {
   }
 }
 
-LayerKv KiviCache::as_kept(std::int64_t layer, const LayerKv& kv) const {
-  return {kv.k.to(layout().key(layer).dtype), kv.v.to(layout().value(layer).dtype)};
+LayerKv KiviCache::as_kept(const LayerRows& where, const LayerKv& kv) const {
+  return {kv.k.to(layout().key(where.layer).dtype), kv.v.to(layout().value(where.layer).dtype)};
 }
 
 LayerKv KiviCache::as_settled(std::int64_t layer, const LayerKv& kv) const {
-  const LayerKv rows = as_kept(layer, kv);
+  const LayerKv rows = as_kept({layer, 0, {}}, kv);
   const auto round_trip = [&](const GroupCodec& codec, const at::Tensor& exact) {
     const CodedGroups coded =
         codec.allocate({exact.size(0)}, exact.size(1), exact.size(2), device());

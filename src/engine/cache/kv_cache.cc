@@ -19,9 +19,7 @@ std::optional<SlotRange> KvCache::settled(std::int64_t) const {
   return is_append_only() ? std::optional(SlotRange{}) : std::nullopt;
 }
 
-LayerKv KvCache::as_settled(std::int64_t layer, const LayerKv& kv) const {
-  return as_kept(layer, kv);
-}
+LayerKv KvCache::as_settled(std::int64_t, const LayerKv& kv) const { return kv; }
 
 cache::CacheUse use_of(const RowLayout& layout, const BatchShape& shape, std::int64_t end,
                        std::uint64_t physical_bytes, at::Device device) {

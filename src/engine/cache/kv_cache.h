@@ -68,12 +68,13 @@ class KvCache : public CachePolicy {
                            const RowLayout& from);
 
   // kv.k [num_kv_heads, slots, key_dim] and kv.v likewise, on any device. read() fills them;
-  // write() takes other dtypes, too.
+  // write() takes other dtypes, too. Rows that begin at a row's first position, right behind its
+  // padding, are its whole prompt: a cache may take scales from them.
   virtual void read(const LayerRows& where, const LayerKv& kv) const = 0;
   virtual void write(const LayerRows& where, const LayerKv& kv) = 0;
 
-  // What read() would give after write() of these rows to `layer`: [.., num_kv_heads, slots, dim].
-  [[nodiscard]] virtual LayerKv as_kept(std::int64_t layer, const LayerKv& kv) const = 0;
+  // What read() would give after write() of `kv`: [.., num_kv_heads, slots, dim].
+  [[nodiscard]] virtual LayerKv as_kept(const LayerRows& where, const LayerKv& kv) const = 0;
 
   // A row, once its pass has ended, is changed by write() alone, and a query sees every
   // earlier row of its input. Then a state is a prefix of every later one: one final state
@@ -82,7 +83,7 @@ class KvCache : public CachePolicy {
   [[nodiscard]] virtual bool is_append_only() const { return true; }
 
   // For steps that are computed at once. The query of a row's position `positions` - 1 sees the
-  // positions settled(positions) as as_settled() says, and all others as as_kept() does. Its
+  // positions settled(positions) as as_settled() says, and all others as read() does. Its
   // first is always the same, its end grows. Nothing where only the steps themselves can say
   // what they see: then a parallel replay is refused.
   [[nodiscard]] virtual std::optional<SlotRange> settled(std::int64_t positions) const;

@@ -75,16 +75,23 @@ at::Tensor ParallelCache::attend(const AttentionCall& call) {
   const auto put = [&output](std::int64_t first, const at::Tensor& attended) {
     output.narrow(1, first, attended.size(2)).copy_(attended.transpose(1, 2));
   };
+  const LayerKv made{call.k, call.v};
   for (const ParallelPiece& piece : pieces_) {
-    const LayerKv own = piece.row->cache->as_kept(
-        call.layer, part_of({call.k, call.v}, piece.offset, piece.tokens()));
-    deliver(call, piece, own);
+    const KvCache& cache = *piece.row->cache;
     if (piece.prompt > 0) {
-      put(piece.offset, attend_prompt(call, piece, part_of(own, 0, piece.prompt)));
+      const LayerKv own = cache.as_kept({call.layer, 0, {0, piece.prompt}},
+                                        part_of(made, piece.offset, piece.prompt));
+      deliver(call.layer, piece.offset, own);
+      put(piece.offset, attend_prompt(call, piece, own));
     }
     if (piece.steps > 0) {
-      put(piece.offset + piece.prompt,
-          attend_steps(call, piece, part_of(own, piece.prompt, piece.steps)));
+      // Behind the prompt, which says the scales of a row.
+      const std::int64_t offset = piece.offset + piece.prompt;
+      const std::int64_t past = piece.row->shape.padded_length() + piece.first_step;
+      const LayerKv own =
+          cache.as_kept({call.layer, 0, {past, piece.steps}}, part_of(made, offset, piece.steps));
+      deliver(call.layer, offset, own);
+      put(offset, attend_steps(call, piece, own));
     }
   }
   return output;
@@ -146,10 +153,9 @@ at::Tensor ParallelCache::attend_some(const AttentionCall& call, const ParallelP
   return diagonal_attention(q, rows.k, rows.v, own_rows.k, own_rows.v, params_of(call), masks_);
 }
 
-void ParallelCache::deliver(const AttentionCall& call, const ParallelPiece& piece,
-                            const LayerKv& own) const {
-  const at::Tensor deltas = own_rows_.narrow(0, piece.offset, piece.tokens());
-  const LayerKv rows = layout_.layer_rows(deltas, call.layer);
+void ParallelCache::deliver(std::int64_t layer, std::int64_t offset, const LayerKv& own) const {
+  const at::Tensor deltas = own_rows_.narrow(0, offset, own.k.size(2));
+  const LayerKv rows = layout_.layer_rows(deltas, layer);
   rows.k.copy_(own.k.squeeze(0));
   rows.v.copy_(own.v.squeeze(0));
 }

@@ -75,7 +75,8 @@ class ParallelCache : public CachePolicy {
   // Steps [first, first + count) of the piece, which see `rows` of the positions before them.
   [[nodiscard]] at::Tensor attend_some(const AttentionCall& call, const ParallelPiece& piece,
                                        SlotRange steps, const LayerKv& rows, const LayerKv& own);
-  void deliver(const AttentionCall& call, const ParallelPiece& piece, const LayerKv& own) const;
+  // Of the tokens of the pass from `offset` on.
+  void deliver(std::int64_t layer, std::int64_t offset, const LayerKv& own) const;
 
   const RowLayout& layout_;
   std::span<const ParallelPiece> pieces_;

@@ -6,6 +6,7 @@
 
 #include "engine/cache/coded_cache.h"
 #include "engine/cache/contiguous_cache.h"
+#include "engine/cache/fp8_codec.h"
 #include "engine/cache/int8_codec.h"
 #include "engine/cache/kivi_cache.h"
 #include "kvtool/base/error.h"
@@ -19,10 +20,17 @@ struct Policy {
                                    const BatchShape& shape, at::Device device);
 };
 
-template <typename Codec>
-std::unique_ptr<KvCache> make_coded(const cache::CacheSpec&, const RowLayout& layout,
-                                    const BatchShape& shape, at::Device device) {
-  return std::make_unique<CodedCache>(std::make_unique<Codec>(), layout, shape, device);
+std::unique_ptr<KvCache> make_int8(const cache::CacheSpec&, const RowLayout& layout,
+                                   const BatchShape& shape, at::Device device) {
+  return std::make_unique<CodedCache>(std::make_unique<Int8Codec>(), layout, shape, device);
+}
+
+std::unique_ptr<KvCache> make_fp8(const cache::CacheSpec& spec, const RowLayout& layout,
+                                  const BatchShape& shape, at::Device device) {
+  const Fp8Codec::Settings settings{
+      spec.word("type") == "e4m3" ? at::kFloat8_e4m3fn : at::kFloat8_e5m2,
+      spec.word("per") == "head", spec.scale("scale")};
+  return std::make_unique<CodedCache>(std::make_unique<Fp8Codec>(settings), layout, shape, device);
 }
 
 std::unique_ptr<KvCache> make_contiguous(const cache::CacheSpec&, const RowLayout& layout,
@@ -38,7 +46,8 @@ std::unique_ptr<KvCache> make_kivi(const cache::CacheSpec& spec, const RowLayout
 // The other half of cache::kPolicies, which says what they are without torch.
 constexpr std::array kMakers = {
     Policy{"contiguous", make_contiguous},
-    Policy{"int8", make_coded<Int8Codec>},
+    Policy{"int8", make_int8},
+    Policy{"fp8", make_fp8},
     Policy{"kivi", make_kivi},
 };
 static_assert(std::equal(kMakers.begin(), kMakers.end(), cache::kPolicies.begin(),

@@ -14,7 +14,8 @@ class RowCodec {
  public:
   struct Plane {
     at::ScalarType dtype;
-    std::int64_t width;  // elements per row
+    std::int64_t width;   // elements per row
+    bool shared = false;  // by all positions of a K/V head: set by measure() alone
   };
 
   virtual ~RowCodec() = default;
@@ -22,6 +23,12 @@ class RowCodec {
   [[nodiscard]] virtual std::vector<Plane> planes(std::int64_t dim) const = 0;
   // Error kIncompatible for rows of a type that it cannot keep.
   virtual void check(at::ScalarType dtype) const = 0;
+
+  // Fills the shared planes from a prompt of one row, [.., heads, positions, dim]; before that they
+  // are as new_shared() says.
+  virtual void measure(const at::Tensor&, const std::vector<at::Tensor>&) const {}
+  // What a shared plane holds at first.
+  [[nodiscard]] virtual double new_shared() const { return 1.0; }
 
   // rows [.., dim], floating point -> one tensor [.., width] per plane.
   virtual void encode(const at::Tensor& rows, const std::vector<at::Tensor>& planes) const = 0;

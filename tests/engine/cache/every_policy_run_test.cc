@@ -87,8 +87,9 @@ TEST_P(EveryPolicyRun, EveryFaultShowsInItsLayer) {
 
 TEST_P(EveryPolicyRun, AFaultIsAsLargeAsItSays) {
   TorchModel model = toy_model();
-  const Rows recorded = record(model, 5, spec_of(GetParam()));
+  const Rows recorded = record(model, 5, unmeasured_spec_of(GetParam()));
   ReplayOptions options = options_of(ReplayMode::kInject, GetParam());
+  options.kv_cache = unmeasured_spec_of(GetParam());  // a measured one would have no room for it
   options.fault = Fault{FaultKind::kScaledValues, 1, 0, 1.0};
   const Replayed replayed = run(model, recorded, options);
   for (std::size_t step = 0; step < 4; ++step) {

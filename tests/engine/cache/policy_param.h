@@ -30,6 +30,11 @@ inline cache::CacheSpec spec_of(const cache::PolicyInfo& policy) {
   return cache::CacheSpec::parse(policy.name);
 }
 
+// Of a policy that takes scales from the prompt, with a given one.
+inline cache::CacheSpec unmeasured_spec_of(const cache::PolicyInfo& policy) {
+  return policy.name == "fp8" ? cache::CacheSpec::parse("fp8:scale=1") : spec_of(policy);
+}
+
 inline std::string name_of_policy(const testing::TestParamInfo<cache::PolicyInfo>& info) {
   return std::string(info.param.name);
 }

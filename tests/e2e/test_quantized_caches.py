@@ -1,6 +1,7 @@
-"""--kv-cache kivi against transformers with a cache that quantizes the same rows (docs/caches.md).
+"""--kv-cache kivi and fp8 against transformers with caches that keep rows the same way
+(docs/caches.md).
 
-The formula here is in torch, group by group and without packing; attention and everything else
+The formulas here are in torch, group by group and without packing; attention and everything else
 are transformers' own.
 """
 
@@ -66,6 +67,28 @@ class KiviCache(transformers.DynamicCache):
         return (keys, values) if key_states.shape[2] > 1 else as_seen(keys, values, self.bits)
 
 
+class Fp8Cache(transformers.DynamicCache):
+    """Keeps every row as 8-bit floating point, with the scales that the prompt needs."""
+
+    def __init__(self, dtype, per_head):
+        super().__init__()
+        self.dtype, self.per_head = dtype, per_head
+        self.scales = {}
+
+    def update(self, key_states, value_states, layer_idx, *args, **kwargs):
+        kept = [self.kept(rows, (layer_idx, name))
+                for name, rows in (("key", key_states), ("value", value_states))]
+        return super().update(*kept, layer_idx, *args, **kwargs)
+
+    def kept(self, rows, of):
+        largest = torch.finfo(self.dtype).max
+        if of not in self.scales:
+            most = rows.abs().amax((2, 3), keepdim=True) if self.per_head else rows.abs().max()
+            self.scales[of] = 2 ** torch.ceil(torch.log2(most / largest))
+        scale = self.scales[of]
+        return (rows / scale).clamp(-largest, largest).to(self.dtype).float() * scale
+
+
 def rows(model, ids, answer, cache):
     """K and V of every layer after prompt and steps: [heads, positions, dim]."""
     with torch.no_grad():
@@ -79,15 +102,12 @@ def distance(ours, theirs):
     return ((ours - theirs).norm() / theirs.norm()).item()
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_step_sees_what_transformers_sees(family, bits, exported, tiny_directory,
-                                                token_prompts, kvtool):
+def assert_steps_see_the_same(family, spec, cache, exported, tiny_directory, token_prompts, kvtool):
     """Rows above the first layer tell what the queries below saw. Noise of float32 may move a
-    number over the border between two codes; that is a thousandth of what quantizing does."""
+    number over the border between two codes; that is a small part of what quantizing does."""
     kvtool.ok("save", "--model", exported(family).path, "--prompts", token_prompts,
               "--batch-size", 3, "--max-new-tokens", NEW_TOKENS, "--ignore-eos", "--device", "cpu",
-              "--kv-cache", f"kivi:k={bits},v={bits},{SPEC}", "--out", "ref_cache")
+              "--kv-cache", spec, "--out", "ref_cache")
     model = transformers.AutoModelForCausalLM.from_pretrained(
         tiny_directory(family), dtype=torch.float32, attn_implementation="eager").eval()
     for index, line in enumerate(token_prompts.read_text().splitlines()):
@@ -97,12 +117,30 @@ def test_every_step_sees_what_transformers_sees(family, bits, exported, tiny_dir
         dumped = load_file(target)
         ids = json.loads(line)["token_ids"]
         answer = dumped["tokens"].tolist()[len(ids) : len(ids) + NEW_TOKENS - 1]
-        theirs = rows(model, ids, answer, KiviCache(bits))
+        theirs = rows(model, ids, answer, cache())
         whole = rows(model, ids, answer, transformers.DynamicCache())
-        assert settled(len(ids) + len(answer)) > 0
         for layer in range(1, len(theirs)):
             for name, own, other in zip(("key", "value"), theirs[layer], whole[layer]):
-                ours = dumped[f"{name}.{layer}"]
                 quantized = distance(own, other)
                 assert quantized > 1e-6
-                assert distance(ours, own) < max(1e-5, 0.05 * quantized), f"{name}.{layer}"
+                ours = distance(dumped[f"{name}.{layer}"], own)
+                assert ours < max(1e-5, 0.05 * quantized), f"{name}.{layer}"
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kivi(family, bits, exported, tiny_directory, token_prompts, kvtool):
+    for line in token_prompts.read_text().splitlines():
+        assert settled(len(json.loads(line)["token_ids"]) + NEW_TOKENS - 1) > 0
+    assert_steps_see_the_same(family, f"kivi:k={bits},v={bits},{SPEC}", lambda: KiviCache(bits),
+                              exported, tiny_directory, token_prompts, kvtool)
+
+
+@pytest.mark.parametrize("name, dtype", [("e4m3", torch.float8_e4m3fn),
+                                         ("e5m2", torch.float8_e5m2)])
+@pytest.mark.parametrize("per", ["head", "tensor"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fp8(family, per, name, dtype, exported, tiny_directory, token_prompts, kvtool):
+    assert_steps_see_the_same(family, f"fp8:type={name},per={per}",
+                              lambda: Fp8Cache(dtype, per == "head"), exported, tiny_directory,
+                              token_prompts, kvtool)
