@@ -42,6 +42,7 @@ class Sizes:
     short_context: int = 512
     long_context: int = 4096
     context_steps: int = 32
+    policy_context: int = 1024
     packed_bytes: int = 200_000_000
     large_bytes: int = 10_000_000_000
 
@@ -58,6 +59,7 @@ QUICK = Sizes(
     short_context=16,
     long_context=64,
     context_steps=4,
+    policy_context=64,
     packed_bytes=1_000_000,
     large_bytes=20_000_000,
 )

@@ -3,7 +3,6 @@
 #include <c10/util/Half.h>
 
 #include <algorithm>
-#include <array>
 #include <bit>
 
 #include "kvtool/base/vectorized.h"
@@ -13,13 +12,18 @@ namespace {
 
 constexpr std::uint32_t kQuietNan = 0x7fc0;
 
-// Into float32; the wide row stays in the first-level cache.
-KVTOOL_VECTORIZED void widen(const std::uint8_t* codes, std::uint32_t mask, std::uint32_t shift,
-                             const float* zeros, const float* scales, std::int64_t count,
-                             float* out) {
-  for (std::int64_t i = 0; i < count; ++i) {
-    const auto q = static_cast<std::int32_t>((std::uint32_t{codes[i]} >> shift) & mask);
-    out[i] = (static_cast<float>(q) + zeros[i]) * scales[i];
+KVTOOL_VECTORIZED void widen(const std::uint8_t* codes, std::uint32_t bits, const float* zeros,
+                             const float* scales, std::int64_t dim, float* out) {
+  const std::uint32_t mask = (1U << bits) - 1U;
+  const std::int64_t width = (dim * bits + 7) / 8;
+  std::uint32_t shift = 0;
+  for (std::int64_t first = 0; first < dim; first += width) {
+    const std::int64_t count = std::min(width, dim - first);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto q = static_cast<std::int32_t>((std::uint32_t{codes[i]} >> shift) & mask);
+      out[first + i] = (static_cast<float>(q) + zeros[first + i]) * scales[first + i];
+    }
+    shift += bits;
   }
 }
 
@@ -28,6 +32,11 @@ KVTOOL_VECTORIZED void widen_signed(const std::int8_t* codes, float scale, std::
   for (std::int64_t i = 0; i < count; ++i) {
     out[i] = static_cast<float>(std::int32_t{codes[i]}) * scale;
   }
+}
+
+KVTOOL_VECTORIZED void widen_table(const std::uint8_t* codes, const float* table, float scale,
+                                   std::int64_t count, float* out) {
+  for (std::int64_t i = 0; i < count; ++i) out[i] = table[codes[i]] * scale;
 }
 
 KVTOOL_VECTORIZED void to_bfloat16(const float* values, std::int64_t count, std::uint16_t* out) {
@@ -51,25 +60,27 @@ void narrow_to(RowType type, const float* values, std::int64_t count, void* out)
   }
 }
 
-using WideRow = std::array<float, kDequantizeChannels>;
-
 }  // namespace
 
-void dequantize(const std::uint8_t* codes, std::int64_t bits, std::int64_t shift,
-                const float* zeros, const float* scales, std::int64_t count, RowType type,
-                void* out) {
-  WideRow wide;
-  float* target = type == RowType::kFloat32 ? static_cast<float*>(out) : wide.data();
-  widen(codes, (1U << bits) - 1U, static_cast<std::uint32_t>(shift), zeros, scales, count, target);
-  if (type != RowType::kFloat32) narrow_to(type, target, count, out);
+void dequantize(const std::uint8_t* codes, std::int64_t bits, const float* zeros,
+                const float* scales, std::int64_t dim, RowType type, float* wide, void* out) {
+  float* target = type == RowType::kFloat32 ? static_cast<float*>(out) : wide;
+  widen(codes, static_cast<std::uint32_t>(bits), zeros, scales, dim, target);
+  if (type != RowType::kFloat32) narrow_to(type, target, dim, out);
 }
 
-void dequantize(const std::int8_t* codes, float scale, std::int64_t count, RowType type,
+void dequantize(const std::int8_t* codes, float scale, std::int64_t dim, RowType type, float* wide,
                 void* out) {
-  WideRow wide;
-  float* target = type == RowType::kFloat32 ? static_cast<float*>(out) : wide.data();
-  widen_signed(codes, scale, count, target);
-  if (type != RowType::kFloat32) narrow_to(type, target, count, out);
+  float* target = type == RowType::kFloat32 ? static_cast<float*>(out) : wide;
+  widen_signed(codes, scale, dim, target);
+  if (type != RowType::kFloat32) narrow_to(type, target, dim, out);
+}
+
+void dequantize(const std::uint8_t* codes, const CodeTable& table, float scale, std::int64_t dim,
+                RowType type, float* wide, void* out) {
+  float* target = type == RowType::kFloat32 ? static_cast<float*>(out) : wide;
+  widen_table(codes, table.data(), scale, dim, target);
+  if (type != RowType::kFloat32) narrow_to(type, target, dim, out);
 }
 
 }  // namespace kvtool::engine

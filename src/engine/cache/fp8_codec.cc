@@ -1,8 +1,11 @@
 #include "engine/cache/fp8_codec.h"
 
+#include <algorithm>
 #include <limits>
 #include <string>
+#include <tuple>
 
+#include "engine/cache/rows_on_cpu.h"
 #include "kvtool/base/error.h"
 
 namespace kvtool::engine {
@@ -20,6 +23,12 @@ at::Tensor power_of_two_from(const at::Tensor& values) {
 }
 
 }  // namespace
+
+Fp8Codec::Fp8Codec(const Settings& settings) : settings_(settings) {
+  const at::Tensor numbers =
+      at::arange(256, at::kShort).to(at::kByte).view(settings.type).to(at::kFloat);
+  std::copy_n(numbers.const_data_ptr<float>(), numbers_.size(), numbers_.begin());
+}
 
 std::vector<RowCodec::Plane> Fp8Codec::planes(std::int64_t dim) const {
   return {{settings_.type, dim}, {at::kFloat, 1, /*shared=*/true}};
@@ -57,6 +66,21 @@ void Fp8Codec::encode(const at::Tensor& rows, const std::vector<at::Tensor>& pla
 
 void Fp8Codec::decode(const std::vector<at::Tensor>& planes, const at::Tensor& rows,
                       const at::Tensor& wide) const {
+  if (are_rows_on_cpu(planes[0], rows)) {
+    const RowType type = row_type(rows.scalar_type());
+    each_row_on_cpu<std::uint8_t>(
+        planes[0], planes[1], rows,
+        [this, dim = rows.size(-1), type](const std::uint8_t* codes, float scale, float* room,
+                                          void* out) {
+          dequantize(codes, numbers_, scale, dim, type, room, out);
+        });
+    return;
+  }
+  decode_by_tensors(planes, rows, wide);
+}
+
+void Fp8Codec::decode_by_tensors(const std::vector<at::Tensor>& planes, const at::Tensor& rows,
+                                 const at::Tensor& wide) {
   wide.copy_(planes[0]);
   wide.mul_(planes[1]);
   if (!wide.is_same(rows)) rows.copy_(wide);

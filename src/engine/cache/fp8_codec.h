@@ -3,6 +3,7 @@
 
 #include <optional>
 
+#include "engine/cache/dequantize.h"
 #include "engine/cache/row_codec.h"
 
 namespace kvtool::engine {
@@ -23,7 +24,7 @@ class Fp8Codec : public RowCodec {
     std::optional<double> scale;               // given; else measured
   };
 
-  explicit Fp8Codec(const Settings& settings) : settings_(settings) {}
+  explicit Fp8Codec(const Settings& settings);
 
   [[nodiscard]] std::vector<Plane> planes(std::int64_t dim) const override;
   void check(at::ScalarType dtype) const override;
@@ -32,11 +33,15 @@ class Fp8Codec : public RowCodec {
   void encode(const at::Tensor& rows, const std::vector<at::Tensor>& planes) const override;
   void decode(const std::vector<at::Tensor>& planes, const at::Tensor& rows,
               const at::Tensor& wide) const override;
+  // The same, on any device.
+  static void decode_by_tensors(const std::vector<at::Tensor>& planes, const at::Tensor& rows,
+                                const at::Tensor& wide);
 
  private:
   [[nodiscard]] double largest() const;
 
   Settings settings_;
+  CodeTable numbers_;
 };
 
 }  // namespace kvtool::engine

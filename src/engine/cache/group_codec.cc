@@ -25,10 +25,11 @@ at::Tensor rounded_up_to_bfloat16(const at::Tensor& scales) {
   return nearest.view(at::kShort).add(below.to(at::kShort)).view(at::kBFloat16);
 }
 
-// Scales and zeros of one position, channel by channel, in float32.
+// Of one position, channel by channel, in float32: scales and zeros, and room for its numbers.
 struct PositionScales {
   std::vector<float> scales;
   std::vector<float> zeros;
+  std::vector<float> wide;
 };
 
 // What a thread reads of CodedGroups of one row, and where it writes.
@@ -49,7 +50,6 @@ struct DecodeTask {
   char* out;
   std::int64_t out_head_stride;  // bytes
   std::int64_t out_row_stride;
-  std::int64_t element_size;
   RowType type;
 
   void load(std::int64_t head, std::int64_t position, PositionScales& target) const {
@@ -69,7 +69,8 @@ struct DecodeTask {
   // Heads times positions, [begin, end).
   void run(std::int64_t begin, std::int64_t end) const {
     const auto size = static_cast<std::size_t>(dim);
-    PositionScales now{std::vector<float>(size), std::vector<float>(size)};
+    PositionScales now{std::vector<float>(size), std::vector<float>(size),
+                       std::vector<float>(size)};
     std::int64_t loaded = -1;
     for (std::int64_t index = begin; index < end; ++index) {
       const std::int64_t head = index / positions;
@@ -82,18 +83,10 @@ struct DecodeTask {
     }
   }
 
-  void decode_position(std::int64_t head, std::int64_t position, const PositionScales& now) const {
-    const std::uint8_t* row = codes + head * code_stride + position * code_bytes;
-    char* target = out + head * out_head_stride + (position - first) * out_row_stride;
-    // Channel c stands in byte c % code_bytes.
-    for (std::int64_t part = 0; part * code_bytes < dim; ++part) {
-      const std::int64_t last = std::min(dim, (part + 1) * code_bytes);
-      for (std::int64_t c = part * code_bytes; c < last; c += kDequantizeChannels) {
-        const std::int64_t count = std::min(kDequantizeChannels, last - c);
-        dequantize(row + (c - part * code_bytes), bits, part * bits, now.zeros.data() + c,
-                   now.scales.data() + c, count, type, target + c * element_size);
-      }
-    }
+  void decode_position(std::int64_t head, std::int64_t position, PositionScales& now) const {
+    dequantize(codes + head * code_stride + position * code_bytes, bits, now.zeros.data(),
+               now.scales.data(), dim, type, now.wide.data(),
+               out + head * out_head_stride + (position - first) * out_row_stride);
   }
 };
 
@@ -190,7 +183,6 @@ void GroupCodec::decode(const CodedGroups& coded, std::int64_t first,
                           .out = static_cast<char*>(rows.mutable_data_ptr()),
                           .out_head_stride = rows.stride(0) * rows.element_size(),
                           .out_row_stride = rows.stride(1) * rows.element_size(),
-                          .element_size = rows.element_size(),
                           .type = row_type(rows.scalar_type())};
     at::parallel_for(0, rows.size(0) * positions, kGrain,
                      [&](std::int64_t begin, std::int64_t end) { task.run(begin, end); });

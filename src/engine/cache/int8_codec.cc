@@ -1,49 +1,15 @@
 #include "engine/cache/int8_codec.h"
 
-#include <ATen/Parallel.h>
-
-#include <algorithm>
 #include <string>
 
 #include "engine/cache/dequantize.h"
+#include "engine/cache/rows_on_cpu.h"
 #include "kvtool/base/error.h"
 
 namespace kvtool::engine {
 namespace {
 
 constexpr double kMaxInteger = 127.0;
-// Rows that a thread takes at least.
-constexpr std::int64_t kGrainRows = 256;
-
-// Where row `index` of a tensor begins, the last dimension left out, in elements.
-std::int64_t offset_of(const at::Tensor& tensor, std::int64_t index) {
-  std::int64_t offset = 0;
-  for (std::int64_t dim = tensor.dim() - 2; dim >= 0; --dim) {
-    offset += index % tensor.size(dim) * tensor.stride(dim);
-    index /= tensor.size(dim);
-  }
-  return offset;
-}
-
-void decode_on_cpu(const at::Tensor& codes, const at::Tensor& scales, const at::Tensor& rows) {
-  const auto* code = codes.const_data_ptr<std::int8_t>();
-  const auto* scale = scales.const_data_ptr<float>();
-  auto* out = static_cast<char*>(rows.mutable_data_ptr());
-  const std::int64_t dim = rows.size(-1);
-  const auto element = static_cast<std::int64_t>(rows.element_size());
-  const RowType type = row_type(rows.scalar_type());
-  at::parallel_for(0, scales.numel(), kGrainRows, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row) {
-      const std::int8_t* from = code + offset_of(codes, row);
-      char* to = out + offset_of(rows, row) * element;
-      const float factor = scale[offset_of(scales, row)];
-      for (std::int64_t first = 0; first < dim; first += kDequantizeChannels) {
-        dequantize(from + first, factor, std::min(kDequantizeChannels, dim - first), type,
-                   to + first * element);
-      }
-    }
-  });
-}
 
 }  // namespace
 
@@ -67,9 +33,13 @@ void Int8Codec::encode(const at::Tensor& rows, const std::vector<at::Tensor>& pl
 
 void Int8Codec::decode(const std::vector<at::Tensor>& planes, const at::Tensor& rows,
                        const at::Tensor& wide) const {
-  const auto side_by_side = [](const at::Tensor& tensor) { return tensor.stride(-1) == 1; };
-  if (rows.is_cpu() && side_by_side(rows) && side_by_side(planes[0])) {
-    decode_on_cpu(planes[0], planes[1], rows);
+  if (are_rows_on_cpu(planes[0], rows)) {
+    const RowType type = row_type(rows.scalar_type());
+    each_row_on_cpu<std::int8_t>(
+        planes[0], planes[1], rows,
+        [dim = rows.size(-1), type](const std::int8_t* codes, float scale, float* room, void* out) {
+          dequantize(codes, scale, dim, type, room, out);
+        });
     return;
   }
   decode_by_tensors(planes, rows, wide);

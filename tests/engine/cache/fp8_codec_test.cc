@@ -98,6 +98,24 @@ TEST(Fp8, WhatIsNotFiniteSpoilsNoScale) {
   }
 }
 
+TEST(Fp8, TensorsDecodeToTheSameBits) {
+  at::manual_seed(4);
+  for (const at::ScalarType type : {at::kFloat8_e4m3fn, at::kFloat8_e5m2}) {
+    const Fp8Codec codec({type, true, {}});
+    for (const at::ScalarType dtype : {at::kFloat, at::kHalf, at::kBFloat16}) {
+      const at::Tensor rows = at::randn({3, 40, 70}).mul(at::randn({3, 1, 70}).exp()).to(dtype);
+      const std::vector<at::Tensor> planes = planes_of(codec, rows);
+      codec.measure(rows, planes);
+      codec.encode(rows, planes);
+      const at::Tensor by_loop = at::zeros({3, 60, 70}, dtype).narrow(1, 9, 40);
+      const at::Tensor by_tensors = at::zeros({3, 40, 70}, dtype);
+      codec.decode(planes, by_loop, by_loop);
+      Fp8Codec::decode_by_tensors(planes, by_tensors, at::empty({3, 40, 70}, at::kFloat));
+      EXPECT_TRUE(by_loop.equal(by_tensors));
+    }
+  }
+}
+
 // Steps are kept with the scale of the prompt, injected prompts bring their own; alike in parallel.
 TEST(Fp8Run, InParallelEachStepSeesItsOwnState) {
   TorchModel model = toy_model();
