@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Measures what rounding a model's weights to FP8 does: the figures of the gate fp8 in docs/gates.md.
+"""Measures what rounding a model's weights or its K/V to FP8 does: the figures of the gate fp8 in
+docs/gates.md.
 
-    tools/fp8_noise.py                      # SmolLM2 and the flat model: a quarter of an hour
+    tools/fp8_noise.py                      # SmolLM2 and the flat model: half an hour
     tools/fp8_noise.py --models flat-bf16
 
 All weights but the embedding are rounded to e4m3 with one scale per output channel, as a checkpoint
 in FP8 that the exporter reads, and computed in bfloat16 against the recording of the bfloat16 model:
-with the same kernels, with AVX2's, and in parallel. The exit status is 1 when the gate fails one.
+with the same kernels, with AVX2's, and in parallel. Then K/V is rounded by the cache fp8, alone and
+with the weights. The exit status is 1 when the gate fails one.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -23,11 +26,21 @@ sys.path[:0] = [str(REPOSITORY / "python"), str(REPOSITORY / "tools")]
 
 from fidelity import models  # noqa: E402
 
-VARIANTS = {
-    "same kernels": (),
-    "AVX2": ("--cpu-isa", "avx2"),
-    "in parallel": ("--parallel",),
-}
+
+@dataclass(frozen=True)
+class Variant:
+    name: str
+    options: tuple[str, ...] = ()
+    rounds_weights: bool = True
+
+
+VARIANTS = (
+    Variant("same kernels"),
+    Variant("AVX2", ("--cpu-isa", "avx2")),
+    Variant("in parallel", ("--parallel",)),
+    Variant("FP8 cache alone", ("--parallel", "--kv-cache", "fp8"), rounds_weights=False),
+    Variant("FP8 cache, too", ("--parallel", "--kv-cache", "fp8")),
+)
 STRETCHES = ("inject", "prefill", "forced")
 # As in the table: the larger of K and V where it has a *.
 FIGURES = (
@@ -56,10 +69,11 @@ def main(argv: list[str] | None = None) -> int:
     for model in options.models:
         reference = record(model, options)
         rounded = exported_in_fp8(model, options.work)
-        for name, more in VARIANTS.items():
-            report = replay(reference, rounded, more, options)
+        for variant in VARIANTS:
+            tested = rounded if variant.rounds_weights else models.exported(model, options.work)
+            report = replay(reference, tested, variant.options, options)
             verdict = report["verdicts"][0]
-            print(f"\n{model.name}, {name}: {report['summary']['steps'] // 2} steps a mode, gate "
+            print(f"\n{model.name}, {variant.name}: {report['summary']['steps'] // 2} steps a mode, gate "
                   f"{'passed' if verdict['gate']['passed'] else 'FAILED'}")  # fmt: skip
             print(table(verdict["figures"]), flush=True)
             failed = failed or not verdict["gate"]["passed"]
