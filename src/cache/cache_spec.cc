@@ -18,7 +18,6 @@ struct Suffix {
 };
 constexpr std::array kSuffixes = {Suffix{'T', std::uint64_t{1} << 40}, Suffix{'G', 1U << 30},
                                   Suffix{'M', 1U << 20}, Suffix{'K', 1U << 10}};
-constexpr std::uint64_t kMaxShare = 100;
 
 template <typename Infos>
 std::vector<std::string> names_of(const Infos& infos) {
@@ -57,7 +56,7 @@ std::optional<std::uint64_t> parse_bytes(std::string_view text) {
 std::optional<std::uint64_t> parse_share(std::string_view text) {
   if (text.empty() || text.back() != '%') return std::nullopt;
   const std::optional<std::uint64_t> number = parse_digits(text.substr(0, text.size() - 1));
-  return number && *number <= kMaxShare ? number : std::nullopt;
+  return number && *number <= kWholeShare ? number : std::nullopt;
 }
 
 // A finite number above 0.
@@ -83,11 +82,28 @@ std::string bytes_text(std::uint64_t bytes) {
   return std::to_string(bytes);
 }
 
+// Digits alone are pages.
+std::optional<Room> parse_room(std::string_view text) {
+  const auto room = [](Room::Unit unit, std::optional<std::uint64_t> number) {
+    return number ? std::optional(Room{unit, *number}) : std::nullopt;
+  };
+  if (text.ends_with('%')) return room(Room::Unit::kShare, parse_share(text));
+  if (const auto pages = parse_digits(text)) return room(Room::Unit::kPages, pages);
+  return room(Room::Unit::kBytes, parse_bytes(text));
+}
+
+std::string room_text(const Room& room) {
+  if (room.unit == Room::Unit::kBytes) return bytes_text(room.number);
+  return std::to_string(room.number) + (room.unit == Room::Unit::kShare ? "%" : "");
+}
+
 std::string_view expected(OptionKind kind) {
   switch (kind) {
     case OptionKind::kCount: return "a whole number";
     case OptionKind::kBytes: return "a number of bytes, such as 256M";
     case OptionKind::kShare: return "a share from 0% to 100%";
+    case OptionKind::kRoom:
+      return "a number of pages, of bytes with a suffix, such as 256M, or a share";
     case OptionKind::kWord: return "one of its words";
     case OptionKind::kScale: return "one of its words, or a number above 0";
   }
@@ -177,8 +193,14 @@ class SpecParser {
       spec_.settings_.push_back({std::move(name), std::string(text), 0});
       return;
     }
+    if (option.kind == OptionKind::kRoom) {
+      if (const std::optional<Room> room = parse_room(text)) {
+        spec_.settings_.push_back({std::move(name), room_text(*room), room->number});
+        return;
+      }
+    }
     const std::optional<std::uint64_t> number = parse_number(option.kind, text);
-    if (!number) {
+    if (!number || option.kind == OptionKind::kRoom) {
       fail(at, "'" + name + "' takes " + std::string(expected(option.kind)) + ", not '" +
                    std::string(text) + "'");
     }
@@ -230,6 +252,10 @@ const CacheSpec::Setting& CacheSpec::setting(std::string_view option) const {
 }
 
 std::uint64_t CacheSpec::number(std::string_view option) const { return setting(option).number; }
+
+Room CacheSpec::room(std::string_view option) const {
+  return parse_room(setting(option).text).value_or(Room{});
+}
 
 std::optional<double> CacheSpec::scale(std::string_view option) const {
   return parse_scale(setting(option).text);

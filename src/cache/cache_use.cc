@@ -10,6 +10,9 @@ CacheUse& CacheUse::operator+=(const CacheUse& other) {
   peak_bytes += other.peak_bytes;
   moved_bytes += other.moved_bytes;
   applied_rows += other.applied_rows;
+  paged_out += other.paged_out;
+  read_back += other.read_back;
+  emulated_link = emulated_link || other.emulated_link;
   for (const PlaceBytes& theirs : other.places) {
     const auto same = [&](const PlaceBytes& ours) { return ours.place == theirs.place; };
     const auto ours = std::find_if(places.begin(), places.end(), same);

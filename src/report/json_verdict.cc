@@ -175,6 +175,9 @@ Json json_cache(const run::UsedCache& used) {
           {"peak_bytes", used.use.peak_bytes},
           {"places", std::move(places)},
           {"moved_bytes", used.use.moved_bytes},
+          {"paged_out", used.use.paged_out},
+          {"read_back", used.use.read_back},
+          {"emulated_link", used.use.emulated_link},
           {"applied_rows", used.use.applied_rows}};
 }
 

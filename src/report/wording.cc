@@ -190,8 +190,19 @@ std::string cache_line(const run::Verdict& verdict) {
 
 std::string cache_line(const run::UsedCache& used) {
   if (used.spec == kContiguous) return {};
-  return fmt::format("K/V cache: {}, at most {} allocated for {} of K/V", used.spec,
-                     megabytes(used.use.peak_bytes), megabytes(used.use.logical_bytes));
+  std::string line =
+      fmt::format("K/V cache: {}, at most {} allocated for {} of K/V", used.spec,
+                  megabytes(used.use.peak_bytes), megabytes(used.use.logical_bytes));
+  if (used.use.places.size() > 1) {
+    line += " (";
+    for (const cache::PlaceBytes& place : used.use.places) {
+      line += fmt::format("{}{} {}", &place == &used.use.places.front() ? "" : ", ", place.place,
+                          megabytes(place.bytes));
+    }
+    line += fmt::format("), {} moved", megabytes(used.use.moved_bytes));
+  }
+  if (used.use.emulated_link) line += ", emulated link";
+  return line;
 }
 
 std::string cache_suffix(const std::string& spec) {

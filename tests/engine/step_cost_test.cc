@@ -85,12 +85,12 @@ class OperationCounter {
  public:
   OperationCounter() {
     active_ = this;
-    handle_ = at::addGlobalCallback(
-        at::RecordFunctionCallback([](const at::RecordFunction& function) {
-          const std::lock_guard lock(active_->mutex_);
-          ++active_->counts_[function.name()];
-          return std::unique_ptr<at::ObserverContext>();
-        }).scopes({at::RecordScope::FUNCTION}));
+    handle_ =
+        at::addGlobalCallback(at::RecordFunctionCallback([](const at::RecordFunction& function) {
+                                const std::lock_guard lock(active_->mutex_);
+                                ++active_->counts_[function.name()];
+                                return std::unique_ptr<at::ObserverContext>();
+                              }).scopes({at::RecordScope::FUNCTION}));
   }
   ~OperationCounter() { at::removeCallback(handle_); }
   OperationCounter(const OperationCounter&) = delete;
@@ -186,14 +186,13 @@ class StepCostBase : public testing::Test {
   std::map<std::string, std::uint64_t> operations_;
 };
 
-class StepCostTest : public StepCostBase,
-                     public testing::WithParamInterface<cache::PolicyInfo> {};
+class StepCostTest : public StepCostBase, public testing::WithParamInterface<cache::PolicyInfo> {};
 
 TEST_P(StepCostTest, GenerationWithoutRecording) {
   const std::vector<Input> inputs{{{1, 2, 3}}};
   count([&](const Progress& progress) {
     std::ignore =
-        generate(model_, inputs, {kCapacity, true, 4, 5, spec_of(GetParam())}, {}, progress);
+        generate(model_, inputs, {kCapacity, true, 4, 5, roomy_spec_of(GetParam())}, {}, progress);
   });
   expect_cheap_steps();
 }
@@ -202,14 +201,13 @@ TEST_P(StepCostTest, GenerationThatIsRecorded) {
   const std::vector<Input> inputs{{{1, 2, 3}}};
   const std::vector<format::RowSink*> sinks{&row_};
   count([&](const Progress& progress) {
-    const GenerateOptions options{kCapacity, true, 4, 5, spec_of(GetParam())};
+    const GenerateOptions options{kCapacity, true, 4, 5, roomy_spec_of(GetParam())};
     std::ignore = generate(model_, inputs, options, sinks, progress);
   });
   expect_cheap_steps();
 }
 
-INSTANTIATE_TEST_SUITE_P(Caches, StepCostTest, testing::ValuesIn(cache::kPolicies),
-                         name_of_policy);
+INSTANTIATE_TEST_SUITE_P(Caches, StepCostTest, testing::ValuesIn(cache::kPolicies), name_of_policy);
 
 class ReplayStepCost : public StepCostBase, public testing::WithParamInterface<PolicyInMode> {};
 
@@ -217,7 +215,8 @@ TEST_P(ReplayStepCost, IsTheSameAtEveryStep) {
   const auto& [mode, policy] = GetParam();
   const std::vector<Input> inputs{{{1, 2, 3}}};
   const std::vector<format::RowSink*> sinks{&row_};
-  std::ignore = generate(model_, inputs, {2 * kSteps, true, 4, 5, spec_of(policy)}, sinks, {});
+  std::ignore =
+      generate(model_, inputs, {2 * kSteps, true, 4, 5, roomy_spec_of(policy)}, sinks, {});
   MemoryRow live;
   live.steps.reserve(1000);
   live.deltas.reserve(1000);
@@ -227,7 +226,7 @@ TEST_P(ReplayStepCost, IsTheSameAtEveryStep) {
   batch.cache_capacity = kCapacity;
   const std::vector<format::RowSink*> live_sinks{&live};
   ReplayOptions options{mode};
-  options.kv_cache = spec_of(policy);
+  options.kv_cache = roomy_spec_of(policy);
   count([&](const Progress& progress) {
     std::ignore = replay(model_, batch, options, live_sinks, progress);
   });

@@ -40,6 +40,16 @@ inline Rows record(TorchModel& model, std::uint64_t new_tokens,
   return rows;
 }
 
+inline ReplayOptions replay_options(format::ReplayMode mode, const cache::CacheSpec& kv_cache,
+                                    bool parallel) {
+  ReplayOptions options;
+  options.mode = mode;
+  options.allow_different_weights = true;
+  options.kv_cache = kv_cache;
+  options.parallel = parallel;
+  return options;
+}
+
 struct Replayed {
   Rows rows;
   ReplayResult result;

@@ -13,6 +13,17 @@
 
 namespace kvtool::cache {
 
+inline constexpr std::uint64_t kWholeShare = 100;  // percent
+
+// How much of something, of an option of kind kRoom.
+struct Room {
+  enum class Unit : std::uint8_t { kPages, kBytes, kShare };
+  Unit unit = Unit::kShare;
+  std::uint64_t number = kWholeShare;  // pages, bytes or percent
+
+  friend bool operator==(const Room&, const Room&) = default;
+};
+
 // Plain data: copied freely, equal where the caches are. Grammar, without blanks:
 //
 //     spec   = policy [ ":" option { "," option } ]
@@ -33,6 +44,7 @@ class CacheSpec {
   // Of an option of kind kCount, kBytes or kShare (in percent). Error kMisuse where the policy
   // has no such option or it has no value.
   [[nodiscard]] std::uint64_t number(std::string_view option) const;
+  [[nodiscard]] Room room(std::string_view option) const;
   // Of an option of kind kScale; nothing where it is a word.
   [[nodiscard]] std::optional<double> scale(std::string_view option) const;
   // Of an option of kind kWord or kScale.

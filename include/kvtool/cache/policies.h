@@ -23,6 +23,7 @@ enum class OptionKind : std::uint8_t {
   kBytes,  // "256M": K, M, G and T are powers of 1024
   kShare,  // "80%", 0 to 100
   kWord,   // one of `words`
+  kRoom,   // "64" pages, "256M" bytes or "25%"
   kScale,  // one of `words`, or a number above 0
 };
 
@@ -79,6 +80,24 @@ CachePlan plan_kivi(const format::Geometry& geometry, const BatchExtent& batch,
                     const CacheSpec& spec);
 void check_kivi(const CacheSpec& spec);
 
+inline constexpr std::array<std::string_view, 3> kResidencyWords = {"lru", "clock", "lru2"};
+inline constexpr std::array<std::string_view, 1> kUnpaced = {"none"};
+inline constexpr std::array<std::string_view, 2> kNoOrYes = {"0", "1"};
+inline constexpr std::array kPagedOptions = {
+    OptionInfo{"page", OptionKind::kCount, "positions of a page", "16"},
+    OptionInfo{"device", OptionKind::kRoom,
+               "what a layer may have on the device: pages, bytes (256M) or a share", "100%"},
+    OptionInfo{"residency", OptionKind::kWord, "which page makes room: lru, clock or lru2", "lru",
+               kResidencyWords},
+    OptionInfo{"link", OptionKind::kScale, "GB/s between device and host, emulated on a CPU",
+               "none", kUnpaced},
+    OptionInfo{"check", OptionKind::kWord, "1: a checksum of each page over every round trip", "0",
+               kNoOrYes},
+};
+CachePlan plan_paged(const format::Geometry& geometry, const BatchExtent& batch,
+                     const CacheSpec& spec);
+void check_paged(const CacheSpec& spec);
+
 inline constexpr std::array kPolicies = {
     PolicyInfo{"contiguous", "rows as the model made them, one buffer a layer", {}},
     PolicyInfo{"int8", "rows as 8-bit integers, one scale per position, K/V head, K and V", {8, 4}},
@@ -93,6 +112,13 @@ inline constexpr std::array kPolicies = {
                kKiviOptions,
                plan_kivi,
                check_kivi},
+    PolicyInfo{"paged",
+               "pages of positions, as many as there is room for on the device, the others in host "
+               "memory",
+               {},
+               kPagedOptions,
+               plan_paged,
+               check_paged},
 };
 
 [[nodiscard]] constexpr std::span<const PolicyInfo> policies() { return kPolicies; }

@@ -43,7 +43,7 @@ KiviCache::KiviCache(const cache::KiviSettings& settings, const RowLayout& layou
       value_codec_(GroupAxis::kChannels, settings.value_bits, group_),
       ring_slots_(std::min(shape.capacity(), static_cast<std::int64_t>(settings.ring_positions()))),
       sinks_(layout, shape.rows(), sink_positions_, device),
-      recent_(layout, shape.rows(), ring_slots_, device, /*zeroed=*/true),
+      recent_(layout, shape.rows(), ring_slots_, device, RowBuffer::Fill::kZeros),
       settled_(static_cast<std::size_t>(shape.rows()), 0),
       work_(layout, shape.rows(), shape.capacity(), device) {
   check_types(layout);

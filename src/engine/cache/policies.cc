@@ -9,6 +9,7 @@
 #include "engine/cache/fp8_codec.h"
 #include "engine/cache/int8_codec.h"
 #include "engine/cache/kivi_cache.h"
+#include "engine/cache/paged_cache.h"
 #include "kvtool/base/error.h"
 
 namespace kvtool::engine {
@@ -43,12 +44,26 @@ std::unique_ptr<KvCache> make_kivi(const cache::CacheSpec& spec, const RowLayout
   return std::make_unique<KiviCache>(cache::kivi_settings(spec), layout, shape, device);
 }
 
+std::unique_ptr<KvCache> make_paged(const cache::CacheSpec& spec, const RowLayout& layout,
+                                    const BatchShape& shape, at::Device device) {
+  const cache::PagedSettings settings = cache::paged_settings(spec);
+  const auto positions = static_cast<std::uint64_t>(shape.capacity());
+  const std::uint64_t frames =
+      settings.frames(layout.geometry(),
+                      {.rows = static_cast<std::uint64_t>(shape.rows()), .positions = positions});
+  // With room for everything pages stand side by side, in order, and none ever moves.
+  if (frames == settings.pages(positions)) return make_contiguous(spec, layout, shape, device);
+  return std::make_unique<PagedCache>(settings, static_cast<std::int64_t>(frames), layout, shape,
+                                      device);
+}
+
 // The other half of cache::kPolicies, which says what they are without torch.
 constexpr std::array kMakers = {
     Policy{"contiguous", make_contiguous},
     Policy{"int8", make_int8},
     Policy{"fp8", make_fp8},
     Policy{"kivi", make_kivi},
+    Policy{"paged", make_paged},
 };
 static_assert(std::equal(kMakers.begin(), kMakers.end(), cache::kPolicies.begin(),
                          cache::kPolicies.end(),

@@ -18,12 +18,13 @@ void overwrite(const at::Tensor& target, const at::Tensor& source, std::int64_t 
 }  // namespace
 
 RowBuffer::RowBuffer(const RowLayout& layout, std::int64_t rows, std::int64_t slots,
-                     at::Device device, bool zeroed)
+                     at::Device device, Fill fill, bool pinned)
     : layout_(&layout) {
   for (const RowLayout::Group& group : layout.groups()) {
-    storage_.push_back(at::empty({group.entries, rows, group.heads, slots, group.dim},
-                                 at::TensorOptions(group.dtype).device(device)));
-    if (zeroed) storage_.back().zero_();
+    storage_.push_back(
+        at::empty({group.entries, rows, group.heads, slots, group.dim},
+                  at::TensorOptions(group.dtype).device(device).pinned_memory(pinned)));
+    if (fill == Fill::kZeros) storage_.back().zero_();
   }
   for (std::int64_t layer = 0; layer < layout.num_layers(); ++layer) {
     const auto view = [&](const RowLayout::Entry& entry) {

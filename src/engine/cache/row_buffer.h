@@ -15,11 +15,13 @@ namespace kvtool::engine {
 
 class RowBuffer {
  public:
+  enum class Fill : std::uint8_t { kNothing, kZeros };
+
   RowBuffer() = default;
-  // Of `rows` batch rows; filled with zeros, or with whatever the memory holds. `layout` outlives
-  // it.
+  // Of `rows` batch rows; filled with zeros, or with whatever the memory holds. pinned: host
+  // memory that a device copies to and from without a detour. `layout` outlives it.
   RowBuffer(const RowLayout& layout, std::int64_t rows, std::int64_t slots, at::Device device,
-            bool zeroed = false);
+            Fill fill = Fill::kNothing, bool pinned = false);
 
   [[nodiscard]] bool is_empty() const { return storage_.empty(); }
   // Views [B, heads, slots, dim].

@@ -23,6 +23,10 @@ void StoredCache::end() { filled_.end(); }
 at::Tensor StoredCache::attend(const AttentionCall& call) {
   filled_.mark(call.layer);
   take_in(call);
+  return attend_held(call);
+}
+
+at::Tensor StoredCache::attend_held(const AttentionCall& call) {
   const std::int64_t first = attention_.first_visible(call, pass_);
   const LayerKv rows = seen(call.layer, {first, pass_.end() - first});
   return attention_.attend(call, pass_, rows.k, rows.v);

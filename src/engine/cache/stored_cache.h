@@ -31,6 +31,10 @@ class StoredCache : public KvCache {
   // What a query of the pass sees of a layer's slots: [B, num_kv_heads, slots, dim] in the
   // model's type, until the next call of the cache.
   [[nodiscard]] virtual LayerKv seen(std::int64_t layer, SlotRange slots) = 0;
+  // After take_in(), over all that the call's queries see: [B, S, Hq, Dv], contiguous.
+  virtual at::Tensor attend_held(const AttentionCall& call);
+
+  [[nodiscard]] PaddedAttention& padded_attention() { return attention_; }
 
   [[nodiscard]] const BatchShape& shape() const { return shape_; }
   [[nodiscard]] at::Device device() const { return device_; }

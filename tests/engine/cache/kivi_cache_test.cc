@@ -199,15 +199,6 @@ TEST(KiviPlan, FourBitsTakeLessThanThreeTenths) {
   EXPECT_GT(share, 4.75 / 16);
 }
 
-ReplayOptions options_of(ReplayMode mode, const cache::CacheSpec& spec, bool parallel) {
-  ReplayOptions options;
-  options.mode = mode;
-  options.allow_different_weights = true;
-  options.kv_cache = spec;
-  options.parallel = parallel;
-  return options;
-}
-
 // A residual that covers the context leaves nothing to do.
 TEST(KiviRun, ALargeResidualIsContiguousToTheBit) {
   TorchModel model = toy_model();
@@ -230,7 +221,7 @@ TEST(KiviRun, RepeatsItsOwnGenerationToTheBitInEveryMode) {
     const Rows plain = record(model, 24);
     EXPECT_NE(recorded[0]->deltas, plain[0]->deltas);
     for (const ReplayMode mode : {ReplayMode::kInject, ReplayMode::kForced, ReplayMode::kFree}) {
-      const Replayed replayed = run(model, recorded, options_of(mode, spec, false));
+      const Replayed replayed = run(model, recorded, replay_options(mode, spec, false));
       for (std::size_t row = 0; row < 2; ++row) {
         EXPECT_EQ(replayed.rows[row]->deltas, recorded[row]->deltas);
         EXPECT_EQ(replayed.rows[row]->final_keys, recorded[row]->final_keys);
@@ -246,9 +237,9 @@ TEST(KiviRun, InParallelEachStepSeesItsOwnState) {
   const cache::CacheSpec spec = kivi("k=2,v=2,group=4,residual=2,sinks=1");
   const Rows recorded = record(model, 24);  // another cache's
   for (const ReplayMode mode : {ReplayMode::kInject, ReplayMode::kForced}) {
-    const Replayed steps = run(model, recorded, options_of(mode, spec, false));
-    const Replayed at_once = run(model, recorded, options_of(mode, spec, true));
-    const Replayed whole = run(model, recorded, options_of(mode, cache::CacheSpec(), true));
+    const Replayed steps = run(model, recorded, replay_options(mode, spec, false));
+    const Replayed at_once = run(model, recorded, replay_options(mode, spec, true));
+    const Replayed whole = run(model, recorded, replay_options(mode, cache::CacheSpec(), true));
     EXPECT_EQ(at_once.result.cache_use.applied_rows, steps.result.cache_use.applied_rows);
     for (std::size_t row = 0; row < 2; ++row) {
       EXPECT_NE(at_once.rows[row]->deltas, whole.rows[row]->deltas);

@@ -25,9 +25,15 @@ inline constexpr std::array kDTypes{DType::kFloat32, DType::kFloat16, DType::kBF
 
 using PolicyInMode = std::tuple<format::ReplayMode, cache::PolicyInfo>;
 
-// With its fallback options.
+// With its fallback options; of pages, with less room than the tests need.
 inline cache::CacheSpec spec_of(const cache::PolicyInfo& policy) {
+  if (policy.name == "paged") return cache::CacheSpec::parse("paged:page=2,device=6,check=1");
   return cache::CacheSpec::parse(policy.name);
+}
+
+// With room for everything: what has to be fetched takes its time.
+inline cache::CacheSpec roomy_spec_of(const cache::PolicyInfo& policy) {
+  return policy.name == "paged" ? cache::CacheSpec::parse("paged") : spec_of(policy);
 }
 
 // Of a policy that takes scales from the prompt, with a given one.

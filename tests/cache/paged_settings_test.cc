@@ -1,0 +1,59 @@
+#include "kvtool/cache/paged_settings.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "support/error_of.h"
+
+namespace kvtool::cache {
+namespace {
+
+// One layer: 2 heads of 8 + 8 numbers of two bytes, 64 bytes a position.
+format::Geometry small_geometry() {
+  return format::Geometry({{DType::kBFloat16, DType::kBFloat16, 2, 8, 8}});
+}
+
+std::uint64_t frames(const std::string& device, const BatchExtent& batch) {
+  const CacheSpec spec = CacheSpec::parse("paged:page=16,device=" + device);
+  return paged_settings(spec).frames(small_geometry(), batch);
+}
+
+TEST(PagedSettings, RoomIsPagesBytesOrAShare) {
+  const BatchExtent batch{.rows = 2, .positions = 150};  // 10 pages each, the last not whole
+  EXPECT_EQ(frames("100%", batch), 10U);
+  EXPECT_EQ(frames("25%", batch), 3U);
+  EXPECT_EQ(frames("8", batch), 4U);
+  EXPECT_EQ(frames("9", batch), 4U);
+  EXPECT_EQ(frames("1000", batch), 10U);
+  // A page is 16 * 64 bytes.
+  EXPECT_EQ(frames("6K", batch), 3U);
+}
+
+TEST(PagedSettings, RefusesTooLittleRoomAndNamesTheLeast) {
+  const BatchExtent batch{.rows = 3, .positions = 150};
+  const Error error = error_of([&] { std::ignore = frames("5", batch); });
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_THAT(error.what(), testing::HasSubstr("room for 1 pages of each of 3 inputs"));
+  EXPECT_THAT(error.what(), testing::HasSubstr("at least 6 pages, that is 6144 bytes of a layer"));
+  EXPECT_EQ(frames("6", batch), 2U);
+  // One page is everything.
+  EXPECT_EQ(frames("3", {.rows = 3, .positions = 16}), 1U);
+}
+
+TEST(PagedSettings, RefusesPagesOfNothing) {
+  const Error error = error_of([] { std::ignore = CacheSpec::parse("paged:page=0"); });
+  EXPECT_THAT(error.what(), testing::HasSubstr("'page' is from 1 to"));
+}
+
+TEST(PagedSettings, TheSpecReadsBack) {
+  const CacheSpec spec = CacheSpec::parse("paged:device=256M,link=16,residency=lru2");
+  EXPECT_EQ(spec.to_string(), "paged:page=16,device=256M,residency=lru2,link=16,check=0");
+  EXPECT_EQ(CacheSpec::parse(spec.to_string()), spec);
+  EXPECT_EQ(paged_settings(spec).device, (Room{Room::Unit::kBytes, 256U << 20}));
+  EXPECT_EQ(paged_settings(spec).link_gigabytes, 16.0);
+  EXPECT_THAT(error_of([] { std::ignore = CacheSpec::parse("paged:device=x"); }).what(),
+              testing::HasSubstr("'device' takes a number of pages, of bytes with a suffix"));
+}
+
+}  // namespace
+}  // namespace kvtool::cache
