@@ -20,6 +20,7 @@ const CLI::Range kCount(std::uint64_t{1},
                         static_cast<std::uint64_t>(std::numeric_limits<std::int32_t>::max()),
                         "COUNT");
 
+constexpr const char* kInputsGroup = "Model and prompts";
 constexpr const char* kGenerationGroup = "Generation";
 constexpr const char* kOutputGroup = "Output";
 
@@ -58,37 +59,48 @@ std::string list_of_policies() {
   return list;
 }
 
+void add_text_options(CLI::App& app, RunOptions& options) {
+  app.add_option("--text", options.text_file, "A text that is cut to the lengths of --context")
+      ->option_text("FILE")
+      ->group(kInputsGroup);
+  app.add_option("--context", options.contexts, "Prompts of exactly so many tokens, out of --text")
+      ->option_text("N[,N...]")
+      ->delimiter(',')
+      ->check(kCount)
+      ->group(kInputsGroup);
+}
+
 }  // namespace
 
 void add_common_options(CLI::App& app, RunOptions& options) {
-  const char* inputs = "Model and prompts";
   app.add_option("--config", options.config,
                  "Configuration (JSON, comments allowed); default hyperparameter.json of the "
                  "current folder when there is one. Options win over it")
       ->option_text("FILE")
-      ->group(inputs);
+      ->group(kInputsGroup);
   app.add_option("--model", options.models,
                  "Exported model (models/SLUG.pt) or a Hugging Face id whose models/SLUG.pt "
                  "exists; repeatable")
       ->option_text("FILE|ID")
       ->allow_extra_args(false)
-      ->group(inputs);
+      ->group(kInputsGroup);
   app.add_option("--prompt", options.prompts, "A prompt as text; repeatable")
       ->option_text("TEXT")
       ->allow_extra_args(false)
-      ->group(inputs);
+      ->group(kInputsGroup);
   app.add_option(
          "--prompts", options.prompts_file,
          "Prompts, one JSON object a line (or an array of them): {\"text\": ...}, "
          "{\"messages\": [...]} (through the model's chat template) or {\"token_ids\": [...]}")
       ->option_text("FILE.jsonl")
-      ->group(inputs);
+      ->group(kInputsGroup);
+  add_text_options(app, options);
   app.add_option("--request-number", options.request_number,
                  "Number of inputs; prompts repeat in order when there are fewer (default: all "
                  "prompts once)")
       ->option_text("N")
       ->check(kCount)
-      ->group(inputs);
+      ->group(kInputsGroup);
 
   app.add_option("--batch-size", options.batch_sizes,
                  "Inputs that run together; several sizes run one after the other (default 1)")
@@ -97,6 +109,12 @@ void add_common_options(CLI::App& app, RunOptions& options) {
       ->check(kCount)
       ->group(kGenerationGroup);
 
+  add_device_options(app, options);
+  add_json_option(app, options.reports);
+  add_verbosity_options(app, options.quiet, options.verbose);
+}
+
+void add_device_options(CLI::App& app, RunOptions& options) {
   const char* device = "Device";
   app.add_option("--device", options.device, "auto (CUDA when there is one), cpu, cuda or cuda:N")
       ->option_text("DEVICE")
@@ -123,9 +141,6 @@ void add_common_options(CLI::App& app, RunOptions& options) {
       ->option_text("SPEC")
       ->check(CLI::Validator(check_cache_spec, ""))
       ->group(device);
-
-  add_json_option(app, options.reports);
-  add_verbosity_options(app, options.quiet, options.verbose);
 }
 
 void add_length_options(CLI::App& app, RunOptions& options) {

@@ -26,6 +26,8 @@ struct RunOptions {
   std::vector<std::string> models;
   std::vector<std::string> prompts;
   std::optional<std::string> prompts_file;
+  std::optional<std::string> text_file;
+  std::vector<std::uint64_t> contexts;  // of text_file
   std::vector<std::uint64_t> batch_sizes;
   std::optional<std::uint64_t> request_number;
   std::optional<std::uint64_t> max_new_tokens;
@@ -76,6 +78,8 @@ void add_replay_options(CLI::App& app, RunOptions& options);
 // --gate and --allow-different-weights.
 void add_gate_options(CLI::App& app, std::optional<std::string>& gate,
                       bool& allow_different_weights);
+// --device, --device-label, --cpu-isa, --threads and --kv-cache.
+void add_device_options(CLI::App& app, RunOptions& options);
 void add_json_option(CLI::App& app, ReportTargets& targets);
 // --junit, --markdown and --html.
 void add_report_options(CLI::App& app, ReportTargets& targets);

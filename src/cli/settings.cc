@@ -1,6 +1,7 @@
 #include "settings.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "config.h"
@@ -42,18 +43,29 @@ void take_config(const Config& config, run::Request& request) {
   request.gate = config.gate;
 }
 
+void check_text(const RunOptions& options) {
+  if (options.text_file && options.contexts.empty()) {
+    throw_usage("--text needs --context N[,N...]: of how many tokens the prompts shall be");
+  }
+  if (!options.text_file && !options.contexts.empty()) {
+    throw_usage("--context cuts a text to so many tokens: name it with --text FILE");
+  }
+}
+
 void take_prompts(const RunOptions& options, run::Request& request) {
-  if (options.prompts.empty() && !options.prompts_file) return;
+  check_text(options);
+  if (options.prompts.empty() && !options.prompts_file && !options.text_file) return;
   request.prompts.clear();
   request.prompts_must_match = true;
   for (std::size_t i = 0; i < options.prompts.size(); ++i) {
     request.prompts.push_back(
         run::text_prompt(options.prompts[i], "--prompt " + std::to_string(i + 1)));
   }
-  if (!options.prompts_file) return;
-  for (run::Prompt& prompt : run::load_prompts_file(*options.prompts_file)) {
-    request.prompts.push_back(std::move(prompt));
-  }
+  const auto append = [&](std::vector<run::Prompt> prompts) {
+    std::move(prompts.begin(), prompts.end(), std::back_inserter(request.prompts));
+  };
+  if (options.prompts_file) append(run::load_prompts_file(*options.prompts_file));
+  if (options.text_file) append(run::cut_text_prompts(*options.text_file, options.contexts));
 }
 
 // The command line has checked the names; one named twice runs once.

@@ -335,6 +335,9 @@ class GenerationRun {
     if (input(index).prompt->kind == Prompt::Kind::kMessages) {
       meta.prompt["messages"] = input(index).prompt->messages;
     }
+    if (input(index).prompt->cut_to_tokens != 0) {
+      meta.prompt["origin"] = valid_utf8(input(index).prompt->origin);
+    }
     if (const std::string& clock = input(index).encoded->clock; !clock.empty()) {
       meta.prompt["clock"] = clock;
     }

@@ -5,6 +5,8 @@
 #include <limits>
 
 #include "kvtool/base/error.h"
+#include "kvtool/base/setting.h"
+#include "kvtool/base/text.h"
 
 namespace kvtool::run {
 namespace {
@@ -117,6 +119,18 @@ std::vector<EncodedPrompt> encode_with_helper(std::span<const Prompt> prompts,
   return encoded;
 }
 
+void cut(const Prompt& prompt, EncodedPrompt& encoded) {
+  if (prompt.cut_to_tokens == 0) return;
+  const std::size_t tokens = encoded.token_ids.size();
+  if (tokens < prompt.cut_to_tokens) {
+    throw_usage(prompt.origin + ": the text has only " + counted(tokens, "token") +
+                " of this model: give a longer one, or " + setting("context") + " " +
+                std::to_string(tokens) + " at most");
+  }
+  encoded.token_ids.resize(prompt.cut_to_tokens);
+  encoded.text.clear();  // the tokens say which part of it
+}
+
 }  // namespace
 
 ProcessResult run_encoder(const std::filesystem::path& model, std::string_view input,
@@ -141,6 +155,7 @@ std::vector<EncodedPrompt> encode_prompts(std::span<const Prompt> prompts,
     std::vector<EncodedPrompt> encoded = encode_with_helper(prompts, model, process, clock);
     for (std::size_t i = 0; i < encoded.size(); ++i) {
       if (encoded[i].token_ids.empty()) throw_usage(prompts[i].origin + " has no token");
+      cut(prompts[i], encoded[i]);
     }
     return encoded;
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <set>
+#include <span>
 #include <utility>
 
 #include "kvtool/base/error.h"
@@ -307,6 +308,22 @@ std::vector<Prompt> load_prompts_file(const std::filesystem::path& path) {
       is_array ? parse_array(content, path.string()) : parse_lines(content, path.string());
   if (prompts.empty()) {
     throw_usage(path.string() + " holds no prompt: write one " + kPromptForms + " a line");
+  }
+  return prompts;
+}
+
+std::vector<Prompt> cut_text_prompts(const std::filesystem::path& path,
+                                     std::span<const std::uint64_t> contexts) {
+  const std::string bytes = read_text_file(path, kMaxPromptsFileBytes);
+  require_utf8(bytes, path.string());
+  std::string_view content = bytes;
+  remove_byte_order_mark(content);
+  const Prompt whole = text_prompt(std::string(content), path.string());
+  std::vector<Prompt> prompts;
+  for (const std::uint64_t context : contexts) {
+    Prompt& prompt = prompts.emplace_back(whole);
+    prompt.cut_to_tokens = context;
+    prompt.origin = path.string() + " cut to " + counted(context, "token");
   }
   return prompts;
 }

@@ -33,7 +33,10 @@ bool same_prompt(const Prompt& given, const ReferenceEntry& entry) {
   };
   switch (given.kind) {
     case Prompt::Kind::kTokenIds: return given.token_ids == entry.prompt_ids;
-    case Prompt::Kind::kText: return member("text").is_null() || member("text") == given.text;
+    case Prompt::Kind::kText:
+      // How far a text reaches that was cut, only its tokenizer knows.
+      if (given.cut_to_tokens != 0) return given.cut_to_tokens == entry.prompt_ids.size();
+      return member("text").is_null() || member("text") == given.text;
     case Prompt::Kind::kMessages:
       return member("messages").is_null() || member("messages") == given.messages;
   }

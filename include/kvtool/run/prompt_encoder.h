@@ -19,7 +19,7 @@ namespace kvtool::run {
 
 struct EncodedPrompt {
   std::vector<std::int32_t> token_ids;
-  std::string text;  // after the chat template; empty for token ids
+  std::string text;  // after the chat template; empty for token ids, and for a text that was cut
   // The local time that the chat template has read: "2026-11-30T13:22:15.000001".
   std::string clock = {};
   std::vector<std::string> warnings = {};  // "begins with two ...": what the user should know
@@ -37,7 +37,8 @@ using EncoderProcess =
 
 // One result per prompt. The process is started only when a prompt is not token
 // ids. Chat templates see `clock` (as EncodedPrompt has it) where it is not empty, else the
-// present time. Error kUsage for a prompt that cannot be encoded (naming its origin),
+// present time. Error kUsage for a prompt that cannot be encoded or has too few
+// tokens for what it is cut to (naming its origin),
 // kEnvironment when the helper is missing or fails.
 [[nodiscard]] std::vector<EncodedPrompt> encode_prompts(std::span<const Prompt> prompts,
                                                         const std::filesystem::path& model,

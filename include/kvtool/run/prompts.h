@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,6 +21,8 @@ struct Prompt {
   nlohmann::json messages;
   std::vector<std::int32_t> token_ids;  // kTokenIds
   std::string origin;                   // for messages: "--prompt 2", "prompts.jsonl line 3"
+  // Of a text: the prompt is its first so many tokens. 0: all.
+  std::uint64_t cut_to_tokens = 0;
 
   // {"text": ...}, {"messages": ...} or {"token_ids": ...}.
   [[nodiscard]] nlohmann::json to_json() const;
@@ -34,6 +37,11 @@ struct Prompt {
 // One JSON value a line, empty lines skipped, or one array of them, in UTF-8 with or without
 // byte order mark; Error kUsage with path and line.
 [[nodiscard]] std::vector<Prompt> load_prompts_file(const std::filesystem::path& path);
+
+// A prompt for each of `contexts`: the first so many tokens of the text in the file, in UTF-8 with
+// or without byte order mark. Error kUsage that names the file.
+[[nodiscard]] std::vector<Prompt> cut_text_prompts(const std::filesystem::path& path,
+                                                   std::span<const std::uint64_t> contexts);
 
 // "expected an array, found a string": names of JSON types for messages.
 [[nodiscard]] std::string json_type_name(const nlohmann::json& value);

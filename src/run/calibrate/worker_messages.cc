@@ -114,15 +114,20 @@ struct JsonCodec<Prompt> {
   static json write(const Prompt& prompt) {
     Prompt valid = prompt;
     valid.text = valid_utf8(prompt.text);
-    return {{"origin", valid_utf8(prompt.origin)}, {"prompt", valid.to_json()}};
+    return {{"origin", valid_utf8(prompt.origin)},
+            {"prompt", valid.to_json()},
+            {"cut_to_tokens", prompt.cut_to_tokens}};
   }
   static Prompt read(const json& value, const std::string& where) {
-    if (!value.is_object() || value.size() != 2 || !value.contains("prompt") ||
-        !value.contains("origin")) {
-      fail_to_read(where, "an object of \"origin\" and \"prompt\"", value);
+    if (!value.is_object() || value.size() != 3 || !value.contains("prompt") ||
+        !value.contains("origin") || !value.contains("cut_to_tokens")) {
+      fail_to_read(where, "an object of \"origin\", \"prompt\" and \"cut_to_tokens\"", value);
     }
-    return parse_prompt(value["prompt"],
-                        JsonCodec<std::string>::read(value["origin"], where + ".origin"));
+    Prompt prompt = parse_prompt(value["prompt"],
+                                 JsonCodec<std::string>::read(value["origin"], where + ".origin"));
+    prompt.cut_to_tokens =
+        JsonCodec<std::uint64_t>::read(value["cut_to_tokens"], where + ".cut_to_tokens");
+    return prompt;
   }
 };
 
