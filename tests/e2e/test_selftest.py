@@ -68,8 +68,9 @@ def test_a_device_that_the_gate_cannot_stand_fails_the_control(exported, kvtool,
     model = exported("llama").path
     kvtool.ok("save", "--model", model, "--prompts", token_prompts, "--batch-size", 3, "--device",
               "cpu", "--max-new-tokens", 12, "--ignore-eos", "--out", "ref_cache")
-    result = selftest(kvtool, model, "--quick", "--from", "CPU", "--cpu-isa", "sse41",
-                      "--gate", "same-device", expect=1)
+    report = kvtool.json("selftest", "--model", model, "--device", "cpu", "--quick", "--from", "CPU",
+                         "--cpu-isa", "sse41", "--gate", "same-device", expect=1)
+    (result,) = report["selftests"]
     assert not result["control"]["passed"]
     assert result["inputs"] == 3
 
