@@ -139,6 +139,15 @@ bool measures_noise(const format::RecordingHeader& reference, const ComparisonOp
   return show_noise(held, options.live_logits.value_or(held));
 }
 
+// What the layers compute in, by the type of their K/V; 8 bits are a way to keep them.
+DType layer_dtype(const format::Geometry& geometry) {
+  const DType dtype = geometry.layer(0).value_dtype;
+  return element_size(dtype) > 1 ? dtype : DType::kFloat32;
+}
+
+// The one with fewer bits of significand.
+DType coarser(DType a, DType b) { return mantissa_bits(b) < mantissa_bits(a) ? b : a; }
+
 void require_size(std::size_t actual, std::uint64_t expected, const std::string& what) {
   if (actual != expected) {
     throw_incompatible(what + ": the compared row has " + std::to_string(actual) +
@@ -156,6 +165,7 @@ struct RowComparator::Impl {
         token_options{.reference_logits_dtype = source.header().logits_dtype,
                       .live_logits_dtype = comparison_options.live_logits_dtype.value_or(
                           source.header().logits_dtype),
+                      .layer_dtype = coarser(layer_dtype(geometry), layer_dtype(live_geometry)),
                       .bounds = comparison_options.bounds,
                       .vocab_size = source.header().vocab_size,
                       .measures_noise = measures_noise(source.header(), comparison_options)},

@@ -7,6 +7,7 @@
 #include <numbers>
 #include <optional>
 
+#include "kvtool/analysis/kv_error.h"
 #include "kvtool/analysis/statistics.h"
 #include "recorded_logits.h"
 
@@ -17,6 +18,8 @@ using format::StepStats;
 
 // A step's noise counts up to so many times the stretch's median.
 constexpr double kMostNoise = 2.0;
+// Steps that differ at all, for their median to say what is usual of them.
+constexpr std::size_t kFewestNoisySteps = 8;
 // In ulp, the deviation of the difference of two values that are rounded on their own, 1 / sqrt(6).
 // Below an ulp, noise moves few logits, but each by a whole one.
 constexpr double kRoundingNoise = 0.40824829046386302;
@@ -93,13 +96,21 @@ TokenVerdict classify(const TokenComparison& token, double near_tie_ulps) {
   return TokenVerdict::kHardFlip;
 }
 
-// The lower median of the steps' noise; NaN where none was measured.
+double finite_or(double value, double otherwise) {
+  return std::isfinite(value) ? value : otherwise;
+}
+
+// The lower median of the noise of the steps that have any, where these are enough to say what is
+// usual; else of all steps. NaN where none was measured.
 double median_noise(std::span<const TokenComparison> tokens) {
   std::vector<double> noises;
+  std::vector<double> noisy;
   for (const TokenComparison& token : tokens) {
-    if (!std::isnan(token.noise.top)) noises.push_back(token.noise.top);
+    if (std::isnan(token.noise.top)) continue;
+    noises.push_back(token.noise.top);
+    if (token.noise.top > 0.0) noisy.push_back(token.noise.top);
   }
-  return quantile(noises, 0.5).value_or(kNaN);
+  return quantile(noisy.size() < kFewestNoisySteps ? noises : noisy, 0.5).value_or(kNaN);
 }
 
 // Both sides' lists begin with the best `count` ids; the share that they have in common.
@@ -208,9 +219,13 @@ void judge_noise(std::span<TokenComparison> tokens,
                  std::span<const std::vector<FlipCandidate>> candidates,
                  const TokenOptions& options) {
   const double most = kMostNoise * median_noise(tokens);
+  // The last hidden state is rounded on each side, whatever type the head has.
+  const double of_hidden = std::numbers::sqrt2 * storage_rounding_floor(options.layer_dtype);
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     TokenComparison& token = tokens[i];
-    const double noise = std::max(std::min(token.noise.top, most), kRoundingNoise * token.ulp);
+    const double least =
+        std::max(kRoundingNoise * token.ulp, finite_or(of_hidden * token.noise.deviation, 0.0));
+    const double noise = std::max(std::min(token.noise.top, most), least);
     token.noise_bound = options.bounds.noise_z * std::numbers::sqrt2 * noise;
     if (std::isnan(token.noise.top)) token.noise_bound = kNaN;
     token.verdict = classify(token, options.bounds.near_tie_ulps);

@@ -74,6 +74,48 @@ TEST(JudgeNoise, IsAtLeastWhatRoundingMakes) {
   EXPECT_EQ(judged(tokens).back().verdict, TokenVerdict::kHardFlip);
 }
 
+// A float32 head over bfloat16 layers: the ulp says nothing, and where most steps agree to the bit
+// neither does the median.
+TEST(JudgeNoise, IsAtLeastWhatRoundingTheHiddenStateMakes) {
+  const double floor = kSqrt2 * std::ldexp(1.0, -8) / std::sqrt(7.0);
+  EXPECT_NEAR(floor, 0.0021, 5e-5);
+  const auto verdict_of = [&](double gap, DType layers, double spread) {
+    std::vector<TokenComparison> tokens(9, match(0.0));
+    tokens.push_back(mismatch(gap, 0.003));
+    for (TokenComparison& token : tokens) {
+      token.ulp = std::ldexp(1.0, -23);
+      token.noise.deviation = spread;
+    }
+    TokenOptions options{.layer_dtype = layers, .measures_noise = true};
+    const std::vector<std::vector<FlipCandidate>> candidates(tokens.size());
+    judge_noise(tokens, candidates, options);
+    return tokens.back().verdict;
+  };
+  EXPECT_EQ(verdict_of(0.0065, DType::kBFloat16, 1.0), TokenVerdict::kNoise);
+  EXPECT_EQ(verdict_of(5.6 * floor, DType::kBFloat16, 1.0), TokenVerdict::kNoise);
+  EXPECT_EQ(verdict_of(5.7 * floor, DType::kBFloat16, 1.0), TokenVerdict::kHardFlip);
+  EXPECT_EQ(verdict_of(0.0065, DType::kBFloat16, 0.1), TokenVerdict::kHardFlip);
+  EXPECT_EQ(verdict_of(0.0065, DType::kFloat32, 1.0), TokenVerdict::kHardFlip);
+  // What is not known adds nothing.
+  EXPECT_EQ(verdict_of(0.0065, DType::kBFloat16, kNan), TokenVerdict::kHardFlip);
+}
+
+// Two kernels that agree to the bit in most steps: those where they do not show what is usual,
+// where they are enough.
+TEST(JudgeNoise, MedianIsThatOfTheStepsThatDiffer) {
+  std::vector<TokenComparison> tokens(100, match(0.0));
+  tokens.insert(tokens.end(), 6, match(0.1));
+  tokens.push_back(mismatch(0.5, 0.1));
+  EXPECT_EQ(judged(tokens).back().verdict, TokenVerdict::kHardFlip);
+  tokens.insert(tokens.begin(), match(0.1));
+  EXPECT_EQ(judged(tokens).back().verdict, TokenVerdict::kNoise);
+  EXPECT_DOUBLE_EQ(judged(tokens).back().noise_bound, 4.0 * kSqrt2 * 0.1);
+  // One that is wrong among them is still not excused.
+  tokens.back() = mismatch(2.0, 1.0);
+  EXPECT_EQ(judged(tokens).back().verdict, TokenVerdict::kHardFlip);
+  EXPECT_DOUBLE_EQ(judged(tokens).back().noise_bound, 4.0 * kSqrt2 * 0.2);
+}
+
 // The table of docs/metrics.md: a recorded logit of 17 in bfloat16.
 TEST(JudgeNoise, GivesTheDocumentedClasses) {
   const auto classes = [](double gap) {

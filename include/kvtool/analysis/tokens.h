@@ -39,6 +39,9 @@ struct TokenOptions {
   // The head's dtypes. ulp is that of the coarser one.
   DType reference_logits_dtype = DType::kFloat32;
   DType live_logits_dtype = DType::kFloat32;
+  // Of 16 or 32 bits, what the layers below the head compute in: that of their K/V, the coarser
+  // side's. float32 where it is not known.
+  DType layer_dtype = DType::kFloat32;
   FlipBounds bounds = {};  // of near-ties and noise
   // Of the reference: which ids the sample is of. 0: it has none.
   std::uint32_t vocab_size = 0;
