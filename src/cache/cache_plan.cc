@@ -5,6 +5,7 @@
 
 #include "kvtool/base/checked.h"
 #include "kvtool/base/error.h"
+#include "kvtool/cache/key_budget.h"
 
 namespace kvtool::cache {
 namespace {
@@ -22,6 +23,10 @@ struct Rows {
   std::uint64_t dim;
   DType dtype;
 
+  // Of the numbers that a policy keeps of a page.
+  [[nodiscard]] std::uint64_t page_bytes(std::uint32_t numbers) const {
+    return heads * dim * numbers * sizeof(float);
+  }
   [[nodiscard]] std::uint64_t logical_bytes() const { return heads * dim * element_size(dtype); }
   [[nodiscard]] std::uint64_t kept_bytes(const RowStorage& storage) const {
     if (storage.element_bits == 0) return logical_bytes();
@@ -58,27 +63,42 @@ std::uint64_t bytes_of_batch(const BatchExtent& batch, std::uint64_t positions,
               std::to_string(batch.positions) + " positions is larger than 64 bits can say");
 }
 
+const RowStorage& storage_of(const CacheSpec& spec) {
+  const PolicyInfo& policy = policy_of(spec);
+  if (!spec.has(kStoreOption.name)) return policy.storage;
+  const std::string& store = spec.word(kStoreOption.name);
+  return store == kStoreOption.fallback ? policy.storage
+                                        : policy_of(CacheSpec::parse(store)).storage;
+}
+
 CachePlan plan_cache(const format::Geometry& geometry, const BatchExtent& batch,
                      const CacheSpec& spec) {
   const PolicyInfo& policy = policy_of(spec);
   if (policy.plan != nullptr) return policy.plan(geometry, batch, spec);
-  const RowStorage& storage = policy.storage;
+  const RowStorage& storage = storage_of(spec);
   std::uint64_t once = 0;  // of a row
   // Of one position: the caps of a geometry keep these sums far below 64 bits.
+  const KeyBudget budget(spec);
+  const std::uint32_t numbers = policy.page_numbers;
   std::uint64_t kept = 0;
+  std::uint64_t page = 0;
   WorkSpace work;
+  std::uint64_t index = 0;
   for (const format::LayerGeometry& layer : geometry.layers()) {
     const Rows k{layer.num_kv_heads, layer.key_dim, layer.key_dtype};
     const Rows v{layer.num_kv_heads, layer.value_dim, layer.value_dtype};
     kept += k.kept_bytes(storage) + v.kept_bytes(storage);
     once += (k.heads + v.heads) * storage.head_bytes;
+    if (budget.selects(index++)) page += k.page_bytes(numbers);
     if (storage.element_bits != 0) work.fit(k, v);
   }
-  const auto of_batch = [&](std::uint64_t bytes) {
-    return bytes_of_batch(batch, batch.positions, bytes);
+  const auto of_batch = [&](std::uint64_t positions, std::uint64_t bytes) {
+    return bytes_of_batch(batch, positions, bytes);
   };
-  return {of_batch(geometry.position_bytes()), of_batch(kept) + bytes_of_batch(batch, 1, once),
-          of_batch(work.key + work.value + work.wide)};
+  return {of_batch(batch.positions, geometry.position_bytes()),
+          of_batch(batch.positions, kept) + of_batch(batch.positions / budget.page(), page) +
+              of_batch(1, once),
+          of_batch(batch.positions, work.key + work.value + work.wide)};
 }
 
 }  // namespace kvtool::cache

@@ -18,6 +18,7 @@ struct Suffix {
 };
 constexpr std::array kSuffixes = {Suffix{'T', std::uint64_t{1} << 40}, Suffix{'G', 1U << 30},
                                   Suffix{'M', 1U << 20}, Suffix{'K', 1U << 10}};
+constexpr char kShareSign = '%';
 
 template <typename Infos>
 std::vector<std::string> names_of(const Infos& infos) {
@@ -54,7 +55,7 @@ std::optional<std::uint64_t> parse_bytes(std::string_view text) {
 }
 
 std::optional<std::uint64_t> parse_share(std::string_view text) {
-  if (text.empty() || text.back() != '%') return std::nullopt;
+  if (!text.ends_with(kShareSign)) return std::nullopt;
   const std::optional<std::uint64_t> number = parse_digits(text.substr(0, text.size() - 1));
   return number && *number <= kWholeShare ? number : std::nullopt;
 }
@@ -104,6 +105,7 @@ std::string_view expected(OptionKind kind) {
     case OptionKind::kShare: return "a share from 0% to 100%";
     case OptionKind::kRoom:
       return "a number of pages, of bytes with a suffix, such as 256M, or a share";
+    case OptionKind::kPart: return "a whole number, or a share from 0% to 100%";
     case OptionKind::kWord: return "one of its words";
     case OptionKind::kScale: return "one of its words, or a number above 0";
   }
@@ -199,12 +201,22 @@ class SpecParser {
         return;
       }
     }
-    const std::optional<std::uint64_t> number = parse_number(option.kind, text);
+    const OptionKind kind = kind_of(option, text);
+    const std::optional<std::uint64_t> number = parse_number(kind, text);
     if (!number || option.kind == OptionKind::kRoom) {
       fail(at, "'" + name + "' takes " + std::string(expected(option.kind)) + ", not '" +
                    std::string(text) + "'");
     }
-    spec_.settings_.push_back({std::move(name), number_text(option.kind, *number), *number});
+    if (*number < option.least) {
+      fail(at, "'" + name + "' is at least " + number_text(kind, option.least));
+    }
+    spec_.settings_.push_back({std::move(name), number_text(kind, *number), *number});
+  }
+
+  // A part is a share or a count, as it is written.
+  static OptionKind kind_of(const OptionInfo& option, std::string_view text) {
+    if (option.kind != OptionKind::kPart) return option.kind;
+    return text.ends_with(kShareSign) ? OptionKind::kShare : OptionKind::kCount;
   }
 
   static std::optional<std::uint64_t> parse_number(OptionKind kind, std::string_view text) {
@@ -214,7 +226,7 @@ class SpecParser {
 
   static std::string number_text(OptionKind kind, std::uint64_t number) {
     if (kind == OptionKind::kBytes) return bytes_text(number);
-    return std::to_string(number) + (kind == OptionKind::kShare ? "%" : "");
+    return std::to_string(number) + (kind == OptionKind::kShare ? std::string(1, kShareSign) : "");
   }
 
   // Adds the fallbacks and sorts as the table does.
@@ -244,11 +256,20 @@ CacheSpec CacheSpec::parse(std::string_view text, std::span<const PolicyInfo> kn
   return SpecParser(text, known).parse();
 }
 
+const CacheSpec::Setting* CacheSpec::find(std::string_view option) const {
+  const auto found = std::ranges::find(settings_, option, &Setting::name);
+  return found == settings_.end() ? nullptr : &*found;
+}
+
 const CacheSpec::Setting& CacheSpec::setting(std::string_view option) const {
-  for (const Setting& one : settings_) {
-    if (one.name == option) return one;
-  }
+  if (const Setting* found = find(option)) return *found;
   throw_misuse("the cache '" + to_string() + "' has no option '" + std::string(option) + "'");
+}
+
+bool CacheSpec::has(std::string_view option) const { return find(option) != nullptr; }
+
+bool CacheSpec::is_share(std::string_view option) const {
+  return setting(option).text.ends_with(kShareSign);
 }
 
 std::uint64_t CacheSpec::number(std::string_view option) const { return setting(option).number; }

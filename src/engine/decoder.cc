@@ -14,6 +14,7 @@
 #include "engine/torch_model.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
+#include "kvtool/cache/key_budget.h"
 
 namespace kvtool::engine {
 namespace {
@@ -30,6 +31,7 @@ BatchShape make_shape(const TorchModel& model, std::span<const Input> inputs,
   const auto new_tokens = static_cast<std::int64_t>(options.max_new_tokens);
   if (new_tokens < 1) throw_usage(setting("max_new_tokens") + " must be at least 1");
   check_positions(length, new_tokens, model.info.max_positions);
+  cache::KeyBudget(options.kv_cache).check(static_cast<std::uint64_t>(length + new_tokens - 1));
   return BatchShape(std::move(prompts), length, length + new_tokens - 1);
 }
 

@@ -12,6 +12,7 @@ constexpr std::uint64_t kMaxPassTokens = 1024;
 // What a token needs inside of the model, estimated high: the widest layers of
 // an 8-billion-parameter model take about so much.
 constexpr std::uint64_t kActivationBytes = 192 * 1024;
+constexpr std::uint64_t kPlannedPositions = 1024;
 
 }  // namespace
 
@@ -20,8 +21,11 @@ PassLimits pass_limits(const ModelInfo& model, const cache::CacheSpec& kv_cache,
   const std::uint64_t logits = std::uint64_t{model.vocab_size} * element_size(model.logits_dtype);
   // The K/V that a token computes, and the recorded ones: into the cache, then to the sinks.
   const std::uint64_t per_token = logits + 2 * model.geometry.delta_bytes() + kActivationBytes;
+  // Of many: what a cache keeps of pages is nothing of a single position.
   const std::uint64_t per_position =
-      cache::plan_cache(model.geometry, {.rows = 1, .positions = 1}, kv_cache).physical_bytes();
+      cache::plan_cache(model.geometry, {.rows = 1, .positions = kPlannedPositions}, kv_cache)
+          .physical_bytes() /
+      kPlannedPositions;
   const std::uint64_t half = memory_bytes / 2;
   return {static_cast<std::int64_t>(std::clamp<std::uint64_t>(half / per_token, 1, kMaxPassTokens)),
           static_cast<std::int64_t>(std::max<std::uint64_t>(half / per_position, 1))};

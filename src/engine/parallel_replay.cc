@@ -21,6 +21,7 @@
 #include "engine/torch_model.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
+#include "kvtool/cache/key_budget.h"
 
 namespace kvtool::engine {
 namespace {
@@ -62,6 +63,11 @@ class ParallelReplay {
       rows_[index].source = batch.rows[index].reference;
       if (index < sinks.size()) rows_[index].sink = sinks[index];
     }
+    std::uint64_t longest = batch.cache_capacity;
+    for (const RowLength& length : lengths_) {
+      longest = std::max(longest, static_cast<std::uint64_t>(length.prompt + length.steps));
+    }
+    cache::KeyBudget(options.kv_cache).check(longest);
   }
 
   ReplayResult execute(const Progress& progress) {
@@ -79,7 +85,10 @@ class ParallelReplay {
     result.timing.prefill_seconds = prefill_seconds_;
     result.timing.decode_seconds = decode_seconds_;
     result.cache_use = use_;
-    result.cache_use.applied_rows = applied_rows_;
+    result.cache_use.applied_rows = counted_.applied_rows;
+    result.cache_use.visible_keys = counted_.visible_keys;
+    result.cache_use.seen_keys = counted_.seen_keys;
+    result.cache_use.most_visible_keys = counted_.most_visible_keys;
     for (const ReplayRow& row : batch_.rows) {
       result.own_step_kv.push_back(!injects_ || !row.reference->has_step_kv());
     }
@@ -145,7 +154,7 @@ class ParallelReplay {
       if (row.kept) now += row.kept->use();
     }
     for (const ParallelPiece& piece : pieces) {
-      if (piece.is_last) applied_rows_ += piece.row->use().applied_rows;
+      if (piece.is_last) counted_ += piece.row->use();
     }
     if (now.physical_bytes >= use_.physical_bytes) use_ = now;
   }
@@ -370,7 +379,7 @@ class ParallelReplay {
   double prefill_seconds_ = 0.0;
   double decode_seconds_ = 0.0;
   cache::CacheUse use_;
-  std::uint64_t applied_rows_ = 0;
+  cache::CacheUse counted_;  // of it the counts of all rows, not bytes
 };
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include "engine/stopwatch.h"
 #include "engine/torch_model.h"
 #include "kvtool/base/error.h"
+#include "kvtool/cache/key_budget.h"
 
 namespace kvtool::engine {
 namespace {
@@ -26,14 +27,17 @@ std::int64_t longest(const ReplayBatch& batch) {
   return static_cast<std::int64_t>(steps);
 }
 
-BatchShape make_shape(const TorchModel& model, const ReplayBatch& batch) {
+BatchShape make_shape(const TorchModel& model, const ReplayBatch& batch,
+                      const cache::CacheSpec& kv_cache) {
   std::vector<std::span<const std::int32_t>> prompts;
   for (const ReplayRow& row : batch.rows) prompts.emplace_back(row.reference->prompt());
   const auto length = static_cast<std::int64_t>(batch.padded_length);
   const std::int64_t steps = longest(batch);
   check_positions(length, steps + 1, model.info.max_positions);
-  return BatchShape(std::move(prompts), length,
-                    std::max(static_cast<std::int64_t>(batch.cache_capacity), length + steps));
+  const std::int64_t capacity =
+      std::max(static_cast<std::int64_t>(batch.cache_capacity), length + steps);
+  cache::KeyBudget(kv_cache).check(static_cast<std::uint64_t>(capacity));
+  return BatchShape(std::move(prompts), length, capacity);
 }
 
 std::vector<const format::RowSource*> references_of(const ReplayBatch& batch) {
@@ -59,7 +63,7 @@ class Replay {
         stats_(model.info.vocab_size, references_.top_k, references_.gathered, model.device),
         gathered_ids_(model.info.vocab_size, references_.gathered,
                       static_cast<std::int64_t>(batch.rows.size()), SinkPump::kSlots, model.device),
-        run_(*model.module, model.layout, make_shape(model, batch), model.device,
+        run_(*model.module, model.layout, make_shape(model, batch, options.kv_cache), model.device,
              cache_maker(options.kv_cache)),
         fed_(batch.rows.size()),
         recorded_(batch.rows.size()),

@@ -178,7 +178,9 @@ Json json_cache(const run::UsedCache& used) {
           {"paged_out", used.use.paged_out},
           {"read_back", used.use.read_back},
           {"emulated_link", used.use.emulated_link},
-          {"applied_rows", used.use.applied_rows}};
+          {"applied_rows", used.use.applied_rows},
+          {"visible_keys", used.use.visible_keys},
+          {"seen_keys", used.use.seen_keys}};
 }
 
 }  // namespace

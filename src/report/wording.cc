@@ -190,9 +190,8 @@ std::string cache_line(const run::Verdict& verdict) {
 
 std::string cache_line(const run::UsedCache& used) {
   if (used.spec == kContiguous) return {};
-  std::string line =
-      fmt::format("K/V cache: {}, at most {} allocated for {} of K/V", used.spec,
-                  megabytes(used.use.peak_bytes), megabytes(used.use.logical_bytes));
+  std::string line = fmt::format("K/V cache: {}, at most {} allocated for {} of K/V", used.spec,
+                                 megabytes(used.use.peak_bytes), megabytes(used.use.logical_bytes));
   if (used.use.places.size() > 1) {
     line += " (";
     for (const cache::PlaceBytes& place : used.use.places) {
@@ -202,6 +201,11 @@ std::string cache_line(const run::UsedCache& used) {
     line += fmt::format("), {} moved", megabytes(used.use.moved_bytes));
   }
   if (used.use.emulated_link) line += ", emulated link";
+  if (used.use.visible_keys > 0) {
+    line += fmt::format(", steps saw {:.1f} % of their keys",
+                        100.0 * static_cast<double>(used.use.seen_keys) /
+                            static_cast<double>(used.use.visible_keys));
+  }
   return line;
 }
 

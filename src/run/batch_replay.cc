@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "applied_check.h"
 #include "kvtool/base/error.h"
 #include "replay_cache.h"
 
@@ -142,6 +143,7 @@ class BatchReplay {
         options_.parallel_memory_bytes.value_or(options.parallel_memory_bytes);
     options.kv_cache = kv_cache_;
     const engine::ReplayResult run = model_.replay(live_, options, sinks, progress);
+    check_applied(kv_cache_, length(), run.cache_use);
     totals.prefill_seconds += run.timing.prefill_seconds;
     totals.decode_seconds += run.timing.decode_seconds;
     if (run.cache_use.peak_bytes >= totals.cache_use.peak_bytes) totals.cache_use = run.cache_use;
@@ -163,6 +165,16 @@ class BatchReplay {
   }
 
  private:
+  [[nodiscard]] cache::RunLength length() const {
+    cache::RunLength longest{.layers = model_.info().geometry.num_layers()};
+    for (const LiveRow& row : rows_) {
+      const std::uint64_t steps = row.source->num_steps();
+      longest.positions = std::max(longest.positions, row.source->prompt().size() + steps);
+      longest.steps = std::max(longest.steps, steps);
+    }
+    return longest;
+  }
+
   // One for all rows of an entry, so that the engine reads it once.
   [[nodiscard]] std::shared_ptr<format::RowSource> source_of(const ReferenceEntry& entry) const {
     const auto same = std::find_if(rows_.begin(), rows_.end(),

@@ -7,6 +7,7 @@
 #include <span>
 #include <utility>
 
+#include "applied_check.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/file.h"
 #include "kvtool/base/setting.h"
@@ -97,6 +98,12 @@ void check_positions(const EncodedInput& input, std::uint64_t index, const Reque
                 setting("max_new_tokens") + " " + std::to_string(model.max_positions - length + 1) +
                 " at most, or a shorter prompt");
   }
+}
+
+std::uint64_t longest_prompt(std::span<const engine::Input> inputs) {
+  std::size_t longest = 0;
+  for (const engine::Input& input : inputs) longest = std::max(longest, input.token_ids.size());
+  return longest;
 }
 
 class GenerationRun {
@@ -390,6 +397,11 @@ class GenerationRun {
                        session_.progress("batch " + std::to_string(batch.index + 1) + "/" +
                                          std::to_string(of_batches) + " of size " +
                                          std::to_string(batch.batch_size)));
+    check_applied(kv_cache_,
+                  {.layers = model.info().geometry.num_layers(),
+                   .positions = longest_prompt(inputs) + result.timing.decode_steps,
+                   .steps = result.timing.decode_steps},
+                  result.cache_use);
     sinks.clear();
     ledger.end_batch();
     session_.add_batch_seconds(result.timing.prefill_seconds, result.timing.decode_seconds);

@@ -30,6 +30,26 @@ TEST(PlanCache, Int8KeepsABytePerElementAndAScalePerHead) {
   EXPECT_EQ(plan.physical_bytes(), plan.kept_bytes + plan.work_bytes);
 }
 
+TEST(PlanCache, WhatIsHiddenIsKeptAsItsCodecKeepsIt) {
+  const auto bytes = [](const char* spec) {
+    return plan_cache(geometry(4, kLlama), {2, 100}, CacheSpec::parse(spec)).physical_bytes();
+  };
+  EXPECT_EQ(bytes("window"), bytes("contiguous"));
+  EXPECT_EQ(bytes("window:codec=int8"), bytes("int8"));
+}
+
+TEST(PlanCache, CountsWhatIsKeptOfPages) {
+  const auto plan = [](const char* spec) {
+    return plan_cache(geometry(4, kLlama), {2, 100}, CacheSpec::parse(spec));
+  };
+  const std::uint64_t rows = plan("contiguous").kept_bytes;
+  // Two numbers of 8 heads of 128 channels, of 6 complete pages in 2 of 4 layers.
+  EXPECT_EQ(plan("quest").kept_bytes, rows + 2ULL * 6 * 2 * 2 * 8 * 128 * 4);
+  EXPECT_EQ(plan("mean-key:page=3,dense=0").kept_bytes, rows + 2ULL * 33 * 4 * 8 * 128 * 4);
+  EXPECT_EQ(plan("mass").kept_bytes, rows);
+  EXPECT_EQ(plan("quest").work_bytes, 0U);
+}
+
 TEST(PlanCache, WorkSpaceFitsTheLargestLayer) {
   const format::Geometry mixed(
       {{DType::kFloat32, DType::kFloat16, 1, 10, 4}, {DType::kFloat16, DType::kFloat32, 3, 2, 4}});

@@ -16,6 +16,7 @@ constexpr std::array kPagedOptions = {
     OptionInfo{"device", OptionKind::kBytes, "bytes on the device", ""},
     OptionInfo{"resident", OptionKind::kShare, "pages on the device", "100%"},
     OptionInfo{"spill", OptionKind::kWord, "where the others are", "host", kPlaces},
+    OptionInfo{"seen", OptionKind::kPart, "pages, or a share of them", "", {}, 1},
 };
 constexpr std::array kKnown = {
     PolicyInfo{"plain", "no options", {}},
@@ -89,7 +90,7 @@ TEST(CacheSpec, NamesTheNearestPolicyAndTheOthers) {
 TEST(CacheSpec, NamesThePlaceAndTheNearestOption) {
   EXPECT_EQ(refusal("paged:page=8,devise=1G"),
             "cache 'paged:page=8,devise=1G', character 14: paged has no option 'devise'; did you "
-            "mean 'device'? (there are page, device, resident, spill)");
+            "mean 'device'? (there are page, device, resident, spill, seen)");
   EXPECT_EQ(refusal("plain:page=8"), "cache 'plain:page=8', character 7: plain takes no options");
   EXPECT_THAT(refusal("paged:"), testing::HasSubstr("character 7: paged has no option ''"));
   EXPECT_THAT(refusal("paged:page=8,"), testing::HasSubstr("character 14"));
@@ -112,6 +113,25 @@ TEST(CacheSpec, RefusesValuesOfAnotherKind) {
     EXPECT_THAT(refusal(std::string("paged:") + wrong), testing::HasSubstr("character "));
   }
   EXPECT_THAT(refusal("paged:spill=dsik"), testing::HasSubstr("did you mean 'disk'?"));
+}
+
+TEST(CacheSpec, APartIsACountOrAShare) {
+  EXPECT_FALSE(parse("paged").has("seen"));
+  EXPECT_FALSE(parse("paged").has("nothing"));
+  const CacheSpec share = parse("paged:seen=25%");
+  EXPECT_TRUE(share.is_share("seen"));
+  EXPECT_EQ(share.number("seen"), 25U);
+  EXPECT_EQ(parse(share.to_string()), share);
+  const CacheSpec count = parse("paged:seen=025");
+  EXPECT_TRUE(count.has("seen"));
+  EXPECT_FALSE(count.is_share("seen"));
+  EXPECT_EQ(count.number("seen"), 25U);
+  EXPECT_NE(count, share);
+  EXPECT_EQ(refusal("paged:seen=101%"),
+            "cache 'paged:seen=101%', character 12: 'seen' takes a whole number, or a share from "
+            "0% to 100%, not '101%'");
+  EXPECT_EQ(refusal("paged:seen=0"), "cache 'paged:seen=0', character 12: 'seen' is at least 1");
+  EXPECT_EQ(refusal("paged:seen=0%"), "cache 'paged:seen=0%', character 12: 'seen' is at least 1%");
 }
 
 TEST(CacheSpec, TakesTheLargestBytesThatThereAre) {

@@ -182,6 +182,55 @@ TEST_F(CacheCommands, GatesMatchOnTheCache) {
   EXPECT_EQ(run("replay --from rec --gate gate.json --kv-cache int8").status, 1);
 }
 
+TEST_F(CacheCommands, ARunWhoseCacheDidNotActFails) {
+  ASSERT_EQ(save("--out rec").status, 0);
+  engine_.cache_use = [](const cache::CacheSpec&) { return cache::CacheUse{}; };
+  for (const std::string spec :
+       {"int8", "window:sinks=1,recent=2", "quest:page=1,budget=3,dense=0"}) {
+    for (const std::string command :
+         {"generate --model models/tiny.pt --prompts prompts.jsonl --ignore-eos "
+          "--max-new-tokens 5",
+          "save --force --out other --model models/tiny.pt --prompts prompts.jsonl --ignore-eos "
+          "--max-new-tokens 5",
+          "replay --from rec", "replay --from rec --parallel"}) {
+      const CommandResult result = run(command + " --kv-cache " + spec);
+      EXPECT_EQ(result.status, 5) << command << spec;
+      EXPECT_THAT(result.err,
+                  HasSubstr("the K/V cache " + cache::CacheSpec::parse(spec).to_string()))
+          << command;
+      EXPECT_THAT(result.err, HasSubstr(" did not act: no ")) << command;
+    }
+  }
+  engine_.cache_use = [](const cache::CacheSpec&) {
+    cache::CacheUse use;
+    use.visible_keys = use.seen_keys = 70;
+    use.most_visible_keys = 7;
+    return use;
+  };
+  const CommandResult all = run("replay --from rec --kv-cache window:sinks=1,recent=2");
+  EXPECT_EQ(all.status, 5);
+  EXPECT_THAT(all.err, HasSubstr("a step could see 7 keys, and every step saw all of them"));
+  EXPECT_EQ(run("replay --from rec --kv-cache window").status, 0);
+  EXPECT_EQ(run("replay --from rec --kv-cache contiguous").status, 0);
+}
+
+TEST_F(CacheCommands, TheSummarySaysWhichPartOfItsKeysTheStepsSaw) {
+  engine_.cache_use = [](const cache::CacheSpec&) {
+    cache::CacheUse use;
+    use.visible_keys = 1000;
+    use.seen_keys = 125;
+    use.most_visible_keys = 100;
+    return use;
+  };
+  const CommandResult result =
+      run("generate --model models/tiny.pt --prompts prompts.jsonl --json out.json --kv-cache "
+          "window:sinks=1,recent=2");
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr(", steps saw 12.5 % of their keys"));
+  EXPECT_EQ(report()["summary"]["caches"][0]["visible_keys"], 1000);
+  EXPECT_EQ(report()["summary"]["caches"][0]["seen_keys"], 125);
+}
+
 TEST_F(CacheCommands, ResumeRefusesAnotherCache) {
   ASSERT_EQ(save("--out rec --kv-cache int8").status, 0);
   const CommandResult other = save("--out rec --resume");

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "kvtool/base/error.h"
+#include "kvtool/cache/key_budget.h"
 #include "kvtool/format/logit_sample.h"
 #include "kvtool/run/paths.h"
 
@@ -262,6 +263,15 @@ engine::ModelInfo info_of(const FakeEngineState& state, const std::string& path)
   return info;
 }
 
+// Of a batch whose longest input ends with so many positions.
+cache::CacheUse applied_use(const cache::CacheSpec& kv_cache, std::uint64_t positions) {
+  cache::CacheUse use;
+  use.applied_rows = kv_cache == cache::CacheSpec() ? 0 : positions;
+  use.most_visible_keys = use.visible_keys = positions;
+  use.seen_keys = cache::KeyBudget(kv_cache).seen({positions - 1, 0});
+  return use;
+}
+
 class FakeModel : public engine::Model {
  public:
   FakeModel(FakeEngineState& state, const std::string& path)
@@ -316,6 +326,9 @@ class FakeModel : public engine::Model {
       }
     }
     ++batch_;
+    std::size_t longest = 0;
+    for (const Tokens& context : contexts) longest = std::max(longest, context.size());
+    result.cache_use = use_of(options.kv_cache, longest);
     return result;
   }
 
@@ -330,6 +343,7 @@ class FakeModel : public engine::Model {
                    ": the model has 2 layers, counted from 0");
     }
     engine::ReplayResult result;
+    std::uint64_t longest = 0;
     result.timing = {0.5, 2.0, 0};
     for (std::size_t row = 0; row < batch.rows.size(); ++row) {
       const format::RowSource& reference = *batch.rows[row].reference;
@@ -340,17 +354,24 @@ class FakeModel : public engine::Model {
       result.own_step_kv.push_back(options.mode != format::ReplayMode::kInject ||
                                    !reference.has_step_kv());
       result.timing.decode_steps = std::max(result.timing.decode_steps, reference.num_steps());
+      longest = std::max(longest, reference.prompt().size() + reference.num_steps());
       if (sinks[row] != nullptr) replay_row(reference, options, row, *sinks[row]);
     }
     for (std::uint64_t step = 0; step <= result.timing.decode_steps; ++step) {
       progress(step, result.timing.decode_steps);
       tell_step(step);
     }
+    result.cache_use = use_of(options.kv_cache, longest);
     ++batch_;
     return result;
   }
 
  private:
+  [[nodiscard]] cache::CacheUse use_of(const cache::CacheSpec& kv_cache,
+                                       std::uint64_t positions) const {
+    return state_.cache_use ? state_.cache_use(kv_cache) : applied_use(kv_cache, positions);
+  }
+
   void tell_step(std::uint64_t step) const {
     if (state_.on_step) state_.on_step(batch_, step);
   }

@@ -32,6 +32,8 @@ struct FakeEngineState {
   std::function<void(std::uint64_t step, std::uint32_t layer, std::span<float> key,
                      std::span<float> value)>
       perturb_delta;
+  // What a batch took; empty: what a cache takes that does what it says.
+  std::function<cache::CacheUse(const cache::CacheSpec& kv_cache)> cache_use;
   // Called after every step of any batch.
   std::function<void(std::uint64_t batch, std::uint64_t step)> on_step;
 

@@ -17,13 +17,16 @@ struct BatchExtent {
 
 struct CachePlan {
   std::uint64_t logical_bytes = 0;  // K and V as large as the model makes them
-  std::uint64_t kept_bytes = 0;     // as the policy keeps them, scales included
-  std::uint64_t work_bytes = 0;     // where the rows of one layer are turned back
-  std::uint64_t prompt_bytes = 0;   // more, while the prompt is taken in
+  std::uint64_t kept_bytes = 0;  // as the policy keeps them, scales and what it chooses by included
+  std::uint64_t work_bytes = 0;  // where the rows of one layer are turned back
+  std::uint64_t prompt_bytes = 0;  // more, while the prompt is taken in
 
   [[nodiscard]] std::uint64_t physical_bytes() const { return kept_bytes + work_bytes; }
   [[nodiscard]] std::uint64_t peak_bytes() const { return physical_bytes() + prompt_bytes; }
 };
+
+// How the rows of a layer are kept: by the policy, or by the one that its option `codec` names.
+[[nodiscard]] const RowStorage& storage_of(const CacheSpec& spec);
 
 // Equals what the engine allocates (CacheUse::physical_bytes, once the steps have begun). Error
 // kUsage where the sizes do not fit into 64 bits, kMisuse where the spec's policy is not in

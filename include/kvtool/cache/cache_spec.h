@@ -41,10 +41,14 @@ class CacheSpec {
                                        std::span<const PolicyInfo> known = policies());
 
   [[nodiscard]] const std::string& policy() const { return policy_; }
-  // Of an option of kind kCount, kBytes or kShare (in percent). Error kMisuse where the policy
-  // has no such option or it has no value.
+  // Whether the policy has the option and it has a value.
+  [[nodiscard]] bool has(std::string_view option) const;
+  // Of an option of kind kCount, kBytes, kShare or kPart, shares in percent. Error kMisuse where
+  // the policy has no such option or it has no value.
   [[nodiscard]] std::uint64_t number(std::string_view option) const;
   [[nodiscard]] Room room(std::string_view option) const;
+  // Whether the number of an option is a share.
+  [[nodiscard]] bool is_share(std::string_view option) const;
   // Of an option of kind kScale; nothing where it is a word.
   [[nodiscard]] std::optional<double> scale(std::string_view option) const;
   // Of an option of kind kWord or kScale.
@@ -66,6 +70,7 @@ class CacheSpec {
   };
   friend class SpecParser;
 
+  [[nodiscard]] const Setting* find(std::string_view option) const;
   [[nodiscard]] const Setting& setting(std::string_view option) const;
 
   std::string policy_;

@@ -28,6 +28,12 @@ struct CacheUse {
   // Rows of one layer and position that it keeps otherwise than the model made them, counted
   // each time that one is taken in.
   std::uint64_t applied_rows = 0;
+  // Of a policy that shows a query a part of its keys, over the steps of all rows of the batch
+  // and the layers in which it chooses: keys that the model would show, keys that were seen, and
+  // the most that a single query could have seen.
+  std::uint64_t visible_keys = 0;
+  std::uint64_t seen_keys = 0;
+  std::uint64_t most_visible_keys = 0;
 
   // Of caches that live at the same time.
   CacheUse& operator+=(const CacheUse& other);

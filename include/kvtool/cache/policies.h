@@ -22,6 +22,7 @@ enum class OptionKind : std::uint8_t {
   kCount,  // "16"
   kBytes,  // "256M": K, M, G and T are powers of 1024
   kShare,  // "80%", 0 to 100
+  kPart,   // "16" or "25%": a number of something, or a share of all that there are
   kWord,   // one of `words`
   kRoom,   // "64" pages, "256M" bytes or "25%"
   kScale,  // one of `words`, or a number above 0
@@ -34,6 +35,44 @@ struct OptionInfo {
   std::string_view summary;
   std::string_view fallback;  // the value where none is given; empty: the option is then left out
   std::span<const std::string_view> words = {};
+  std::uint64_t least = 0;  // of a number
+};
+
+// Options that several policies share.
+inline constexpr std::array<std::string_view, 2> kStoreWords = {"none", "int8"};
+inline constexpr OptionInfo kStoreOption{"codec", OptionKind::kWord,
+                                         "how rows are kept: as the model made them, or a policy",
+                                         "none", kStoreWords};
+
+inline constexpr std::array kWindowOptions = {
+    OptionInfo{"sinks", OptionKind::kCount, "first positions of an input that are always seen",
+               "4"},
+    OptionInfo{"recent",
+               OptionKind::kCount,
+               "last positions that are seen, the query's own included",
+               "1020",
+               {},
+               1},
+    kStoreOption,
+};
+
+inline constexpr std::array kPageOptions = {
+    OptionInfo{"page", OptionKind::kCount, "positions of a page", "16", {}, 1},
+    OptionInfo{"budget",
+               OptionKind::kPart,
+               "pages that are seen, or their share of those of the input",
+               "64",
+               {},
+               1},
+    OptionInfo{"sinks", OptionKind::kCount, "first pages of an input that are always seen", "1"},
+    OptionInfo{"recent",
+               OptionKind::kCount,
+               "last pages that are always seen, the query's own included",
+               "2",
+               {},
+               1},
+    OptionInfo{"dense", OptionKind::kCount, "first layers that see everything", "2"},
+    kStoreOption,
 };
 
 // How a policy keeps the row of one K/V head and position.
@@ -53,6 +92,8 @@ struct PolicyInfo {
                     const CacheSpec& spec) = nullptr;
   // Error kUsage for values that do not go together, or that no cache can have.
   void (*check)(const CacheSpec& spec) = nullptr;
+  // Float32 numbers that it keeps of a page, for each K/V head and channel of K.
+  std::uint32_t page_numbers = 0;
 };
 
 inline constexpr std::array<std::string_view, 2> kFp8Types = {"e4m3", "e5m2"};
@@ -119,6 +160,35 @@ inline constexpr std::array kPolicies = {
                kPagedOptions,
                plan_paged,
                check_paged},
+    PolicyInfo{
+        "window", "a query sees the first and the last positions of its input", {}, kWindowOptions},
+    PolicyInfo{"quest",
+               "a step sees the pages whose keys could have the largest product with it",
+               {},
+               kPageOptions,
+               nullptr,
+               nullptr,
+               2},
+    PolicyInfo{"mean-key",
+               "a step sees the pages whose mean key has the largest product with it",
+               {},
+               kPageOptions,
+               nullptr,
+               nullptr,
+               1},
+    PolicyInfo{"mean-deviation",
+               "a step sees the pages with the largest product by mean and deviation of their keys",
+               {},
+               kPageOptions,
+               nullptr,
+               nullptr,
+               2},
+    PolicyInfo{
+        "mass",
+        "a step sees the pages that attention gives most to, which a real system cannot know",
+        {},
+        kPageOptions},
+    PolicyInfo{"random", "a step sees pages at random: the control", {}, kPageOptions},
 };
 
 [[nodiscard]] constexpr std::span<const PolicyInfo> policies() { return kPolicies; }

@@ -25,7 +25,7 @@
 namespace kvtool::engine {
 
 // Raised with every incompatible change of this header; checked by the loader.
-inline constexpr int kEngineAbi = 8;
+inline constexpr int kEngineAbi = 9;
 
 struct EngineOptions {
   std::string device = "auto";  // "auto" (CUDA when there is one), "cpu", "cuda", "cuda:N"
@@ -150,7 +150,7 @@ struct ReplayResult {
   // Rows whose steps ran on the device's own K/V after the prompt: all of them
   // in forced and free mode, in inject mode those whose reference holds none.
   std::vector<bool> own_step_kv;
-  // In a parallel replay of the pass whose rows took most; applied_rows of all passes.
+  // In a parallel replay of the pass whose rows took most; rows and keys of all passes.
   cache::CacheUse cache_use = {};
 };
 

@@ -76,32 +76,61 @@ at::Tensor decode_attention(const at::Tensor& q, const at::Tensor& keys, const a
       .reshape({q.size(0), q.size(1), 1, values.size(3)});
 }
 
-// Additive mask [1, 1, rows, columns] of queries first_query... over keys
-// first_key...: -inf where the key is later than the query or left of its window.
-at::Tensor band_mask(std::int64_t first_query, std::int64_t rows, std::int64_t first_key,
-                     std::int64_t columns, std::int64_t window, const at::TensorOptions& options) {
-  const auto positions = options.dtype(at::kLong);
-  const at::Tensor distance = at::arange(first_query, first_query + rows, positions).unsqueeze(1) -
-                              at::arange(first_key, first_key + columns, positions).unsqueeze(0);
-  at::Tensor hidden = distance.lt(0);
-  if (window > 0) hidden = hidden.logical_or_(distance.ge(window));
-  return at::zeros({1, 1, rows, columns}, options)
+// Keys of a block of queries: of the first those that its window does not reach, and then all
+// from `first` to before `end`.
+struct BlockKeys {
+  std::int64_t lead = 0;
+  std::int64_t first = 0;
+  std::int64_t end = 0;
+
+  [[nodiscard]] std::int64_t size() const { return lead + end - first; }
+};
+
+// That queries from `first_query` on can see, all before `end`.
+BlockKeys keys_before(std::int64_t end, std::int64_t first_query, const AttentionParams& params) {
+  if (params.sliding_window <= 0) return {0, 0, end};
+  const std::int64_t first = std::max<std::int64_t>(0, first_query - params.sliding_window + 1);
+  if (params.first_keys >= first) return {0, 0, end};
+  return {params.first_keys, std::min(first, end), end};
+}
+
+// Of [.., positions, dim], in their order.
+at::Tensor pick(const at::Tensor& rows, const BlockKeys& keys) {
+  const at::Tensor window = rows.narrow(2, keys.first, keys.end - keys.first);
+  return keys.lead == 0 ? window : at::cat({rows.narrow(2, 0, keys.lead), window}, 2);
+}
+
+// Additive mask [1, 1, rows, keys.size()] of queries first_query...: -inf where the key is less
+// than `nearest` positions before the query, or where no window reaches it.
+at::Tensor band_mask(std::int64_t first_query, std::int64_t rows, const BlockKeys& keys,
+                     std::int64_t nearest, const AttentionParams& params,
+                     const at::TensorOptions& options) {
+  const auto long_options = options.dtype(at::kLong);
+  const at::Tensor positions = at::cat(
+      {at::arange(keys.lead, long_options), at::arange(keys.first, keys.end, long_options)});
+  const at::Tensor distance =
+      at::arange(first_query, first_query + rows, long_options).unsqueeze(1) -
+      positions.unsqueeze(0);
+  at::Tensor hidden = distance.lt(nearest);
+  if (params.sliding_window > 0) {
+    at::Tensor out_of_reach = distance.ge(params.sliding_window);
+    if (params.first_keys > 0) {
+      out_of_reach.logical_and_(positions.ge(params.first_keys).unsqueeze(0));
+      if (params.first_reach > 0) out_of_reach.logical_or_(distance.ge(params.first_reach));
+    }
+    hidden.logical_or_(out_of_reach);
+  }
+  return at::zeros({1, 1, rows, keys.size()}, options)
       .masked_fill_(hidden.unsqueeze(0).unsqueeze(0), -std::numeric_limits<double>::infinity());
 }
 
 // As DiagonalMasks::get().
-at::Tensor diagonal_mask(std::int64_t first_query, std::int64_t rows, std::int64_t first_key,
-                         std::int64_t columns, std::int64_t window,
-                         const at::TensorOptions& options) {
+at::Tensor diagonal_mask(std::int64_t first_query, std::int64_t rows, const BlockKeys& keys,
+                         const AttentionParams& params, const at::TensorOptions& options) {
   const double hidden = -std::numeric_limits<double>::infinity();
+  const std::int64_t columns = keys.size();
   at::Tensor mask = at::full({1, 1, rows, columns + rows}, hidden, options);
-  // A recorded key counts as one position later, so that the query's own is left
-  // out. A window of 1 holds nothing but the query's own key.
-  if (window != 1) {
-    mask.narrow(3, 0, columns)
-        .copy_(band_mask(first_query, rows, first_key + 1, columns, window > 0 ? window - 1 : 0,
-                         options));
-  }
+  mask.narrow(3, 0, columns).copy_(band_mask(first_query, rows, keys, 1, params, options));
   mask.narrow(3, columns, rows).select(0, 0).select(0, 0).fill_diagonal_(0.0);
   return mask;
 }
@@ -155,19 +184,15 @@ at::Tensor blockwise_attention(const at::Tensor& q, const at::Tensor& keys,
                                const std::optional<at::Tensor>& bias) {
   const std::int64_t queries = q.size(2);
   const std::int64_t past = keys.size(2) - queries;
-  const std::int64_t window = params.sliding_window;
   at::Tensor output = at::empty({q.size(0), q.size(1), queries, values.size(3)}, values.options());
   for (std::int64_t begin = 0; begin < queries; begin += kQueryBlock) {
     const std::int64_t rows = std::min(kQueryBlock, queries - begin);
-    const std::int64_t last_key = past + begin + rows;
-    const std::int64_t first_key =
-        window > 0 ? std::max<std::int64_t>(0, past + begin - window + 1) : 0;
-    const std::int64_t columns = last_key - first_key;
-    at::Tensor mask = band_mask(past + begin, rows, first_key, columns, window, q.options());
-    if (bias) mask = mask + bias->narrow(3, first_key, columns);
+    const BlockKeys visible = keys_before(past + begin + rows, past + begin, params);
+    at::Tensor mask = band_mask(past + begin, rows, visible, 0, params, q.options());
+    if (bias) mask = mask + bias->narrow(3, visible.first, visible.size());
     const at::Tensor block_q = q.narrow(2, begin, rows);
-    const at::Tensor block_k = keys.narrow(2, first_key, columns);
-    const at::Tensor block_v = values.narrow(2, first_key, columns);
+    const at::Tensor block_k = pick(keys, visible);
+    const at::Tensor block_v = pick(values, visible);
     output.narrow(2, begin, rows)
         .copy_(needs_scores(params)
                    ? explicit_attention(block_q, block_k, block_v, params, mask)
@@ -176,20 +201,44 @@ at::Tensor blockwise_attention(const at::Tensor& q, const at::Tensor& keys,
   return output;
 }
 
+// One query a row, at the last of the keys.
+at::Tensor attend_last(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
+                       const AttentionParams& params, const std::optional<at::Tensor>& bias) {
+  const std::int64_t positions = keys.size(2);
+  const std::int64_t reach = params.first_reach;
+  // Of the first keys, too, what is too far away for all of them.
+  const std::int64_t far =
+      params.first_keys > 0 && reach > 0 ? std::max<std::int64_t>(0, positions - reach) : 0;
+  const std::int64_t count = positions - far;
+  AttentionParams rest = params;
+  rest.first_keys = std::max<std::int64_t>(0, params.first_keys - far);
+  const BlockKeys visible = keys_before(count, count - 1, rest);
+  const auto visible_bias =
+      bias ? std::optional(bias->narrow(3, visible.first, visible.size())) : std::nullopt;
+  return decode_attention(q, pick(keys.narrow(2, far, count), visible),
+                          pick(values.narrow(2, far, count), visible), params, visible_bias);
+}
+
 }  // namespace
 
+AttentionParams simplified(const AttentionParams& params, std::int64_t positions) {
+  AttentionParams simple = params;
+  if (params.first_keys <= 0 || params.first_keys + params.sliding_window < positions) {
+    return simple;
+  }
+  simple.sliding_window = params.first_reach;
+  simple.first_keys = 0;
+  simple.first_reach = 0;
+  return simple;
+}
+
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
-                            const AttentionParams& params, const std::optional<at::Tensor>& bias) {
+                            const AttentionParams& given, const std::optional<at::Tensor>& bias) {
   const std::int64_t queries = q.size(2);
   const std::int64_t positions = keys.size(2);
+  const AttentionParams params = simplified(given, positions);
   const std::int64_t window = params.sliding_window;
-  if (queries == 1) {
-    const std::int64_t visible = window > 0 ? std::min(window, positions) : positions;
-    const std::int64_t first = positions - visible;
-    const auto visible_bias = bias ? std::optional(bias->narrow(3, first, visible)) : std::nullopt;
-    return decode_attention(q, keys.narrow(2, first, visible), values.narrow(2, first, visible),
-                            params, visible_bias);
-  }
+  if (queries == 1) return attend_last(q, keys, values, params, bias);
   const bool plain_causal = queries == positions && !bias && (window <= 0 || positions <= window);
   if (plain_causal && !needs_scores(params)) {
     return fused_attention(q, keys, values, params.scale, std::nullopt, true);
@@ -197,13 +246,14 @@ at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& keys, const a
   return blockwise_attention(q, keys, values, params, bias);
 }
 
-const at::Tensor& DiagonalMasks::get(std::int64_t first_query, std::int64_t rows,
+const at::Tensor& DiagonalMasks::get(std::int64_t first_query, std::int64_t rows, std::int64_t lead,
                                      std::int64_t first_key, std::int64_t columns,
-                                     std::int64_t window, std::int64_t repeats,
+                                     const AttentionParams& params, std::int64_t repeats,
                                      const at::TensorOptions& options) {
-  at::Tensor& mask = masks_[{first_query, rows, first_key, columns, window, repeats}];
+  at::Tensor& mask = masks_[{first_query, rows, lead, first_key, columns, params.sliding_window,
+                             params.first_keys, params.first_reach, repeats}];
   if (!mask.defined()) {
-    mask = diagonal_mask(first_query, rows, first_key, columns, window, options)
+    mask = diagonal_mask(first_query, rows, {lead, first_key, first_key + columns}, params, options)
                .repeat({1, 1, repeats, 1});
   }
   return mask;
@@ -211,10 +261,10 @@ const at::Tensor& DiagonalMasks::get(std::int64_t first_query, std::int64_t rows
 
 at::Tensor diagonal_attention(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
                               const at::Tensor& own_k, const at::Tensor& own_v,
-                              const AttentionParams& params, DiagonalMasks& masks) {
+                              const AttentionParams& given, DiagonalMasks& masks) {
+  const AttentionParams params = simplified(given, keys.size(2));
   const std::int64_t queries = q.size(2);
   const std::int64_t past = keys.size(2) - queries;
-  const std::int64_t window = params.sliding_window;
   const bool by_products = q.is_cpu() && !needs_scores(params);
   const std::int64_t groups = by_products ? q.size(1) / keys.size(1) : 1;
   const at::TensorOptions mask_options = by_products ? q.options().dtype(at::kFloat) : q.options();
@@ -222,15 +272,16 @@ at::Tensor diagonal_attention(const at::Tensor& q, const at::Tensor& keys, const
   for (std::int64_t begin = 0; begin < queries; begin += kStepBlock) {
     const std::int64_t rows = std::min(kStepBlock, queries - begin);
     const std::int64_t first_query = past + begin;
-    const std::int64_t first_key =
-        window > 0 ? std::max<std::int64_t>(0, first_query - window + 1) : 0;
     // Of the recorded keys those before the block's last query, then the block's own.
-    const std::int64_t columns = first_query + rows - 1 - first_key;
+    const BlockKeys visible = keys_before(first_query + rows - 1, first_query, params);
     const auto joined = [&](const at::Tensor& recorded, const at::Tensor& own) {
-      return at::cat({recorded.narrow(2, first_key, columns), own.narrow(2, begin, rows)}, 2);
+      return at::cat({recorded.narrow(2, 0, visible.lead),
+                      recorded.narrow(2, visible.first, visible.end - visible.first),
+                      own.narrow(2, begin, rows)},
+                     2);
     };
-    const at::Tensor& mask =
-        masks.get(first_query, rows, first_key, columns, window, groups, mask_options);
+    const at::Tensor& mask = masks.get(first_query, rows, visible.lead, visible.first,
+                                       visible.end - visible.first, params, groups, mask_options);
     const at::Tensor block_q = q.narrow(2, begin, rows);
     const at::Tensor block_k = joined(keys, own_k);
     const at::Tensor block_v = joined(values, own_v);

@@ -16,12 +16,21 @@ struct AttentionParams {
   std::int64_t sliding_window = 0;  // 0: none
   double softcap = 0.0;             // 0: none
   std::optional<at::Tensor> sinks;  // [Hq]
+  // F > 0 with a window: a query sees the first F keys as well, though the window does not reach
+  // them, as long as they are less than `first_reach` positions away (0: however far).
+  std::int64_t first_keys = 0;
+  std::int64_t first_reach = 0;
 };
+
+// The same for queries up to the last of `positions` keys, without a window that hides none of
+// them.
+[[nodiscard]] AttentionParams simplified(const AttentionParams& params, std::int64_t positions);
 
 // q [B, Hq, S, Dk]; keys [B, Hkv, T, Dk]; values [B, Hkv, T, Dv], T >= S; query
 // i stands at key position T - S + i and sees the keys up to its own, at most
 // `sliding_window` of them. `bias` is absent or [B, 1, 1, T] in q's dtype: 0 for
-// keys that exist, -inf for left padding; every query must see a key.
+// keys that exist, -inf for left padding; every query must see a key. With `first_keys` there is
+// no bias.
 // Returns [B, Hq, S, Dv].
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
                             const AttentionParams& params, const std::optional<at::Tensor>& bias);
@@ -31,14 +40,15 @@ class DiagonalMasks {
  public:
   // Additive, [1, 1, repeats * rows, columns + rows], for queries at first_query...: of recorded
   // keys first_key... those strictly before the query and inside its window, then of the own keys
-  // the query's own. One set of masks serves one device and dtype.
-  const at::Tensor& get(std::int64_t first_query, std::int64_t rows, std::int64_t first_key,
-                        std::int64_t columns, std::int64_t window, std::int64_t repeats,
-                        const at::TensorOptions& options);
+  // the query's own. Before those stand `lead` keys of the first that the window does not reach.
+  // One set of masks serves one device and dtype.
+  const at::Tensor& get(std::int64_t first_query, std::int64_t rows, std::int64_t lead,
+                        std::int64_t first_key, std::int64_t columns, const AttentionParams& params,
+                        std::int64_t repeats, const at::TensorOptions& options);
   void clear() { masks_.clear(); }
 
  private:
-  std::map<std::array<std::int64_t, 6>, at::Tensor> masks_;
+  std::map<std::array<std::int64_t, 9>, at::Tensor> masks_;
 };
 
 // Many steps at once: query i stands at position T - S + i, sees keys and values

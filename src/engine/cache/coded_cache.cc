@@ -225,7 +225,7 @@ cache::CacheUse CodedCache::use() const {
   for (const Planes& planes : storage_) {
     for (const at::Tensor& plane : planes) bytes += plane_bytes(plane);
   }
-  cache::CacheUse use = use_of(layout(), shape(), held_end(), bytes, device());
+  cache::CacheUse use = use_with(bytes);
   use.applied_rows = applied_rows_;
   return use;
 }

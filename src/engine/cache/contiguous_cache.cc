@@ -34,9 +34,7 @@ LayerKv ContiguousCache::as_kept(const LayerRows& where, const LayerKv& kv) cons
   return {kv.k.to(layout().key(where.layer).dtype), kv.v.to(layout().value(where.layer).dtype)};
 }
 
-cache::CacheUse ContiguousCache::use() const {
-  return use_of(layout(), shape(), held_end(), rows_.nbytes(), device());
-}
+cache::CacheUse ContiguousCache::use() const { return use_with(rows_.nbytes()); }
 
 void ContiguousCache::read_slot(std::int64_t slot, const at::Tensor& deltas) const {
   rows_.read_slot(slot, deltas);

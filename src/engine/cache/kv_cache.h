@@ -21,6 +21,8 @@
 
 namespace kvtool::engine {
 
+class KeySelector;
+
 // Slots [first, first + count) of every row of the batch.
 struct SlotRange {
   std::int64_t first = 0;
@@ -90,6 +92,9 @@ class KvCache : public CachePolicy {
   // Positions of a row from the first settled one on, to any end that settled() may give:
   // [heads, positions, dim], as the model made them.
   [[nodiscard]] virtual LayerKv as_settled(std::int64_t layer, const LayerKv& kv) const;
+
+  // What hides keys from its queries; null: nothing does.
+  [[nodiscard]] virtual KeySelector* selector() const { return nullptr; }
 
   // So far; on the thread of the passes.
   [[nodiscard]] virtual cache::CacheUse use() const = 0;

@@ -4,42 +4,41 @@
 
 namespace kvtool::engine {
 
-AttentionParams params_of(const AttentionCall& call) {
-  return {call.scale, call.sliding_window, call.softcap, call.sinks};
+std::int64_t PaddedAttention::first_visible(const AttentionParams& params, SlotRange slots) const {
+  if (params.sliding_window <= 0 || params.first_keys > 0) return 0;
+  return std::max<std::int64_t>(0, slots.first - params.sliding_window + 1);
 }
 
-std::int64_t PaddedAttention::first_visible(const AttentionCall& call, SlotRange slots) const {
-  if (call.sliding_window <= 0) return 0;
-  return std::max<std::int64_t>(0, slots.first - call.sliding_window + 1);
-}
-
-at::Tensor PaddedAttention::attend(const AttentionCall& call, SlotRange slots,
-                                   const at::Tensor& keys, const at::Tensor& values) {
-  if (slots.first == 0 && shape_.is_padded()) return attend_prompts(call, keys, values);
-  const SlotRange visible{slots.end() - keys.size(2), keys.size(2)};
-  return causal_attention(call.q, keys, values, params_of(call), bias_for(call.q, visible))
+at::Tensor PaddedAttention::attend(const at::Tensor& q, const AttentionParams& params,
+                                   SlotRange slots, const LayerKv& rows) {
+  // The first keys of an input stand where its padding ends.
+  const bool by_row = slots.first == 0 || simplified(params, slots.end()).first_keys > 0;
+  if (by_row && shape_.is_padded()) return attend_each(q, params, slots, rows);
+  const SlotRange visible{slots.end() - rows.k.size(2), rows.k.size(2)};
+  return causal_attention(q, rows.k, rows.v, params, bias_for(q, visible))
       .transpose(1, 2)
       .contiguous();
 }
 
-// A padded prompt is attended row by row without its padding: the fused causal
-// kernel needs no mask, and padding costs and disturbs nothing. What padding
-// positions return is zero and never read.
-at::Tensor PaddedAttention::attend_prompts(const AttentionCall& call, const at::Tensor& keys,
-                                           const at::Tensor& values) const {
+// Row by row without padding. Of a prompt: the fused causal kernel needs no mask, and padding
+// costs and disturbs nothing. What padding positions return is zero and never read.
+at::Tensor PaddedAttention::attend_each(const at::Tensor& q, const AttentionParams& params,
+                                        SlotRange slots, const LayerKv& rows) const {
   at::Tensor output =
-      at::zeros({call.q.size(0), call.q.size(2), call.q.size(1), call.v.size(3)}, call.v.options());
+      at::zeros({q.size(0), q.size(2), q.size(1), rows.v.size(3)}, rows.v.options());
   for (std::int64_t row = 0; row < shape_.rows(); ++row) {
-    const std::int64_t first = shape_.padding(row);
-    const std::int64_t count = shape_.prompt_length(row);
-    const auto part = [&](const at::Tensor& tensor) {
-      return tensor.narrow(0, row, 1).narrow(2, first, count);
+    const std::int64_t first = std::max(slots.first, shape_.padding(row));
+    const std::int64_t count = slots.end() - first;
+    if (count <= 0) continue;
+    const auto part = [&](const at::Tensor& tensor, std::int64_t last) {
+      return tensor.narrow(0, row, 1).narrow(2, tensor.size(2) - last, last);
     };
+    const std::int64_t positions = std::min(rows.k.size(2), slots.end() - shape_.padding(row));
     output.narrow(0, row, 1)
-        .narrow(1, first, count)
-        .copy_(
-            causal_attention(part(call.q), part(keys), part(values), params_of(call), std::nullopt)
-                .transpose(1, 2));
+        .narrow(1, first - slots.first, count)
+        .copy_(causal_attention(part(q, count), part(rows.k, positions), part(rows.v, positions),
+                                params, std::nullopt)
+                   .transpose(1, 2));
   }
   return output;
 }

@@ -14,24 +14,22 @@
 
 namespace kvtool::engine {
 
-[[nodiscard]] AttentionParams params_of(const AttentionCall& call);
-
 class PaddedAttention {
  public:
   // `shape` outlives this object.
   PaddedAttention(const BatchShape& shape, at::Device device) : shape_(shape), device_(device) {}
 
-  // The first slot that a query of `call` over `slots` can see.
-  [[nodiscard]] std::int64_t first_visible(const AttentionCall& call, SlotRange slots) const;
+  // The first slot that a query over `slots` can see.
+  [[nodiscard]] std::int64_t first_visible(const AttentionParams& params, SlotRange slots) const;
 
-  // Queries of `call` stand at `slots`; keys [B, num_kv_heads, T, key_dim] and values hold the
-  // slots up to slots.end(), at least from first_visible(). Returns [B, S, Hq, Dv], contiguous.
-  at::Tensor attend(const AttentionCall& call, SlotRange slots, const at::Tensor& keys,
-                    const at::Tensor& values);
+  // Queries q [B, Hq, S, Dk] stand at `slots`; keys [B, num_kv_heads, T, key_dim] and values hold
+  // the slots up to slots.end(), at least from first_visible(). Returns [B, S, Hq, Dv], contiguous.
+  at::Tensor attend(const at::Tensor& q, const AttentionParams& params, SlotRange slots,
+                    const LayerKv& rows);
 
  private:
-  [[nodiscard]] at::Tensor attend_prompts(const AttentionCall& call, const at::Tensor& keys,
-                                          const at::Tensor& values) const;
+  [[nodiscard]] at::Tensor attend_each(const at::Tensor& q, const AttentionParams& params,
+                                       SlotRange slots, const LayerKv& rows) const;
   [[nodiscard]] std::optional<at::Tensor> bias_for(const at::Tensor& q, SlotRange keys);
 
   const BatchShape& shape_;

@@ -95,7 +95,8 @@ LayerKv PagedCache::seen(std::int64_t layer, SlotRange slots) {
 
 at::Tensor PagedCache::attend_held(const AttentionCall& call) {
   if (pass().count == 1) return attend_step(call);
-  if (pass().first == 0) return padded_attention().attend(call, pass(), call.k, call.v);
+  if (pass().first == 0)
+    return padded_attention().attend(call.q, params_of(call), pass(), {call.k, call.v});
   return StoredCache::attend_held(call);
 }
 

@@ -1,7 +1,7 @@
 #include "engine/cache/parallel_cache.h"
 
 #include "engine/cache/contiguous_cache.h"
-#include "engine/cache/padded_attention.h"
+#include "engine/cache/key_selector.h"
 #include "kvtool/base/error.h"
 
 namespace kvtool::engine {
@@ -15,6 +15,12 @@ LayerKv part_of(const LayerKv& kv, std::int64_t first, std::int64_t count) {
 // Without and with the batch dimension of 1.
 LayerKv without_batch(const LayerKv& kv) { return {kv.k.squeeze(0), kv.v.squeeze(0)}; }
 LayerKv with_batch(const LayerKv& kv) { return {kv.k.unsqueeze(0), kv.v.unsqueeze(0)}; }
+
+// What a query of the call sees of what `cache` holds.
+AttentionParams params_for(const KvCache& cache, const AttentionCall& call) {
+  const KeySelector* selector = cache.selector();
+  return selector == nullptr ? params_of(call) : selector->narrowed(call);
+}
 
 }  // namespace
 
@@ -103,7 +109,7 @@ at::Tensor ParallelCache::attend_prompt(const AttentionCall& call, const Paralle
     piece.row->cache->write({call.layer, 0, {0, piece.prompt}}, without_batch(own));
   }
   return causal_attention(call.q.narrow(2, piece.offset, piece.prompt), own.k, own.v,
-                          params_of(call), std::nullopt);
+                          params_for(*piece.row->policy, call), std::nullopt);
 }
 
 at::Tensor ParallelCache::attend_steps(const AttentionCall& call, const ParallelPiece& piece,
@@ -146,11 +152,19 @@ at::Tensor ParallelCache::attend_steps(const AttentionCall& call, const Parallel
 at::Tensor ParallelCache::attend_some(const AttentionCall& call, const ParallelPiece& piece,
                                       SlotRange steps, const LayerKv& rows, const LayerKv& own) {
   const at::Tensor q = call.q.narrow(2, piece.offset + piece.prompt + steps.first, steps.count);
-  if (piece.row->keeps_own_steps) {
-    return causal_attention(q, rows.k, rows.v, params_of(call), std::nullopt);
-  }
   const LayerKv own_rows = part_of(own, steps.first, steps.count);
-  return diagonal_attention(q, rows.k, rows.v, own_rows.k, own_rows.v, params_of(call), masks_);
+  if (KeySelector* selector = piece.row->policy->selector()) {
+    const std::int64_t past = rows.k.size(2) - steps.count;
+    selector->count_steps(call, past, steps.count);
+    if (selector->chooses(call, past + steps.count - 1)) {
+      return attend_steps_singly(*selector, call, q, rows, own_rows);
+    }
+  }
+  const AttentionParams params = params_for(*piece.row->policy, call);
+  if (piece.row->keeps_own_steps) {
+    return causal_attention(q, rows.k, rows.v, params, std::nullopt);
+  }
+  return diagonal_attention(q, rows.k, rows.v, own_rows.k, own_rows.v, params, masks_);
 }
 
 void ParallelCache::deliver(std::int64_t layer, std::int64_t offset, const LayerKv& own) const {

@@ -9,7 +9,9 @@
 #include "engine/cache/fp8_codec.h"
 #include "engine/cache/int8_codec.h"
 #include "engine/cache/kivi_cache.h"
+#include "engine/cache/page_selector.h"
 #include "engine/cache/paged_cache.h"
+#include "engine/cache/window_selector.h"
 #include "kvtool/base/error.h"
 
 namespace kvtool::engine {
@@ -57,6 +59,29 @@ std::unique_ptr<KvCache> make_paged(const cache::CacheSpec& spec, const RowLayou
                                       device);
 }
 
+// As the option says, and all of it seen.
+std::unique_ptr<StoredCache> make_store(const cache::CacheSpec& spec, const RowLayout& layout,
+                                        const BatchShape& shape, at::Device device) {
+  if (spec.word(cache::kStoreOption.name) == "int8") {
+    return std::make_unique<CodedCache>(std::make_unique<Int8Codec>(), layout, shape, device);
+  }
+  return std::make_unique<ContiguousCache>(layout, shape, device);
+}
+
+std::unique_ptr<KvCache> make_window(const cache::CacheSpec& spec, const RowLayout& layout,
+                                     const BatchShape& shape, at::Device device) {
+  std::unique_ptr<StoredCache> store = make_store(spec, layout, shape, device);
+  store->select_with(std::make_unique<WindowSelector>(spec));
+  return store;
+}
+
+std::unique_ptr<KvCache> make_pages(const cache::CacheSpec& spec, const RowLayout& layout,
+                                    const BatchShape& shape, at::Device device) {
+  std::unique_ptr<StoredCache> store = make_store(spec, layout, shape, device);
+  store->select_with(std::make_unique<PageSelector>(spec, layout, shape, device));
+  return store;
+}
+
 // The other half of cache::kPolicies, which says what they are without torch.
 constexpr std::array kMakers = {
     Policy{"contiguous", make_contiguous},
@@ -64,6 +89,12 @@ constexpr std::array kMakers = {
     Policy{"fp8", make_fp8},
     Policy{"kivi", make_kivi},
     Policy{"paged", make_paged},
+    Policy{"window", make_window},
+    Policy{"quest", make_pages},
+    Policy{"mean-key", make_pages},
+    Policy{"mean-deviation", make_pages},
+    Policy{"mass", make_pages},
+    Policy{"random", make_pages},
 };
 static_assert(std::equal(kMakers.begin(), kMakers.end(), cache::kPolicies.begin(),
                          cache::kPolicies.end(),

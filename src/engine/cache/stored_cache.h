@@ -5,8 +5,10 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <memory>
 
 #include "engine/batch_shape.h"
+#include "engine/cache/key_selector.h"
 #include "engine/cache/kv_cache.h"
 #include "engine/cache/layer_check.h"
 #include "engine/cache/padded_attention.h"
@@ -17,6 +19,10 @@ class StoredCache : public KvCache {
  public:
   // `layout` and `shape` outlive the cache.
   StoredCache(const RowLayout& layout, const BatchShape& shape, at::Device device);
+
+  // What its queries see of what it holds; before the first pass. Without a choice: everything.
+  void select_with(std::unique_ptr<KeySelector> selector) { selector_ = std::move(selector); }
+  [[nodiscard]] KeySelector* selector() const final { return selector_.get(); }
 
   void begin(SlotRange slots) override;
   // Takes the call's rows in, then attends over all that its queries see.
@@ -43,11 +49,20 @@ class StoredCache : public KvCache {
   void note(SlotRange slots);
   // Of the slots that were ever taken in.
   [[nodiscard]] std::int64_t held_end() const { return end_; }
+  // Of a cache whose rows, tables and work space take `bytes`, on its device.
+  [[nodiscard]] cache::CacheUse use_with(std::uint64_t bytes) const;
 
  private:
+  void count_steps(const AttentionCall& call) const;
+  // Whether some row of the pass, which is one of steps, sees what its query chooses.
+  [[nodiscard]] bool chooses(const AttentionCall& call) const;
+  // Row by row, or all together where they stand at the same position.
+  at::Tensor attend_chosen(const AttentionCall& call);
+
   const RowLayout& layout_;
   const BatchShape& shape_;
   at::Device device_;
+  std::unique_ptr<KeySelector> selector_;
   PaddedAttention attention_;
   LayerCheck filled_;  // in the current pass
   SlotRange pass_;

@@ -9,6 +9,20 @@
 namespace kvtool::engine {
 namespace {
 
+// Keys that a query at `position` sees, of [B or none, .., positions, dim].
+std::vector<std::int64_t> seen_by(std::int64_t position, std::int64_t first,
+                                  const AttentionParams& params) {
+  std::vector<std::int64_t> seen;
+  for (std::int64_t key = first; key <= position; ++key) {
+    const std::int64_t distance = position - key;
+    const bool in_window = params.sliding_window <= 0 || distance < params.sliding_window;
+    const bool is_first =
+        key < params.first_keys && (params.first_reach <= 0 || distance < params.first_reach);
+    if (in_window || is_first) seen.push_back(key);
+  }
+  return seen;
+}
+
 // q [B, Hq, S, Dk], keys [B, Hkv, T, Dk], values [B, Hkv, T, Dv]; `first` slots
 // of row b are hidden when `padding[b]` says so.
 at::Tensor by_definition(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
@@ -19,13 +33,10 @@ at::Tensor by_definition(const at::Tensor& q, const at::Tensor& keys, const at::
   for (std::int64_t b = 0; b < q.size(0); ++b) {
     for (std::int64_t h = 0; h < q.size(1); ++h) {
       for (std::int64_t i = 0; i < q.size(2); ++i) {
-        std::int64_t first = padding.empty() ? 0 : padding[static_cast<std::size_t>(b)];
-        if (params.sliding_window > 0) {
-          first = std::max(first, past + i - params.sliding_window + 1);
-        }
-        const std::int64_t count = past + i + 1 - first;
-        const at::Tensor k = keys[b][h / groups].narrow(0, first, count).to(at::kDouble);
-        const at::Tensor v = values[b][h / groups].narrow(0, first, count).to(at::kDouble);
+        const std::int64_t first = padding.empty() ? 0 : padding[static_cast<std::size_t>(b)];
+        const at::Tensor seen = at::tensor(seen_by(past + i, first, params));
+        const at::Tensor k = keys[b][h / groups].index_select(0, seen).to(at::kDouble);
+        const at::Tensor v = values[b][h / groups].index_select(0, seen).to(at::kDouble);
         at::Tensor scores = at::mv(k, q[b][h][i].to(at::kDouble)) * params.scale;
         if (params.softcap > 0) scores = params.softcap * at::tanh(scores / params.softcap);
         at::Tensor weights = at::exp(scores);
@@ -45,7 +56,15 @@ struct Case {
   double softcap;
   bool sinks;
   std::vector<std::int64_t> padding;
+  std::int64_t first_keys = 0;
+  std::int64_t first_reach = 0;
 };
+
+AttentionParams params_of_case(const Case& c) {
+  AttentionParams params{0.37, c.window, c.softcap, std::nullopt, c.first_keys, c.first_reach};
+  if (c.sinks) params.sinks = at::randn({c.query_heads});
+  return params;
+}
 
 class CausalAttention : public testing::TestWithParam<Case> {};
 
@@ -56,8 +75,7 @@ TEST_P(CausalAttention, EqualsItsDefinition) {
   const at::Tensor q = at::randn({batch, c.query_heads, c.queries, c.key_dim});
   const at::Tensor keys = at::randn({batch, c.kv_heads, c.positions, c.key_dim});
   const at::Tensor values = at::randn({batch, c.kv_heads, c.positions, c.value_dim});
-  AttentionParams params{0.37, c.window, c.softcap, std::nullopt};
-  if (c.sinks) params.sinks = at::randn({c.query_heads});
+  const AttentionParams params = params_of_case(c);
   std::optional<at::Tensor> bias;
   if (!c.padding.empty()) {
     bias = at::zeros({batch, 1, 1, c.positions});
@@ -91,7 +109,15 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"padded_decode", 6, 2, 1, 17, 8, 8, 0, 0, false, {0, 3, 16}},
                     Case{"padded_windowed_decode", 6, 2, 1, 17, 8, 8, 9, 0, false, {0, 12, 3}},
                     Case{"padded_sinks_decode", 6, 2, 1, 17, 8, 8, 9, 0, true, {0, 12, 3}},
-                    Case{"several_new_queries", 4, 2, 5, 17, 8, 8, 0, 0, false, {}}),
+                    Case{"several_new_queries", 4, 2, 5, 17, 8, 8, 0, 0, false, {}},
+                    Case{"first_keys_prefill", 4, 2, 20, 20, 8, 8, 5, 0, false, {}, 3},
+                    Case{"first_keys_blocks", 2, 1, 600, 600, 4, 4, 70, 0, false, {}, 4},
+                    Case{"first_keys_in_reach", 2, 1, 600, 600, 4, 4, 70, 0, false, {}, 90, 300},
+                    Case{"first_keys_decode", 6, 2, 1, 17, 8, 6, 5, 0, false, {}, 3},
+                    Case{"first_keys_half_in_reach", 6, 2, 1, 17, 8, 8, 5, 0, false, {}, 6, 14},
+                    Case{"first_keys_out_of_reach", 6, 2, 1, 17, 8, 8, 5, 0, false, {}, 3, 9},
+                    Case{"first_keys_cover", 6, 2, 1, 17, 8, 8, 5, 0, false, {}, 12, 15},
+                    Case{"first_keys_with_all", 4, 2, 20, 30, 8, 8, 6, 3.0, true, {}, 3, 19}),
     [](const auto& param_info) { return param_info.param.name; });
 
 class DiagonalAttention : public testing::TestWithParam<Case> {};
@@ -105,8 +131,7 @@ TEST_P(DiagonalAttention, EqualsOneStepAfterTheOther) {
   const at::Tensor values = at::randn({1, c.kv_heads, c.positions, c.value_dim});
   const at::Tensor own_k = at::randn({1, c.kv_heads, c.queries, c.key_dim});
   const at::Tensor own_v = at::randn({1, c.kv_heads, c.queries, c.value_dim});
-  AttentionParams params{0.37, c.window, c.softcap, std::nullopt};
-  if (c.sinks) params.sinks = at::randn({c.query_heads});
+  const AttentionParams params = params_of_case(c);
   DiagonalMasks masks;
   const at::Tensor actual = diagonal_attention(q, keys, values, own_k, own_v, params, masks);
   for (std::int64_t i = 0; i < c.queries; ++i) {
@@ -130,7 +155,11 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"blocks", 2, 1, 600, 610, 4, 4, 0, 0, false, {}},
                     Case{"windowed_blocks", 2, 1, 600, 610, 4, 4, 70, 0, false, {}},
                     Case{"softcap", 4, 2, 5, 17, 8, 8, 0, 3.0, false, {}},
-                    Case{"sinks", 4, 2, 15, 20, 8, 8, 6, 0, true, {}}),
+                    Case{"sinks", 4, 2, 15, 20, 8, 8, 6, 0, true, {}},
+                    Case{"first_keys", 4, 2, 15, 20, 8, 8, 6, 0, false, {}, 3},
+                    Case{"first_keys_window_of_one", 4, 2, 6, 9, 8, 8, 1, 0, false, {}, 2},
+                    Case{"first_keys_blocks", 2, 1, 600, 610, 4, 4, 70, 0, false, {}, 4, 400},
+                    Case{"first_keys_with_all", 4, 2, 15, 20, 8, 8, 6, 3.0, true, {}, 3, 12}),
     [](const auto& param_info) { return param_info.param.name; });
 
 }  // namespace

@@ -3,13 +3,16 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <ostream>
 #include <string>
+#include <string_view>
 #include <tuple>
 
 #include "kvtool/base/dtype.h"
 #include "kvtool/cache/cache_spec.h"
+#include "kvtool/cache/key_budget.h"
 #include "kvtool/format/replay_mode.h"
 
 namespace kvtool::cache {
@@ -25,10 +28,29 @@ inline constexpr std::array kDTypes{DType::kFloat32, DType::kFloat16, DType::kBF
 
 using PolicyInMode = std::tuple<format::ReplayMode, cache::PolicyInfo>;
 
-// With its fallback options; of pages, with less room than the tests need.
+// With its fallback options, or where they let everything be seen in such short inputs as tests
+// have, with others.
 inline cache::CacheSpec spec_of(const cache::PolicyInfo& policy) {
-  if (policy.name == "paged") return cache::CacheSpec::parse("paged:page=2,device=6,check=1");
-  return cache::CacheSpec::parse(policy.name);
+  const std::string name(policy.name);
+  if (name == "window") return cache::CacheSpec::parse("window:sinks=1,recent=3");
+  if (name == "paged") return cache::CacheSpec::parse("paged:page=2,device=6,check=1");
+  const cache::CacheSpec spec = cache::CacheSpec::parse(name);
+  if (!spec.has("budget")) return spec;
+  return cache::CacheSpec::parse(name + ":page=2,budget=2,sinks=0,recent=1,dense=0");
+}
+
+// Whether its queries see a part of their keys.
+inline bool selects(const cache::PolicyInfo& policy) {
+  return cache::KeyBudget(spec_of(policy)).selects(0);
+}
+
+// Of a policy that selects: with which all is seen.
+inline cache::CacheSpec covering_spec_of(const cache::PolicyInfo& policy) {
+  if (!selects(policy)) return spec_of(policy);
+  const std::string name(policy.name);
+  const cache::CacheSpec spec = cache::CacheSpec::parse(name);
+  if (!spec.has("budget")) return spec;
+  return cache::CacheSpec::parse(name + ":page=2,budget=100%,sinks=0,recent=1,dense=0");
 }
 
 // With room for everything: what has to be fetched takes its time.
@@ -41,13 +63,20 @@ inline cache::CacheSpec unmeasured_spec_of(const cache::PolicyInfo& policy) {
   return policy.name == "fp8" ? cache::CacheSpec::parse("fp8:scale=1") : spec_of(policy);
 }
 
+// As a name of a test may be written.
+inline std::string test_name_of(std::string_view name) {
+  std::string written(name);
+  std::replace(written.begin(), written.end(), '-', '_');
+  return written;
+}
+
 inline std::string name_of_policy(const testing::TestParamInfo<cache::PolicyInfo>& info) {
-  return std::string(info.param.name);
+  return test_name_of(info.param.name);
 }
 
 inline std::string name_of_mode(const testing::TestParamInfo<PolicyInMode>& info) {
   return std::string(format::replay_mode_name(std::get<format::ReplayMode>(info.param))) + "_" +
-         std::string(std::get<cache::PolicyInfo>(info.param).name);
+         test_name_of(std::get<cache::PolicyInfo>(info.param).name);
 }
 
 }  // namespace kvtool::engine

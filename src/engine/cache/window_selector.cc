@@ -1,0 +1,15 @@
+#include "engine/cache/window_selector.h"
+
+namespace kvtool::engine {
+
+AttentionParams WindowSelector::narrowed(const AttentionCall& call) const {
+  AttentionParams params = params_of(call);
+  const auto recent = static_cast<std::int64_t>(budget().recent());
+  if (params.sliding_window > 0 && params.sliding_window <= recent) return params;
+  params.first_keys = static_cast<std::int64_t>(budget().sinks());
+  params.first_reach = params.sliding_window;
+  params.sliding_window = recent;
+  return params;
+}
+
+}  // namespace kvtool::engine
