@@ -92,7 +92,7 @@ TEST(Residency, AScanPassesByLru2Alone) {
 // to 1. After a use of 2 it passes 2 and takes 3.
 TEST(Residency, TheHandOfClockTakesMarksAwayBeforeItTakesPages) {
   const auto clock = make_clock();
-  for (const PageId page : {1, 2, 3}) clock->enter(page);
+  for (PageId page = 1; page <= 3; ++page) clock->enter(page);
   clock->use(1);
   EXPECT_EQ(clock->victim(kAny), 1U);
   clock->leave(1);
@@ -106,7 +106,7 @@ class EveryResidency : public testing::TestWithParam<ResidencyInfo> {};
 
 TEST_P(EveryResidency, TakesNoPageThatMayNotGo) {
   const auto residency = make_residency(GetParam().name);
-  for (const PageId page : {7, 8, 9}) residency->enter(page);
+  for (PageId page = 7; page <= 9; ++page) residency->enter(page);
   for (int i = 0; i < 5; ++i) {
     EXPECT_EQ(residency->victim([](PageId page) { return page == 8; }), 8U);
   }
