@@ -1,0 +1,163 @@
+"""--kv-cache window, quest and the other selectors against transformers with an attention that
+sees what docs/caches.md says: loops over queries and K/V heads, written without the engine's code.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+NEW_TOKENS = 40
+FAMILIES = ["llama"]
+SPECS = [
+    "window:sinks=2,recent=6",
+    "window:sinks=0,recent=9",
+    "quest:page=4,budget=4,sinks=1,recent=1,dense=0",
+    "quest:page=3,budget=50%,sinks=0,recent=2,dense=1",
+    "mean-key:page=4,budget=3,sinks=0,recent=1,dense=0",
+    "mean-deviation:page=4,budget=3,sinks=0,recent=1,dense=0",
+    "mass:page=4,budget=3,sinks=0,recent=1,dense=0",
+]
+
+
+def options_of(spec):
+    policy, _, rest = spec.partition(":")
+    options = {"policy": policy, "sinks": 0, "dense": 0}
+    for part in rest.split(","):
+        name, _, value = part.partition("=")
+        options[name] = value if value.endswith("%") else int(value)
+    return options
+
+
+def page_score(policy, queries, keys):
+    """Of queries [group, dim] and the keys [page, dim] of a page, the highest of the group."""
+    if policy == "quest":
+        return np.maximum(queries * keys.max(0), queries * keys.min(0)).sum(1).max()
+    score = queries @ keys.mean(0)
+    if policy == "mean-deviation":
+        score = score + np.abs(queries) @ keys.std(0)
+    return score.max()
+
+
+def seen_keys(options, queries, keys, visible, weights):
+    """Which of `visible` (ascending, the last is the query's own) a step sees. weights [group,
+    positions]: what attention over all of `visible` gives."""
+    page, policy = options["page"], options["policy"]
+    last, first = visible[-1] // page, visible[0] // page
+    pages = last - first + 1
+    budget = options["budget"]
+    if isinstance(budget, str):
+        budget = -(-pages * int(budget[:-1]) // 100)
+    if pages <= budget:
+        return visible
+    always = {each for each in range(first, last + 1)
+              if each < options["sinks"] or each > last - options["recent"]}
+    scores = []
+    for each in range(first, last + 1):
+        if each in always or each * page < visible[0]:
+            continue
+        part = slice(each * page, (each + 1) * page)
+        score = (weights[:, part].sum() if policy == "mass" else
+                 page_score(policy, queries, keys[part]))
+        scores.append((-score, each))
+    chosen = {each for _, each in sorted(scores)[:max(0, budget - len(always))]}
+    return [key for key in visible if key // page in always | chosen]
+
+
+class Selection:
+    """An attention for transformers; `prompt` positions see all but what a window hides."""
+
+    def __init__(self, spec, prompt):
+        self._options = options_of(spec)
+        self._prompt = prompt
+
+    def __call__(self, module, query, key, value, attention_mask, scaling, softcap=None,
+                 s_aux=None, **kwargs):
+        q, k, v = (each[0].double().numpy() for each in (query, key, value))
+        mask = attention_mask[0, 0]
+        output = np.zeros((q.shape[1], q.shape[0], v.shape[2]))
+        group = q.shape[0] // k.shape[0]
+        for row in range(q.shape[1]):
+            position = k.shape[1] - q.shape[1] + row
+            visible = [key for key in range(position + 1) if mask[row, key] == 0]
+            for head in range(k.shape[0]):
+                heads = range(head * group, (head + 1) * group)
+                weights = self._weights(q[heads, row], k[head], visible, scaling, softcap,
+                                        None if s_aux is None else s_aux[heads].double().numpy())
+                if (seen := self._seen(module.layer_idx, position, q[heads, row], k[head], visible,
+                                       weights)) != visible:
+                    weights = self._weights(
+                        q[heads, row], k[head], seen, scaling, softcap,
+                        None if s_aux is None else s_aux[heads].double().numpy())
+                output[row, heads] = weights @ v[head]
+        return torch.tensor(output, dtype=query.dtype)[None], None
+
+    @staticmethod
+    def _weights(queries, keys, seen, scaling, softcap, sinks):
+        scores = np.full((len(queries), len(keys)), -np.inf)
+        scores[:, seen] = queries @ keys[seen].T * scaling
+        if softcap:
+            scores = np.where(np.isinf(scores), scores, softcap * np.tanh(scores / softcap))
+        weights = np.exp(scores)
+        total = weights.sum(1) + (0 if sinks is None else np.exp(sinks))
+        return weights / total[:, None]
+
+    def _seen(self, layer, position, queries, keys, visible, weights):
+        options = self._options
+        if options["policy"] == "window":
+            return [key for key in visible
+                    if key < options["sinks"] or position - key < options["recent"]]
+        if layer < options["dense"] or position < self._prompt:
+            return visible
+        return seen_keys(options, queries, keys, visible, weights)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_query_sees_what_the_definition_says(family, spec, exported, tiny_directory,
+                                                   token_prompts, kvtool):
+    """K and V of every layer but the first follow from what the queries before it saw, the tokens
+    from the last. One row of the batch is padded, one is not."""
+    kvtool.ok("save", "--model", exported(family).path, "--prompts", token_prompts,
+              "--batch-size", 3, "--max-new-tokens", NEW_TOKENS, "--ignore-eos", "--device", "cpu",
+              "--kv-cache", spec, "--out", "ref_cache")
+    for index, line in list(enumerate(token_prompts.read_text().splitlines()))[:2]:
+        recording = next(kvtool.directory.glob(f"ref_cache/CPU/*/batch3_input{index}.kvc"))
+        target = kvtool.directory / f"{index}.safetensors"
+        kvtool.ok("dump", recording, "--step", NEW_TOKENS - 2, "--to", target)
+        dumped = load_file(target)
+        ids = json.loads(line)["token_ids"]
+        tokens = dumped["tokens"].tolist()
+        rows, chosen = run(tiny_directory(family), Selection(spec, len(ids)), ids,
+                           tokens[len(ids):])
+        for layer, (key, value) in rows.items():
+            for name, ours, theirs in (("key", dumped[f"key.{layer}"], key),
+                                       ("value", dumped[f"value.{layer}"], value)):
+                assert ours.shape == theirs.shape
+                error = (ours - theirs).abs().max() / theirs.abs().max()
+                assert error < 2e-5, f"{name}.{layer} of input {index}"
+        assert chosen == tokens[len(ids):], f"input {index}"
+
+
+def run(directory, attention, ids, answer):
+    """K and V that attention got last, per layer, and the token chosen after each that was fed."""
+    latest = {}
+
+    def attend(module, query, key, value, *args, **kwargs):
+        latest[module.layer_idx] = (key[0], value[0])
+        return attention(module, query, key, value, *args, **kwargs)
+
+    transformers.AttentionInterface.register("selection", attend)
+    transformers.AttentionMaskInterface.register("selection", transformers.masking_utils.eager_mask)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation="selection").eval()
+    cache = transformers.DynamicCache()
+    chosen = []
+    with torch.no_grad():
+        for fed in [ids] + [[token] for token in answer[:-1]]:
+            logits = model(torch.tensor([fed]), past_key_values=cache).logits
+            chosen.append(int(logits[0, -1].argmax()))
+    return latest, chosen
