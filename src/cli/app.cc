@@ -29,7 +29,7 @@ constexpr CommandFactory kCommands[] = {make_generate_command,  make_save_comman
                                         make_verify_command,    make_recover_command,
                                         make_diff_command,      make_selftest_command,
                                         make_calibrate_command, make_calibrate_worker_command,
-                                        make_bench_command};
+                                        make_bench_command,     make_bench_cache_command};
 
 constexpr const char* kDescription =
     "kvtool records an LLM's greedy generation together with its KV cache on one\n"
@@ -101,7 +101,8 @@ class Program {
     for (const CommandFactory make : kCommands) {
       commands_.push_back(make());
       Command& command = *commands_.back();
-      CLI::App* sub = app_.add_subcommand(command.name(), command.summary());
+      CLI::App& over = command.parent() == nullptr ? app_ : *app_.get_subcommand(command.parent());
+      CLI::App* sub = over.add_subcommand(command.name(), command.summary());
       if (command.hidden()) sub->group("");
       sub->set_help_flag("-h,--help", "Show this help");
       command.declare(*sub);
@@ -119,10 +120,11 @@ class Program {
     } catch (const CLI::ParseError& error) {
       return report_parse_error(error);
     }
+    const CLI::App& parsed = parsed_app();
     for (const auto& command : commands_) {
-      const CLI::App* sub = app_.get_subcommand(command->name());
-      if (!sub->parsed()) continue;
-      set_log_level(*sub);
+      if (&app_of(*command) != &parsed) continue;
+      if (const int status = check_nothing_before(parsed)) return status;
+      set_log_level(parsed);
       return command->execute(terminal_);
     }
     terminal_.err << app_.help();
@@ -135,6 +137,7 @@ class Program {
     if (name.starts_with('-')) return 0;
     std::vector<std::string> names;
     for (const auto& command : commands_) {
+      if (command->parent() != nullptr) continue;
       if (name == command->name()) return 0;
       if (!command->hidden()) names.emplace_back(command->name());
     }
@@ -149,9 +152,35 @@ class Program {
     return kUsageStatus;
   }
 
+  // The command that was named, which may stand under another one.
   CLI::App& parsed_app() {
-    const std::vector<CLI::App*> parsed = app_.get_subcommands();
-    return parsed.empty() ? app_ : *parsed.front();
+    CLI::App* parsed = &app_;
+    while (!parsed->get_subcommands().empty()) parsed = parsed->get_subcommands().front();
+    return *parsed;
+  }
+
+  const CLI::App& app_of(const Command& command) {
+    CLI::App& over = command.parent() == nullptr ? app_ : *app_.get_subcommand(command.parent());
+    return *over.get_subcommand(command.name());
+  }
+
+  // "kvtool bench cache".
+  static std::string full_name(const CLI::App& app) {
+    const CLI::App* over = app.get_parent();
+    return over == nullptr ? app.get_name() : full_name(*over) + " " + app.get_name();
+  }
+
+  // What is given to a command before the one below it would do nothing.
+  int check_nothing_before(const CLI::App& command) {
+    const CLI::App* over = command.get_parent();
+    if (over == &app_) return 0;
+    for (const CLI::Option* option : over->get_options()) {
+      if (option->count() == 0) continue;
+      return usage_error("'" + option->results().front() + "' stands before '" +
+                         command.get_name() + "': " + full_name(command) +
+                         " takes its own options\nSee " + full_name(command) + " --help");
+    }
+    return 0;
   }
 
   // CLI11 names a positional argument as the code does, not as the help does.
@@ -173,8 +202,7 @@ class Program {
       return status;
     }
     CLI::App& command = parsed_app();
-    const std::string where =
-        command.get_name() == "kvtool" ? std::string("kvtool") : "kvtool " + command.get_name();
+    const std::string where = full_name(command);
     std::string message = error.what();
     if (error.get_name() == "RequiredError") message = missing_option(command, where, message);
     for (const std::string& extra : app_.remaining(true)) {

@@ -34,6 +34,7 @@ class Audience final : public run::Observer {
   void selftest(const run::SelftestResult& result) override { reporter_.selftest(result); }
   void calibration(const run::CalibrationResult& result) override;
   void bench(const run::BenchResult& result) override { reporter_.bench(result); }
+  void cache_bench(const run::CacheBenchResult& result) override { reporter_.cache_bench(result); }
   void verified(const format::FileVerdict& verdict) override { reporter_.verified(verdict); }
   void verified_all(const run::VerifyTotals& totals) override { reporter_.verified_all(totals); }
   void recovered(const run::RecoveryResult& recovery) override { reporter_.recovered(recovery); }

@@ -19,6 +19,8 @@ class Command {
   [[nodiscard]] virtual const char* summary() const = 0;
   // A program starts it, no person: no help or suggestion names it.
   [[nodiscard]] virtual bool hidden() const { return false; }
+  // The command that it stands under, above it in the table; null: kvtool itself.
+  [[nodiscard]] virtual const char* parent() const { return nullptr; }
   // Declares options, description and examples; the command outlives `app`.
   virtual void declare(CLI::App& app) = 0;
   // Returns the exit status; throws kvtool::Error.
@@ -41,6 +43,7 @@ std::unique_ptr<Command> make_selftest_command();
 std::unique_ptr<Command> make_calibrate_command();
 std::unique_ptr<Command> make_calibrate_worker_command();
 std::unique_ptr<Command> make_bench_command();
+std::unique_ptr<Command> make_bench_cache_command();
 std::unique_ptr<Command> make_verify_command();
 std::unique_ptr<Command> make_recover_command();
 

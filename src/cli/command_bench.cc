@@ -46,10 +46,13 @@ class BenchCommand : public Command {
 the page cache as far as they fit; the table shows median and range of the
 repeats. What a cache is rebuilt to is compared with the recording's state.
 
+A recording with the name of a command is given as ./cache.
+
 Examples:
     kvtool bench ref_cache/CPU/MODEL/batch1_input0.kvc
     kvtool bench --make large.kvc --bytes 10G
-    kvtool bench large.kvc --only open,random --json -)");
+    kvtool bench large.kvc --only open,random --json -
+    kvtool bench cache --help)");
   }
 
   int execute(Terminal& terminal) override {

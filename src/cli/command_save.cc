@@ -31,6 +31,7 @@ Examples:
     kvtool replay --from outputs/TIME/kv_caches/CPU
 
   Record a reference for other devices:
+    kvtool save --model models/MODEL.pt --text book.txt --context 256,1024
     kvtool save --model models/MODEL.pt --prompts configs/prompts.jsonl \
         --batch-size 1,4 --out ref_cache
 

@@ -164,12 +164,14 @@ void add_report_options(CLI::App& app, ReportTargets& targets) {
                  "Also write JUnit XML for a CI system: a case per input and per gate rule")
       ->option_text("FILE")
       ->group(kOutputGroup);
+  add_page_options(app, targets);
+}
+
+void add_page_options(CLI::App& app, ReportTargets& targets) {
   app.add_option("--markdown", targets.markdown, "Also write Markdown, as for a CI job's summary")
       ->option_text("FILE")
       ->group(kOutputGroup);
-  app.add_option("--html", targets.html,
-                 "Also write one self-contained page with charts: match strips, margins, K/V "
-                 "error maps")
+  app.add_option("--html", targets.html, "Also write one self-contained page with charts")
       ->option_text("FILE")
       ->group(kOutputGroup);
 }

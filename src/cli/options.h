@@ -83,6 +83,8 @@ void add_device_options(CLI::App& app, RunOptions& options);
 void add_json_option(CLI::App& app, ReportTargets& targets);
 // --junit, --markdown and --html.
 void add_report_options(CLI::App& app, ReportTargets& targets);
+// --markdown and --html.
+void add_page_options(CLI::App& app, ReportTargets& targets);
 // -q and -v.
 void add_verbosity_options(CLI::App& app, bool& quiet, bool& verbose);
 

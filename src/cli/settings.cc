@@ -135,6 +135,12 @@ void check_resume(Action action, bool replay, run::Request& request) {
 
 }  // namespace
 
+run::Request request_of(const RunOptions& options) {
+  run::Request request;
+  take_options(options, request);
+  return request;
+}
+
 Settings resolve_settings(const RunOptions& options, Action action) {
   Settings settings;
   run::Request& request = settings.request;

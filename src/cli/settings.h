@@ -16,6 +16,9 @@ struct Settings {
 // What a subcommand does whatever the configuration says.
 enum class Action { kGenerate, kSave, kReplay, kAsConfigured };
 
+// Of a command that takes no configuration, whose prompts are its own.
+[[nodiscard]] run::Request request_of(const RunOptions& options);
+
 // Reads the configuration file. Error kUsage.
 [[nodiscard]] Settings resolve_settings(const RunOptions& options, Action action);
 

@@ -2,6 +2,7 @@
 
 #include <torch/library.h>
 
+#include "engine/memory_meter.h"
 #include "engine/stopwatch.h"
 #include "kvtool/base/error.h"
 
@@ -23,6 +24,7 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
                      const std::optional<at::Tensor>& sinks) {
   CacheScope* scope = active_scope;
   if (scope == nullptr) throw_misuse("kvtool::attention was called outside of a cache scope");
+  const MemoryMeter::InAttention allocating;
   Stopwatch watch;
   at::Tensor output =
       scope->policy_.attend({q, k, v, layer, scale, sliding_window, softcap, sinks});

@@ -27,6 +27,12 @@ GenerateResult generate(TorchModel& model, std::span<const Input> inputs,
 ReplayResult replay(TorchModel& model, const ReplayBatch& batch, const ReplayOptions& options,
                     std::span<format::RowSink* const> sinks, const Progress& progress);
 
+// generate() with options.recompute, in an inference mode.
+GenerateResult generate_without_cache(TorchModel& model, std::span<const Input> inputs,
+                                      const GenerateOptions& options,
+                                      std::span<format::RowSink* const> sinks,
+                                      const Progress& progress);
+
 // replay() with options.parallel. Error kUsage in the mode free, kMisuse with a fault.
 ReplayResult replay_in_parallel(TorchModel& model, const ReplayBatch& batch,
                                 const ReplayOptions& options,

@@ -47,6 +47,9 @@ class ConsoleReporter : public Reporter {
   }
 
   void bench(const run::BenchResult& result) override { show_bench(page_, result); }
+  void cache_bench(const run::CacheBenchResult& result) override {
+    show_cache_bench(page_, result);
+  }
   void verified(const format::FileVerdict& verdict) override {
     show_verified(page_, verdict);
     page_.flush();

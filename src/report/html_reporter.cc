@@ -12,6 +12,7 @@
 #include "html/page.h"
 #include "html/page_data.h"
 #include "html/sections.h"
+#include "kvtool/run/cache_bench.h"
 #include "report/reporter.h"
 
 namespace kvtool::report {
@@ -43,6 +44,12 @@ class HtmlReporter : public Reporter {
 
   void calibration(const run::CalibrationResult& result) override {
     sections_ += html::calibration_section(result);
+  }
+
+  void cache_bench(const run::CacheBenchResult& result) override {
+    sections_ += html::cache_bench_section(result);
+    outcome_ = std::max(outcome_, result.passed() ? html::Outcome::kPass : html::Outcome::kFail,
+                        more_severe);
   }
 
   void finish(const run::Summary& summary) override {

@@ -83,6 +83,9 @@ class JsonReporter : public Reporter {
   }
 
   void bench(const run::BenchResult& result) override { document_["bench"] = json_bench(result); }
+  void cache_bench(const run::CacheBenchResult& result) override {
+    document_["cache_benches"].push_back(json_cache_bench(result));
+  }
   void verified(const format::FileVerdict& verdict) override {
     document_["files"].push_back(json_verified(verdict));
   }

@@ -10,6 +10,10 @@
 #include "flip_texts.h"
 #include "kvtool/run/result.h"
 
+namespace kvtool::run {
+struct CacheBenchResult;
+}
+
 namespace kvtool::report {
 
 using Json = nlohmann::ordered_json;
@@ -63,6 +67,7 @@ struct KvDetail {
 [[nodiscard]] Json json_selftest(const run::SelftestResult& result);
 [[nodiscard]] Json json_calibration(const run::CalibrationResult& result);
 [[nodiscard]] Json json_bench(const run::BenchResult& result);
+[[nodiscard]] Json json_cache_bench(const run::CacheBenchResult& result);
 [[nodiscard]] Json json_verified(const format::FileVerdict& verdict);
 [[nodiscard]] Json json_verify_totals(const run::VerifyTotals& totals);
 [[nodiscard]] Json json_recovery(const run::RecoveryResult& recovery);

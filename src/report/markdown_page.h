@@ -9,6 +9,10 @@
 #include "flip_texts.h"
 #include "kvtool/run/result.h"
 
+namespace kvtool::run {
+struct CacheBenchResult;
+}
+
 namespace kvtool::report {
 
 // A job summary may have 1 MiB; the rest is for the notes about what was cut.
@@ -52,6 +56,7 @@ void add_markdown_verdict(MarkdownPage& page, const run::Verdict& verdict, const
 // What went wrong with an input, folded.
 [[nodiscard]] std::string markdown_failed_input(const run::InputResult& input);
 void add_markdown_selftest(MarkdownPage& page, const run::SelftestResult& result);
+void add_markdown_cache_bench(MarkdownPage& page, const run::CacheBenchResult& result);
 void add_markdown_calibration(MarkdownPage& page, const run::CalibrationResult& result);
 
 }  // namespace kvtool::report

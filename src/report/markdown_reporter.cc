@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "kvtool/base/text.h"
+#include "kvtool/run/cache_bench.h"
 #include "markdown_page.h"
 #include "report/reporter.h"
 #include "wording.h"
@@ -63,6 +64,12 @@ class MarkdownReporter : public Reporter {
     failed_ = failed_ || !result.passed();
     judged_ = true;
     add_markdown_selftest(sections_, result);
+  }
+
+  void cache_bench(const run::CacheBenchResult& result) override {
+    failed_ = failed_ || !result.passed();
+    judged_ = true;
+    add_markdown_cache_bench(sections_, result);
   }
 
   // Files are checked, not runs: for people on the console, for programs in JSON.

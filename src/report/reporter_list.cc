@@ -52,6 +52,9 @@ class ReporterList : public Reporter {
   void bench(const run::BenchResult& result) override {
     for (const auto& reporter : reporters_) reporter->bench(result);
   }
+  void cache_bench(const run::CacheBenchResult& result) override {
+    for (const auto& reporter : reporters_) reporter->cache_bench(result);
+  }
   void verified(const format::FileVerdict& verdict) override {
     for (const auto& reporter : reporters_) reporter->verified(verdict);
   }

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "kvtool/base/error.h"
+#include "kvtool/cache/cache_plan.h"
 #include "kvtool/cache/key_budget.h"
 #include "kvtool/format/logit_sample.h"
 #include "kvtool/run/paths.h"
@@ -272,6 +273,20 @@ cache::CacheUse applied_use(const cache::CacheSpec& kv_cache, std::uint64_t posi
   return use;
 }
 
+std::uint64_t planned_bytes(std::span<const engine::Input> inputs,
+                            const engine::GenerateOptions& options) {
+  std::uint64_t longest = 0;
+  for (const engine::Input& input : inputs) {
+    longest = std::max<std::uint64_t>(longest, input.token_ids.size());
+  }
+  return cache::plan_cache(geometry(),
+                           {.rows = inputs.size(),
+                            .positions = longest + options.max_new_tokens - 1,
+                            .prompt = longest},
+                           options.kv_cache)
+      .physical_bytes();
+}
+
 class FakeModel : public engine::Model {
  public:
   FakeModel(FakeEngineState& state, const std::string& path)
@@ -295,6 +310,9 @@ class FakeModel : public engine::Model {
     const WantedStats wanted{info_.vocab_size, options.top_k, options.logits_sample};
     engine::GenerateResult result;
     result.timing = {0.5, 2.0, options.max_new_tokens - 1};
+    if (options.count_memory) {
+      result.memory = {"memory of the fake engine", 1000, 1500, 400, 0.0};
+    }
     std::vector<Tokens> contexts;
     for (std::size_t row = 0; row < inputs.size(); ++row) {
       contexts.push_back(inputs[row].token_ids);
@@ -329,6 +347,7 @@ class FakeModel : public engine::Model {
     std::size_t longest = 0;
     for (const Tokens& context : contexts) longest = std::max(longest, context.size());
     result.cache_use = use_of(options.kv_cache, longest);
+    if (options.count_memory) result.cache_use.physical_bytes = planned_bytes(inputs, options);
     return result;
   }
 

@@ -25,7 +25,7 @@
 namespace kvtool::engine {
 
 // Raised with every incompatible change of this header; checked by the loader.
-inline constexpr int kEngineAbi = 9;
+inline constexpr int kEngineAbi = 10;
 
 struct EngineOptions {
   std::string device = "auto";  // "auto" (CUDA when there is one), "cpu", "cuda", "cuda:N"
@@ -69,6 +69,23 @@ struct GenerateOptions {
   // Logits that the sinks get beside the top-k, at format::sampled_ids(); capped likewise.
   std::uint32_t logits_sample = 64;
   cache::CacheSpec kv_cache = {};
+  // Without a cache: every token comes from a pass over the prompt and all tokens before it, and
+  // nothing is kept for the next one. kv_cache is without effect, cache_use of the result is empty,
+  // and a sink that needs K/V is an Error kMisuse.
+  bool recompute = false;
+  // Counts what the run takes of memory (GenerateResult::memory), which costs it some time.
+  bool count_memory = false;
+};
+
+// Memory of the device over a run.
+struct MemoryUse {
+  std::string source;              // what the next two are: "resident set of the process"
+  std::uint64_t before_bytes = 0;  // the model is in it
+  std::uint64_t peak_bytes = 0;
+  std::uint64_t tensor_bytes = 0;  // the most that tensors of the run took at a time
+  // Tensors of exactly the size of K or V of a layer that attention allocated in steps, over the
+  // K and V of all layers and steps: 1 where a cache is allocated anew in every step.
+  double kv_copies_per_step = 0.0;
 };
 
 struct GeneratedRow {
@@ -89,6 +106,7 @@ struct GenerateResult {
   std::vector<GeneratedRow> rows;
   BatchTiming timing;
   cache::CacheUse cache_use;
+  std::optional<MemoryUse> memory = std::nullopt;  // with count_memory
 };
 
 // Called on the calling thread after the prefill (0) and after every step; an

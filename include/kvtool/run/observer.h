@@ -15,6 +15,8 @@ namespace kvtool::run {
 
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
+struct CacheBenchResult;
+
 class Observer {
  public:
   virtual ~Observer() = default;
@@ -39,6 +41,7 @@ class Observer {
   virtual void selftest(const SelftestResult& /*result*/) {}
   virtual void calibration(const CalibrationResult& /*result*/) {}
   virtual void bench(const BenchResult& /*result*/) {}
+  virtual void cache_bench(const CacheBenchResult& /*result*/) {}  // kvtool/run/cache_bench.h
   // Of each file, then of all.
   virtual void verified(const format::FileVerdict& /*verdict*/) {}
   virtual void verified_all(const VerifyTotals& /*totals*/) {}

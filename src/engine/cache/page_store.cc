@@ -15,7 +15,7 @@ namespace {
 constexpr double kGigabyte = 1e9;
 constexpr std::int64_t kNone = -1;
 
-void copy_rows(const LayerKv& from, const LayerKv& to) {
+void copy_page_rows(const LayerKv& from, const LayerKv& to) {
   to.k.copy_(from.k, /*non_blocking=*/true);
   to.v.copy_(from.v, /*non_blocking=*/true);
 }
@@ -115,7 +115,7 @@ void PageStore::save(const PageName& name) {
 
 void PageStore::move(const LayerKv& from, const LayerKv& to) {
   const auto started = std::chrono::steady_clock::now();
-  copy_rows(from, to);
+  copy_page_rows(from, to);
   const std::uint64_t bytes = from.k.nbytes() + from.v.nbytes();
   moved_bytes_ += bytes;
   if (!bytes_per_second_) return;
@@ -154,7 +154,8 @@ void PageStore::read(std::int64_t layer, std::int64_t row, SlotRange positions,
     const PageName name{layer, row, page};
     const std::int64_t frame = frame_of(name);
     const LayerKv source = frame == kNone ? on_host(name) : in_frame(name, frame);
-    copy_rows(positions_of(source, within.first, within.count), positions_of(kv, at, within.count));
+    copy_page_rows(positions_of(source, within.first, within.count),
+                   positions_of(kv, at, within.count));
   });
   wait_for(device_.layer(0).k.device());
 }
@@ -168,12 +169,12 @@ void PageStore::write(std::int64_t layer, std::int64_t row, SlotRange positions,
     const std::int64_t frame = frame_of(name);
     const auto index = static_cast<std::size_t>(page);
     if (frame != kNone) {
-      copy_rows(rows, positions_of(in_frame(name, frame), within.first, within.count));
+      copy_page_rows(rows, positions_of(in_frame(name, frame), within.first, within.count));
       own.on_host[index] = false;
       return;
     }
     const LayerKv target = positions_of(on_host(name), within.first, within.count);
-    copy_rows(rows, target);
+    copy_page_rows(rows, target);
     if (!rows.k.is_cpu()) moved_bytes_ += rows.k.nbytes() + rows.v.nbytes();
     wait_for(rows.k.device());
     if (check_) own.checksums[index] = checksum(on_host(name));
