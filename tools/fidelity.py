@@ -7,8 +7,9 @@ not, and the estimates are what all logits say. Writes the tables of docs/fideli
     tools/fidelity.py --check                 # the exit status says whether a cell fails
     tools/fidelity.py --page                  # the tables of what was measured, nothing run
 
-Results are kept in the work folder after each cell; --resume takes those that are there. The
-exit status is 1 when a healthy cell fails its gate or a fault is missed.
+Results are kept in the work folder after each replay and each selftest; --resume takes those that
+are there and measures what is missing, of a cell without faults the faults alone. The exit status
+is 1 when a healthy cell fails its gate or a fault is missed.
 """
 
 from __future__ import annotations
@@ -46,8 +47,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def measure(model, laboratory, results, options) -> None:
     for difference in cells.DIFFERENCES:
-        results.once(f"cell {model.name} {difference.name}",
-                     lambda d=difference: laboratory.cell(model, d))  # fmt: skip
+        name = f"cell {model.name} {difference.name}"
+        results.once(name, lambda d=difference: laboratory.replay(model, d))
+        cell = results.cell(name)
+        if cell.caught is None:
+            results.keep(name, laboratory.with_faults(cell, model, difference))
     if not options.quick:
         results.once(f"power {model.name}", lambda: laboratory.power(model))
         results.once(
@@ -65,10 +69,15 @@ class Results:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def once(self, name: str, compute) -> None:
-        if name in self._found:
-            return
-        self._found[name] = dataclasses.asdict(compute())
+        if name not in self._found:
+            self.keep(name, compute())
+
+    def keep(self, name: str, result) -> None:
+        self._found[name] = dataclasses.asdict(result)
         self._path.write_text(json.dumps(self._found, indent=1))
+
+    def cell(self, name: str) -> cells.Cell:
+        return cells.Cell(**self._found[name])
 
     def cells(self) -> list[cells.Cell]:
         return [cells.Cell(**found) for found in self._of("cell ").values()]

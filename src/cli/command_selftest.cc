@@ -19,7 +19,9 @@ constexpr std::uint64_t kDefaultNewTokens = 32;
 constexpr const char* kFooterBeforeFaults =
     R"(A gate that passes says little until it is known that it can fail. First the
 replay without a fault must pass. Then each fault is put into the middle layer's
-K/V of every decode step (or of one) of a live replay, and must be caught:
+K/V of every decode step (or of one) of a live replay, and must be caught.
+Both run as 'kvtool replay' would, in recorded batches, with --batch 1 or with
+--parallel:
 )";
 
 constexpr const char* kFooterAfterFaults =
@@ -36,8 +38,9 @@ Examples:
     kvtool selftest --model models/MODEL.pt
     kvtool selftest --model models/MODEL.pt --gate my_gate.json --quick \
         --junit selftest.xml
-  Against the noise of another device:
-    kvtool selftest --model models/MODEL.pt --from NVIDIA_H200)";
+  Against the noise of another device, in the way in which you replay:
+    kvtool selftest --model models/MODEL.pt --from NVIDIA_H200
+    kvtool selftest --model models/MODEL.pt --from NVIDIA_H200 --parallel)";
 
 class SelftestCommand : public Command {
  public:
@@ -88,6 +91,7 @@ class SelftestCommand : public Command {
                    "Folder of references, LABEL/MODEL/batchN_inputM.kvc (default ref_cache)")
         ->option_text("DIR")
         ->group(group);
+    add_shape_options(app, options_);
   }
 
   void declare_test(CLI::App& app) {

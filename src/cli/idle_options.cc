@@ -71,6 +71,11 @@ std::string why_idle(Needed needed, const Purpose& purpose) {
          (as_configured ? "set kv_cache.save in the configuration" : "add --save");
 }
 
+void refuse_parallel_memory_alone(const RunOptions& options) {
+  if (!options.parallel_memory_mib || options.parallel) return;
+  throw_usage("--parallel-memory is for a parallel replay: add --parallel");
+}
+
 }  // namespace
 
 void refuse_idle_options(const RunOptions& options, const Purpose& purpose) {
@@ -79,12 +84,11 @@ void refuse_idle_options(const RunOptions& options, const Purpose& purpose) {
     const std::string why = why_idle(use.needed, purpose);
     if (!why.empty()) throw_usage(std::string(use.name) + " " + why);
   }
-  if (options.parallel_memory_mib && !options.parallel) {
-    throw_usage("--parallel-memory is for a parallel replay: add --parallel");
-  }
+  refuse_parallel_memory_alone(options);
 }
 
 void refuse_idle_reference_options(const RunOptions& options) {
+  refuse_parallel_memory_alone(options);
   if (!options.from) {
     if (options.ref_dir) {
       throw_usage("--ref-dir is the folder of the label that --from names: add --from LABEL");

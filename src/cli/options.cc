@@ -22,6 +22,7 @@ const CLI::Range kCount(std::uint64_t{1},
 
 constexpr const char* kInputsGroup = "Model and prompts";
 constexpr const char* kGenerationGroup = "Generation";
+constexpr const char* kReferenceGroup = "Reference";
 constexpr const char* kOutputGroup = "Output";
 
 std::string check_device(const std::string& name) {
@@ -238,7 +239,7 @@ void add_resume_option(CLI::App& app, RunOptions& options) {
 }
 
 void add_replay_options(CLI::App& app, RunOptions& options) {
-  const char* reference = "Reference";
+  const char* reference = kReferenceGroup;
   app.add_option("--from", options.from,
                  "The recordings to compare with: a device label below --ref-dir, or the path of "
                  "a .kvc file or of a folder")
@@ -253,24 +254,7 @@ void add_replay_options(CLI::App& app, RunOptions& options) {
       ->option_text("N")
       ->check(kCount)
       ->group(reference);
-  auto* batch =
-      app.add_option("--batch", options.batch,
-                     "recorded: in the batches in which the inputs were recorded (default); 1: one "
-                     "input at a time, which other kernels compute")
-          ->option_text("SHAPE")
-          ->check(CLI::IsMember({"recorded", "1"}))
-          ->group(reference);
-  app.add_flag("--parallel", options.parallel,
-               "All steps of an input in one forward pass, and several inputs together: many times "
-               "faster, with other kernels than step by step. Modes inject and forced")
-      ->excludes(batch)
-      ->option_text(" ")
-      ->group(reference);
-  app.add_option("--parallel-memory", options.parallel_memory_mib,
-                 "Memory of a parallel replay beside the model, in MiB (default 1024)")
-      ->option_text("MIB")
-      ->check(kCount)
-      ->group(reference);
+  add_shape_options(app, options);
   app.add_option(
          "--mode", options.modes,
          "How the steps are fed, one or several: " + names_and_summaries(format::kReplayModes) +
@@ -280,6 +264,27 @@ void add_replay_options(CLI::App& app, RunOptions& options) {
       ->check(CLI::IsMember(names_of(format::kReplayModes)))
       ->group(reference);
   add_gate_options(app, options.gate, options.allow_different_weights);
+}
+
+void add_shape_options(CLI::App& app, RunOptions& options) {
+  auto* batch =
+      app.add_option("--batch", options.batch,
+                     "recorded: in the batches in which the inputs were recorded (default); 1: one "
+                     "input at a time, which other kernels compute")
+          ->option_text("SHAPE")
+          ->check(CLI::IsMember({"recorded", "1"}))
+          ->group(kReferenceGroup);
+  app.add_flag("--parallel", options.parallel,
+               "All steps of an input in one forward pass, and several inputs together: many times "
+               "faster, with other kernels than step by step. Modes inject and forced")
+      ->excludes(batch)
+      ->option_text(" ")
+      ->group(kReferenceGroup);
+  app.add_option("--parallel-memory", options.parallel_memory_mib,
+                 "Memory of a parallel replay beside the model, in MiB (default 1024)")
+      ->option_text("MIB")
+      ->check(kCount)
+      ->group(kReferenceGroup);
 }
 
 void add_gate_options(CLI::App& app, std::optional<std::string>& gate,

@@ -75,6 +75,8 @@ void add_save_options(CLI::App& app, RunOptions& options);
 void add_logits_options(CLI::App& app, RunOptions& options);
 void add_resume_option(CLI::App& app, RunOptions& options);
 void add_replay_options(CLI::App& app, RunOptions& options);
+// --batch, --parallel and --parallel-memory: how the recordings of a replay are put together.
+void add_shape_options(CLI::App& app, RunOptions& options);
 // --gate and --allow-different-weights.
 void add_gate_options(CLI::App& app, std::optional<std::string>& gate,
                       bool& allow_different_weights);

@@ -66,14 +66,22 @@ at::Tensor BatchRun::decode(std::int64_t step, std::span<const std::int32_t> tok
 }
 
 at::Tensor BatchRun::decode_with_fault(std::int64_t step) {
-  if (fault_->needs_next_keys()) {
-    fault_->begin(step, slot_of(step), FaultyCache::Pass::kRememberOutputs);
-    forward(kStep, *fault_, tokens_, positions_, keep_last_);
-    fault_->begin(step, slot_of(step), FaultyCache::Pass::kTakeNextKeys);
-    forward(kStep, *fault_, tokens_, positions_ + 1, keep_last_);
-  }
-  fault_->begin(step, slot_of(step), FaultyCache::Pass::kStore);
-  return forward(kStep, *fault_, tokens_, positions_, keep_last_);
+  const StepSpan steps{.first_step = step,
+                       .slot_before = [this](const AttentionCall& call, std::int64_t of) {
+                         return kept_in(slot_of(of) - 1, call);
+                       }};
+  return fault_->run({&steps, 1}, [this](CachePolicy& policy, std::int64_t later) {
+    return forward(kStep, policy, tokens_, positions_ + later, keep_last_);
+  });
+}
+
+LayerKv BatchRun::kept_in(std::int64_t slot, const AttentionCall& call) const {
+  const RowLayout& layout = cache_->layout();
+  const at::Tensor deltas =
+      at::empty({call.k.size(0), layout.row_stride_bytes()}, call.k.options().dtype(at::kByte));
+  cache_->read_slot(slot, deltas);
+  return {layout.entry_view(deltas, layout.key(call.layer)),
+          layout.entry_view(deltas, layout.value(call.layer))};
 }
 
 void check_positions(std::int64_t longest_prompt, std::int64_t new_tokens,

@@ -48,6 +48,8 @@ class BatchRun {
   at::Tensor forward(const std::string& what, CachePolicy& policy, const at::Tensor& ids,
                      const at::Tensor& positions, const at::Tensor& keep);
   at::Tensor decode_with_fault(std::int64_t step);
+  // What the cache holds of the call's layer in `slot`: [B, num_kv_heads, 1, dim].
+  [[nodiscard]] LayerKv kept_in(std::int64_t slot, const AttentionCall& call) const;
 
   ForwardModule& module_;
   BatchShape shape_;

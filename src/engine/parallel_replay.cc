@@ -5,10 +5,12 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/batch_run.h"
+#include "engine/cache/faulty_cache.h"
 #include "engine/cache/parallel_cache.h"
 #include "engine/cache/policies.h"
 #include "engine/forward_pass.h"
@@ -35,12 +37,10 @@ RowLength length_of(const ReplayRow& row) {
 }
 
 void check_supported(const ReplayOptions& options) {
-  if (options.mode == format::ReplayMode::kFree) {
-    throw_usage(
-        "a parallel replay knows every token beforehand, so it cannot run the mode free: leave " +
-        setting("parallel") + " out, or choose " + setting("mode") + " inject or forced");
-  }
-  if (options.fault) throw_misuse("a parallel replay takes no fault");
+  if (options.mode != format::ReplayMode::kFree) return;
+  throw_usage(
+      "a parallel replay knows every token beforehand, so it cannot run the mode free: leave " +
+      setting("parallel") + " out, or choose " + setting("mode") + " inject or forced");
 }
 
 class ParallelReplay {
@@ -68,6 +68,10 @@ class ParallelReplay {
       longest = std::max(longest, static_cast<std::uint64_t>(length.prompt + length.steps));
     }
     cache::KeyBudget(options.kv_cache).check(longest);
+    if (options.fault) {
+      check_fault(*options.fault, model.info, batch);
+      fault_.emplace(cache_, *options.fault);
+    }
   }
 
   ReplayResult execute(const Progress& progress) {
@@ -131,20 +135,73 @@ class ParallelReplay {
     const auto count = static_cast<std::int64_t>(input.tokens.size());
     const at::Tensor own_rows = at::zeros({count, model_.layout.row_stride_bytes()},
                                           at::TensorOptions(at::kByte).device(model_.device));
-    cache_.begin(pieces, own_rows);
-    const at::Tensor logits =
-        run_forward(*model_.module, cache_, "a pass over " + std::to_string(count) + " tokens",
-                    to_device(input.tokens).unsqueeze(0), to_device(input.positions).unsqueeze(0),
-                    to_device(input.keep))
-            .squeeze(0);
-    cache_.end();
+    const at::Tensor packed = run_pieces(input, planned, pieces, own_rows);
     take_use(pieces);
-    const at::Tensor packed = pack(logits, input.gathered.to_device(0));
     const at::Tensor host_rows = own_rows.cpu();
     const std::int64_t elapsed = watch_.lap();
     count_time(elapsed, pieces);
     deliver(planned, pieces, packed, host_rows, elapsed / count);
     count_time(watch_.lap(), pieces);
+  }
+
+  // The packed statistics of the kept tokens. A NaN reaches every query that shares a product with
+  // it, seen or not, so a pass with one runs again with such queries apart.
+  at::Tensor run_pieces(PassInput& input, const std::vector<PlannedPiece>& planned,
+                        const std::vector<ParallelPiece>& pieces, const at::Tensor& own_rows) {
+    const std::vector<StepSpan> steps = spans_of(planned, pieces);
+    const at::Tensor ids = input.gathered.to_device(0);
+    const auto run = [&](ParallelCache::Queries queries) {
+      cache_.begin(pieces, own_rows, queries);
+      const at::Tensor logits = forward(input, steps);
+      cache_.end();
+      return pack(logits, ids);
+    };
+    const at::Tensor packed = run(ParallelCache::Queries::kTogether);
+    return all_have_choice(packed) ? packed : run(ParallelCache::Queries::kApartWhereNotFinite);
+  }
+
+  [[nodiscard]] bool all_have_choice(const at::Tensor& packed) const {
+    for (std::int64_t row = 0; row < packed.size(0); ++row) {
+      if (stats_.choice(packed_row(packed, row)) < 0) return false;
+    }
+    return true;
+  }
+
+  [[nodiscard]] static std::span<const std::int64_t> packed_row(const at::Tensor& packed,
+                                                                std::int64_t row) {
+    const at::Tensor values = packed.select(0, row);
+    return {values.const_data_ptr<std::int64_t>(), static_cast<std::size_t>(values.numel())};
+  }
+
+  // Logits [kept tokens, vocab].
+  at::Tensor forward(const PassInput& input, const std::vector<StepSpan>& steps) {
+    const std::string what = "a pass over " + std::to_string(input.tokens.size()) + " tokens";
+    const at::Tensor ids = to_device(input.tokens).unsqueeze(0);
+    const at::Tensor positions = to_device(input.positions).unsqueeze(0);
+    const at::Tensor keep = to_device(input.keep);
+    const auto run = [&](CachePolicy& policy, std::int64_t later) {
+      return run_forward(*model_.module, policy, what, ids,
+                         later == 0 ? positions : positions + later, keep)
+          .squeeze(0);
+    };
+    return fault_ ? fault_->run(steps, run) : run(cache_, 0);
+  }
+
+  // What a fault acts on. `pieces` outlive the result.
+  [[nodiscard]] std::vector<StepSpan> spans_of(const std::vector<PlannedPiece>& planned,
+                                               const std::vector<ParallelPiece>& pieces) {
+    std::vector<StepSpan> spans;
+    for (std::size_t index = 0; index < pieces.size(); ++index) {
+      const ParallelPiece& piece = pieces[index];
+      spans.push_back({.position = piece.offset + piece.prompt,
+                       .first_step = piece.first_step,
+                       .steps = piece.steps,
+                       .has_first_row = planned[index].row == 0,
+                       .slot_before = [this, &piece](const AttentionCall& call, std::int64_t step) {
+                         return cache_.slot_before(call, piece, step);
+                       }});
+    }
+    return spans;
   }
 
   // Rows are still there: deliver() drops those that have ended.
@@ -301,9 +358,7 @@ class ParallelReplay {
     format::StepStats stats;
     std::int64_t logit_row = 0;
     const auto unpack_next = [&] {
-      const at::Tensor next = packed.select(0, logit_row++);
-      stats_.unpack({next.const_data_ptr<std::int64_t>(), static_cast<std::size_t>(next.numel())},
-                    stats);
+      stats_.unpack(packed_row(packed, logit_row++), stats);
       stats.elapsed_ns = elapsed_ns;
     };
     const format::RowSink::Needs needs = row.sink->needs();
@@ -372,6 +427,7 @@ class ParallelReplay {
   LogitStats stats_;
   CacheMaker make_cache_;  // of each row
   ParallelCache cache_;    // of a pass, over theirs
+  std::optional<FaultyCache> fault_;
   PassLimits limits_;
   std::vector<Row> rows_;
   std::vector<RowLength> lengths_;  // of rows_

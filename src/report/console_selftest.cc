@@ -63,6 +63,9 @@ void show_selftest(ConsolePage& page, const run::SelftestResult& result) {
       fmt::format("Reference: {}, {}, {}", one_line(result.reference + cache_suffix(result.cache)),
                   counted(result.inputs, "input"), counted(result.steps, "step")),
       11);
+  if (!shape_notice(result.shape).empty()) {
+    page.wrapped_line(std::string(shape_notice(result.shape)), 2);
+  }
   if (!result.measures_noise) page.wrapped_line(judged_by_ulp(), 2);
   page.line("Control (no fault): {}", result.control_passed ? page.painted(Paint::kGood, "passes")
                                                             : page.painted(Paint::kBad, "fails"));

@@ -18,6 +18,16 @@ Json fault_object(const run::FaultResult& fault) {
           {"failed_rules", json_rules(fault.failed_rules)}};
 }
 
+// As --batch takes it; null in a parallel replay, which has none.
+Json batch_of(run::ReplayShape shape) {
+  switch (shape) {
+    case run::ReplayShape::kRecorded: return "recorded";
+    case run::ReplayShape::kSingle: return "1";
+    case run::ReplayShape::kParallel: return nullptr;
+  }
+  return nullptr;
+}
+
 Json run_object(const run::CalibrationRun& run) {
   return {{"name", json_text(run.name)},
           {"cpu_isa", json_known(run.cpu_isa)},
@@ -45,6 +55,8 @@ Json json_selftest(const run::SelftestResult& result) {
       {"gate", json_text(result.gate)},
       {"reference", json_text(result.reference)},
       {"cache", json_text(result.cache)},
+      {"parallel", result.shape == run::ReplayShape::kParallel},
+      {"batch", batch_of(result.shape)},
       {"inputs", result.inputs},
       {"steps", result.steps},
       {"seconds", json_number(result.seconds)},

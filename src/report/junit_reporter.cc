@@ -191,6 +191,12 @@ TestCase fault_case(const run::SelftestResult& result, const run::FaultResult& f
   return test;
 }
 
+void add_once(const std::string& name, std::string_view value, TestSuite& suite) {
+  const std::pair property(name, std::string(value));
+  if (std::ranges::find(suite.properties, property) != suite.properties.end()) return;
+  suite.properties.push_back(property);
+}
+
 void add_flips(const std::string& stretch, const analysis::StretchSummary& summary,
                TestSuite& suite) {
   if (!summary.flips.tail) return;
@@ -253,8 +259,10 @@ class JunitReporter : public Reporter {
 
   void selftest(const run::SelftestResult& result) override {
     TestSuite& tests = suite(result.model_slug + ".selftest");
-    if (!result.measures_noise && tests.properties.empty()) {
-      tests.properties.emplace_back("judged", judged_by_ulp());
+    if (!result.measures_noise) add_once("judged", judged_by_ulp(), tests);
+    if (result.shape != run::ReplayShape::kRecorded) {
+      const bool parallel = result.shape == run::ReplayShape::kParallel;
+      add_once(parallel ? "parallel" : "batch", shape_notice(result.shape), tests);
     }
     tests.cases.push_back(control_case(result));
     for (const run::FaultResult& fault : result.faults) {

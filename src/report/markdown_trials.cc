@@ -26,6 +26,9 @@ void add_markdown_selftest(MarkdownPage& page, const run::SelftestResult& result
       markdown_text(result.model_slug), result.passed() ? "PASS" : "FAIL",
       markdown_text(result.gate), markdown_text(result.reference + cache_suffix(result.cache)),
       result.control_passed ? "passes" : "**fails**");
+  if (!shape_notice(result.shape).empty()) {
+    text += std::string(shape_notice(result.shape)) + "\n\n";
+  }
   if (!result.measures_noise) text += judged_by_ulp() + "\n\n";
   for (const analysis::RuleResult& rule : result.control_failures) {
     text += "- " + markdown_text(describe(rule)) + "\n";

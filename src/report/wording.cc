@@ -174,6 +174,15 @@ std::string numerics_text(const analysis::NumericList& list) {
   return fmt::format("unknown, the recording does not tell: {}", fmt::join(list.missing, ", "));
 }
 
+std::string_view shape_notice(run::ReplayShape shape) {
+  switch (shape) {
+    case run::ReplayShape::kRecorded: return {};
+    case run::ReplayShape::kSingle: return kSingleInputs;
+    case run::ReplayShape::kParallel: return kParallelReplay;
+  }
+  return {};
+}
+
 std::string numerics_line(const run::Verdict& verdict) {
   if (!verdict.numerics) return {};
   return fmt::format("Numerical policy: {}. Platform: {}.",

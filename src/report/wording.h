@@ -74,5 +74,9 @@ inline constexpr std::string_view kDifferentConfig =
     "Another config: this model is not built as the model of the reference.";
 inline constexpr std::string_view kParallelReplay =
     "Parallel replay: all steps of an input in one pass; other kernels than step by step.";
+inline constexpr std::string_view kSingleInputs =
+    "One input at a time: other kernels than in the recorded batches.";
+// The one of these two that says it; empty for the recorded batches.
+[[nodiscard]] std::string_view shape_notice(run::ReplayShape shape);
 
 }  // namespace kvtool::report

@@ -12,6 +12,7 @@
 #include "model_check.h"
 #include "recording_ledger.h"
 #include "replay_cache.h"
+#include "replay_modes.h"
 #include "run/reference/choose_models.h"
 #include "run/reference/open_recordings.h"
 #include "run/reference/reference_sets.h"
@@ -136,8 +137,7 @@ class ReplayRun {
   void prepare(const engine::Model& model, const std::vector<ReferenceSet>& references) {
     const analysis::Gate gate =
         session_.verdicts().gate_for(gate_context(model, references.front().entries.front()));
-    modes_ = request_.replay_modes.empty() ? analysis::modes_for(gate) : request_.replay_modes;
-    check_modes(gate);
+    modes_ = replay_modes(request_.replay_modes, gate, parallel());
     block_positions_ = 1;
     for (const ReferenceSet& reference : references) {
       block_positions_ = std::max(block_positions_, block_positions_for(reference.entries));
@@ -145,20 +145,6 @@ class ReplayRun {
   }
 
   [[nodiscard]] bool parallel() const { return request_.replay_shape == ReplayShape::kParallel; }
-
-  void check_modes(const analysis::Gate& gate) const {
-    const bool has_free =
-        std::find(modes_.begin(), modes_.end(), format::ReplayMode::kFree) != modes_.end();
-    if (!parallel() || !has_free) return;
-    throw_usage(
-        std::string(request_.replay_modes.empty()
-                        ? "the gate " + gate.name + " needs the mode free, which"
-                        : "the mode free") +
-        " cannot run in parallel, since each of its tokens depends on the one before: leave " +
-        setting("parallel") + " out, or " +
-        (request_.replay_modes.empty() ? "choose " + setting("mode") + " inject,forced"
-                                       : setting("mode") + " free"));
-  }
 
   // Before anything runs.
   void check_all(const engine::Model& model, const std::vector<ReferenceEntry>& entries) {

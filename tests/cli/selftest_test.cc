@@ -33,7 +33,13 @@ class SelftestCommandTest : public CommandTest {
     CommandTest::TearDown();
   }
   json selftest(const std::string& options, int status = 0) {
-    const CommandResult result = run(kSelftest + options + " --json -");
+    return result_of(kSelftest + options, status);
+  }
+  json selftest_of_recordings(const std::string& options) {
+    return result_of("selftest --model models/tiny.pt --quick --from CPU " + options, 0);
+  }
+  json result_of(const std::string& command, int status) {
+    const CommandResult result = run(command + " --json -");
     EXPECT_EQ(result.status, status) << result.err;
     return json::parse(result.out)["selftests"].at(0);
   }
@@ -169,6 +175,51 @@ TEST_F(SelftestCommandTest, OtherModesOnRequest) {
   const json result = selftest("--quick --mode forced --gate forced.json");
   EXPECT_EQ(result["passed"], true);
   EXPECT_EQ(engine_.replay_options.back().mode, format::ReplayMode::kForced);
+}
+
+TEST_F(SelftestCommandTest, ReplaysOneInputAtATime) {
+  save(3, "--batch-size 3 --out ref_cache");
+  const json result = selftest_of_recordings("--batch 1");
+  EXPECT_EQ(result["passed"], true);
+  EXPECT_EQ(result["inputs"], 3);
+  EXPECT_EQ(result["batch"], "1");
+  ASSERT_EQ(engine_.replayed_batches.size(), 3 * (1 + run::kFaults.size()));
+  for (const engine::ReplayBatch& batch : engine_.replayed_batches) {
+    EXPECT_EQ(batch.rows.size(), 1U);
+  }
+}
+
+TEST_F(SelftestCommandTest, ReplaysAllStepsInOnePass) {
+  save(3, "--batch-size 2 --out ref_cache");
+  const json result = selftest_of_recordings("--parallel --parallel-memory 7");
+  EXPECT_EQ(result["passed"], true);
+  EXPECT_EQ(result["parallel"], true);
+  ASSERT_EQ(engine_.replayed_batches.size(), 1 + run::kFaults.size());
+  for (const engine::ReplayBatch& batch : engine_.replayed_batches) {
+    EXPECT_EQ(batch.rows.size(), 3U);
+  }
+  for (const engine::ReplayOptions& options : engine_.replay_options) {
+    EXPECT_TRUE(options.parallel);
+    EXPECT_EQ(options.parallel_memory_bytes, 7U << 20);
+  }
+  EXPECT_FALSE(engine_.replay_options.front().fault);
+  EXPECT_TRUE(engine_.replay_options.back().fault);
+}
+
+TEST_F(SelftestCommandTest, TheModeFreeCannotRunInParallel) {
+  const CommandResult chosen = run(std::string(kSelftest) + "--parallel --mode free");
+  EXPECT_EQ(chosen.status, 2);
+  EXPECT_THAT(chosen.err, HasSubstr("the mode free cannot run in parallel"));
+  EXPECT_THAT(chosen.err, HasSubstr("leave --parallel out, or --mode free"));
+  write("free.json", R"({"name": "needs-free", "rules": {"free.kl.p99": {"max": 1}}})");
+  const CommandResult needed = run(std::string(kSelftest) + "--parallel --gate free.json");
+  EXPECT_EQ(needed.status, 2);
+  EXPECT_THAT(needed.err, HasSubstr("the gate needs-free needs the mode free"));
+  EXPECT_THAT(needed.err, HasSubstr("or choose --mode inject,forced"));
+  EXPECT_EQ(run(std::string(kSelftest) + "--parallel --batch 1").status, 2);
+  const CommandResult idle = run(std::string(kSelftest) + "--parallel-memory 7");
+  EXPECT_EQ(idle.status, 2);
+  EXPECT_THAT(idle.err, HasSubstr("--parallel-memory is for a parallel replay: add --parallel"));
 }
 
 TEST_F(SelftestCommandTest, NeedsSteps) {

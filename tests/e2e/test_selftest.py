@@ -9,8 +9,9 @@ FAMILIES = ["llama", "gemma2", "deepseek_v3"]
 
 
 def selftest(kvtool, model, *options, expect=0):
-    report = kvtool.json("selftest", "--model", model, "--device", "cpu", "--max-new-tokens", 12,
-                         *options, expect=expect)
+    length = () if "--from" in options else ("--max-new-tokens", 12)
+    report = kvtool.json("selftest", "--model", model, "--device", "cpu", *length, *options,
+                         expect=expect)
     (result,) = report["selftests"]
     return result
 
@@ -28,6 +29,69 @@ def test_every_fault_is_caught(family, exported, kvtool):
     for fault in result["faults"]:
         assert fault["skipped"] is None and fault["caught"], fault
         assert fault["located"], fault
+
+
+@pytest.fixture
+def recorded(kvtool, token_prompts):
+    """Model -> label of recordings of three inputs of unlike lengths, in one batch."""
+
+    def record(model):
+        kvtool.ok("save", "--model", model, "--prompts", token_prompts, "--batch-size", 3,
+                  "--device", "cpu", "--max-new-tokens", 12, "--ignore-eos", "--out", "ref_cache")
+        return "CPU"
+
+    return record
+
+
+SHAPES = {"batch 1": ("--batch", "1"), "parallel": ("--parallel",)}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_fault_is_caught_in_other_shapes(family, shape, exported, kvtool, recorded):
+    model = exported(family).path
+    options = ("--from", recorded(model), "--quick", "--mode", "inject,forced")
+    steps = selftest(kvtool, model, *options)
+    result = selftest(kvtool, model, *options, *SHAPES[shape])
+    assert result["passed"] and result["control"]["passed"]
+    assert result["parallel"] is (shape == "parallel")
+    assert result["inputs"] == 3
+    for fault in result["faults"]:
+        assert fault["skipped"] is None and fault["caught"] and fault["located"], fault
+    expected = figures_that_failed(steps)
+    found = figures_that_failed(result)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        # Every batch has a NaN in its first row: three batches of one input, one of all else.
+        if not (shape == "batch 1" and name[0] == "nonfinite"):
+            assert found[name] == pytest.approx(value, rel=0.02), name
+
+
+def figures_that_failed(result):
+    """Fault and figure -> its value, of the figures that float32's rounding does not decide."""
+    return {
+        (fault["name"], rule["figure"]): rule["measured"]
+        for fault in result["faults"]
+        for rule in fault["failed_rules"]
+        if rule["figure"].startswith(("inject.kv.", "forced.kv."))
+        and not rule["figure"].endswith(".rerouted_rate")  # what stands out of the noise
+    }
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_device_that_the_gate_cannot_stand_fails_the_control_in_other_shapes(
+        shape, exported, kvtool, recorded):  # fmt: skip
+    model = exported("llama").path
+    result = selftest(kvtool, model, "--quick", "--from", recorded(model), "--gate", "same-device",
+                      *SHAPES[shape], expect=1)
+    assert not result["control"]["passed"]
+
+
+def test_a_parallel_selftest_refuses_the_mode_free(exported, kvtool):
+    done = kvtool.run("selftest", "--model", exported("llama").path, "--device", "cpu", "--quick",
+                      "--parallel", "--mode", "free")
+    assert done.returncode == 2
+    assert "the mode free cannot run in parallel" in done.stderr
 
 
 def test_every_fault_is_caught_in_bfloat16(exported, kvtool):
@@ -64,13 +128,10 @@ def test_a_lax_gate_fails(exported, kvtool):
     assert not faults(result)["scaled-values"]["caught"]
 
 
-def test_a_device_that_the_gate_cannot_stand_fails_the_control(exported, kvtool, token_prompts):
+def test_a_device_that_the_gate_cannot_stand_fails_the_control(exported, kvtool, recorded):
     model = exported("llama").path
-    kvtool.ok("save", "--model", model, "--prompts", token_prompts, "--batch-size", 3, "--device",
-              "cpu", "--max-new-tokens", 12, "--ignore-eos", "--out", "ref_cache")
-    report = kvtool.json("selftest", "--model", model, "--device", "cpu", "--quick", "--from", "CPU",
-                         "--cpu-isa", "sse41", "--gate", "same-device", expect=1)
-    (result,) = report["selftests"]
+    result = selftest(kvtool, model, "--quick", "--from", recorded(model), "--cpu-isa", "sse41",
+                      "--gate", "same-device", expect=1)
     assert not result["control"]["passed"]
     assert result["inputs"] == 3
 

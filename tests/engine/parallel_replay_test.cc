@@ -3,13 +3,13 @@
 
 #include <ATen/Parallel.h>
 
-#include <algorithm>
-#include <cmath>
-#include <memory>
+#include <cstring>
+#include <limits>
 #include <set>
 #include <thread>
 #include <tuple>
 
+#include "close_rows.h"
 #include "engine/cache/policy_param.h"
 #include "memory_row.h"
 #include "support/error_of.h"
@@ -32,41 +32,6 @@ ReplayOptions parallel(ReplayMode mode, const cache::CacheSpec& kv_cache = {}) {
   options.parallel = true;
   options.kv_cache = kv_cache;
   return options;
-}
-
-double largest_difference(const std::vector<std::byte>& a, const std::vector<std::byte>& b) {
-  EXPECT_EQ(a.size(), b.size());
-  const auto* x = reinterpret_cast<const float*>(a.data());
-  const auto* y = reinterpret_cast<const float*>(b.data());
-  double largest = 0.0;
-  for (std::size_t i = 0; i < std::min(a.size(), b.size()) / sizeof(float); ++i) {
-    largest = std::max(largest, std::abs(static_cast<double>(x[i]) - static_cast<double>(y[i])));
-  }
-  return largest;
-}
-
-void expect_close(const format::StepStats& a, const format::StepStats& b) {
-  EXPECT_EQ(a.input_token, b.input_token);
-  EXPECT_EQ(a.token, b.token);
-  EXPECT_EQ(a.top_ids, b.top_ids);
-  EXPECT_NEAR(a.logsumexp, b.logsumexp, 1e-5);
-}
-
-void expect_close(const MemoryRow& a, const MemoryRow& b) {
-  expect_close(a.first, b.first);
-  ASSERT_EQ(a.steps.size(), b.steps.size());
-  ASSERT_EQ(a.deltas.size(), b.deltas.size());
-  for (std::size_t step = 0; step < a.steps.size(); ++step) {
-    expect_close(a.steps[step], b.steps[step]);
-    EXPECT_LT(largest_difference(a.deltas[step], b.deltas[step]), 1e-5) << step;
-  }
-  ASSERT_EQ(a.prompt_keys.size(), b.prompt_keys.size());
-  ASSERT_EQ(a.final_values.size(), b.final_values.size());
-  for (std::size_t layer = 0; layer < a.prompt_keys.size(); ++layer) {
-    EXPECT_LT(largest_difference(a.prompt_keys[layer], b.prompt_keys[layer]), 1e-5);
-    EXPECT_LT(largest_difference(a.prompt_values[layer], b.prompt_values[layer]), 1e-5);
-    EXPECT_LT(largest_difference(a.final_values[layer], b.final_values[layer]), 1e-5);
-  }
 }
 
 // Something that only the recording's K/V can bring about.
@@ -159,6 +124,26 @@ TEST_P(ParallelReplay, RunsOnItsOwnStepsWhereTheRecordingHasNone) {
   for (std::size_t row = 0; row < rows.size(); ++row) expect_close(*rows[row], *steps[row]);
 }
 
+// In the middle of the steps, which share products.
+TEST_P(ParallelReplay, ANanReachesTheStepsThatSeeItAlone) {
+  TorchModel model = toy_model();
+  const Rows recorded = record(model, 8, kv_cache());
+  const format::RowOffset& layer = model.info.geometry.row_offset(1);
+  const auto put = [&](MemoryRow& row, std::uint64_t offset, float value) {
+    std::memcpy(row.deltas[3].data() + offset, &value, sizeof value);
+  };
+  put(*recorded[0], layer.key, std::numeric_limits<float>::infinity());
+  put(*recorded[1], layer.value, std::numeric_limits<float>::quiet_NaN());
+  const Rows steps = rows_of(model, recorded, step_by_step());
+  const Rows rows = rows_of(model, recorded, in_parallel());
+  for (std::size_t row = 0; row < rows.size(); ++row) {
+    expect_close(*rows[row], *steps[row]);
+    EXPECT_GE(rows[row]->steps[3].token, 0);
+  }
+  const bool injects = std::get<ReplayMode>(GetParam()) == ReplayMode::kInject;
+  EXPECT_EQ(rows[1]->steps[4].token < 0, injects);
+}
+
 INSTANTIATE_TEST_SUITE_P(ModesAndCaches, ParallelReplay,
                          testing::Combine(testing::Values(ReplayMode::kInject, ReplayMode::kForced),
                                           testing::ValuesIn(cache::kPolicies)),
@@ -188,18 +173,14 @@ TEST(ParallelReplayOnce, ReportsProgressUpToAllSteps) {
   EXPECT_EQ(last, 6U);
 }
 
-TEST(ParallelReplayOnce, FreeModeAndFaultsAreRefused) {
+TEST(ParallelReplayOnce, FreeModeIsRefused) {
   TorchModel model = toy_model();
   const Rows recorded = record(model, 4);
   ReplayBatch batch;
   batch.rows.push_back({recorded[0].get()});
-  const auto error_of_run = [&](const ReplayOptions& options) {
-    return error_of([&] { std::ignore = replay_in_parallel(model, batch, options, {}, {}); });
-  };
-  EXPECT_EQ(error_of_run(parallel(ReplayMode::kFree)).code(), ErrorCode::kUsage);
-  ReplayOptions options = parallel(ReplayMode::kInject);
-  options.fault = Fault{};
-  EXPECT_EQ(error_of_run(options).code(), ErrorCode::kMisuse);
+  const Error error = error_of(
+      [&] { std::ignore = replay_in_parallel(model, batch, parallel(ReplayMode::kFree), {}, {}); });
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
 }
 
 }  // namespace

@@ -1,14 +1,17 @@
 """The estimators and the page of tools/fidelity: the formulas of docs/metrics.md, by hand and by
 brute force."""
 
+import importlib.util
 import itertools
+import json
 import sys
 from pathlib import Path
 
 import numpy
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+sys.path.insert(0, str(TOOLS))
 
 from fidelity import cells, estimators, models, page, truth  # noqa: E402
 
@@ -100,6 +103,64 @@ def test_page_shows_false_alarms_and_power_side_by_side():
     assert "| flat-bf16 | 1016 | 7.050e-06 | 6.960e-06 ± 1e-08 | 4.700e-08 | 37 |" in text
     document = f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n"
     assert page.replaced(document, text) == f"before\n{page.BEGIN}\n{text}\n{page.END}\nafter\n"
+
+
+def test_a_cell_without_faults_says_so():
+    assert "| PASS | – |" in page.rendered([cell(caught=None, faults=0)], [], {})
+
+
+class Kvtool:
+    """What the laboratory runs, as (command, difference) with the reports that it gets."""
+
+    def __init__(self, monkeypatch):
+        self.runs = []
+        monkeypatch.setattr(cells.Laboratory, "recordings", lambda *_: Path("recordings"))
+        monkeypatch.setattr(models, "exported", lambda *_: Path("model.pt"))
+        monkeypatch.setattr(cells.Laboratory, "_run", lambda _, *given, **__: self.report(given))
+
+    def report(self, given):
+        difference = next(d for d in cells.DIFFERENCES if set(d.options) <= set(given))
+        self.runs.append((given[0], difference.name))
+        if given[0] == "replay":
+            return {"verdicts": [{"gate": {"passed": True, "rules": []}, "figures": {"kl": 0.5}}]}
+        faults = [{"name": "stale-row", "caught": False}, {"name": "nonfinite", "caught": True},
+                  {"name": "swapped-heads", "caught": None, "skipped": "one KV head"}]  # fmt: skip
+        return {"selftests": [{"control": {"passed": True}, "faults": faults}]}
+
+
+def measured_by_the_command(work, *options) -> dict:
+    spec = importlib.util.spec_from_file_location("fidelity_command", TOOLS / "fidelity.py")
+    command = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(command)
+    parsed = command.parse(["--work", str(work), *options])
+    results = command.Results(work / "results.json", parsed.resume)
+    laboratory = cells.Laboratory(Path("kvtool"), work, 4, 8)
+    command.measure(models.MODELS[2], laboratory, results, parsed)
+    return json.loads((work / "results.json").read_text())
+
+
+def test_faults_are_put_into_every_cell(monkeypatch, tmp_path):
+    kvtool = Kvtool(monkeypatch)
+    found = measured_by_the_command(tmp_path, "--quick")
+    names = [difference.name for difference in cells.DIFFERENCES]
+    assert kvtool.runs == [(command, name) for name in names for command in ("replay", "selftest")]
+    assert len(found) == len(names)
+    for result in found.values():
+        assert (result["caught"], result["faults"], result["missed"]) == (1, 2, ["stale-row"])
+
+
+def test_resume_tries_the_faults_that_are_missing_and_keeps_the_replay(monkeypatch, tmp_path):
+    kvtool = Kvtool(monkeypatch)
+    found = measured_by_the_command(tmp_path, "--quick")
+    parallel = next(name for name in found if name.endswith(" parallel"))
+    found[parallel].update(caught=None, faults=0, missed=[], figures={"kl": 0.25})
+    del found[next(name for name in found if name.endswith(" avx2"))]
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    kvtool.runs.clear()
+    resumed = measured_by_the_command(tmp_path, "--quick", "--resume")
+    assert kvtool.runs == [("replay", "avx2"), ("selftest", "avx2"), ("selftest", "parallel")]
+    assert resumed[parallel]["figures"] == {"kl": 0.25}
+    assert resumed[parallel]["caught"] == 1
 
 
 def test_models_differ_in_what_verdicts_depend_on():

@@ -63,6 +63,25 @@ TEST(ConsoleResults, TrialsSayWhereMismatchesAreJudgedByUlp) {
   }
 }
 
+TEST(ConsoleResults, ASelftestSaysHowItWasReplayed) {
+  run::SelftestResult result = selftest_result();
+  const auto shown = [&](run::ReplayShape shape) {
+    std::ostringstream out;
+    result.shape = shape;
+    make_console_reporter(out, {})->selftest(result);
+    return out.str();
+  };
+  EXPECT_NE(shown(run::ReplayShape::kParallel)
+                .find("30 steps\nParallel replay: all steps of an input in one pass; other kernels"
+                      " than step by\n  step.\nControl"),
+            std::string::npos)
+      << shown(run::ReplayShape::kParallel);
+  EXPECT_NE(shown(run::ReplayShape::kSingle)
+                .find("\nOne input at a time: other kernels than in the recorded batches.\n"),
+            std::string::npos);
+  EXPECT_EQ(shown(run::ReplayShape::kRecorded).find("other kernels"), std::string::npos);
+}
+
 TEST(ConsoleResults, ShowsMeasurements) {
   std::ostringstream out;
   make_console_reporter(out, {})->bench(bench_result());

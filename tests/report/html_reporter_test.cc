@@ -439,6 +439,16 @@ TEST(HtmlReporter, TrialsSayWhereMismatchesAreJudgedByUlp) {
   EXPECT_EQ(occurrences(document, "<p class=\"notice\">Judged by ulp: "), 2U);
 }
 
+TEST(HtmlReporter, ASelftestSaysHowItWasReplayed) {
+  run::SelftestResult result = selftest_result();
+  result.shape = run::ReplayShape::kSingle;
+  const std::string document = page([&](Reporter& reporter) {
+    reporter.selftest(result);
+    reporter.finish({});
+  });
+  EXPECT_EQ(occurrences(document, "<p class=\"notice\">One input at a time: other kernels"), 1U);
+}
+
 TEST(HtmlReporter, ACalibrationShowsTheEstimateOfKl) {
   run::CalibrationResult result = calibration_result();
   result.runs[0].figures["inject.kl_estimate.p99"] = 0.003;

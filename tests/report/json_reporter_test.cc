@@ -350,6 +350,23 @@ TEST(JsonReporter, HoldsSelftestAndCalibration) {
   EXPECT_EQ(calibration["runs"].at(0)["figures"]["inject.kl.p99"], 0.002);
 }
 
+TEST(JsonReporter, ASelftestSaysHowItWasReplayed) {
+  run::SelftestResult result = selftest_result();
+  const auto member = [&](run::ReplayShape shape, const char* name) {
+    result.shape = shape;
+    return json::parse(written_by([&](Reporter& reporter) {
+             reporter.selftest(result);
+             reporter.finish({});
+           }))["selftests"]
+        .at(0)[name];
+  };
+  EXPECT_EQ(member(run::ReplayShape::kRecorded, "parallel"), false);
+  EXPECT_EQ(member(run::ReplayShape::kRecorded, "batch"), "recorded");
+  EXPECT_EQ(member(run::ReplayShape::kSingle, "batch"), "1");
+  EXPECT_EQ(member(run::ReplayShape::kParallel, "parallel"), true);
+  EXPECT_TRUE(member(run::ReplayShape::kParallel, "batch").is_null());
+}
+
 TEST(JsonReporter, HoldsEveryValueOfMeasurements) {
   const json bench = json::parse(written_by([](Reporter& reporter) {
     reporter.begin({"bench", "0.1.0", "2026-01-02T03:04:05Z"});

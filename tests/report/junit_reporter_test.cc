@@ -125,6 +125,26 @@ TEST(JunitReporter, ASelftestSaysThatItIsJudgedByUlp) {
   EXPECT_EQ(judged(), 1U) << "once for a suite";
 }
 
+TEST(JunitReporter, ASelftestSaysHowItWasReplayed) {
+  run::SelftestResult result = selftest_result();
+  const auto properties = [&](run::ReplayShape shape) {
+    result.shape = shape;
+    const pugi::xml_document document = parsed(junit([&](Reporter& reporter) {
+      reporter.selftest(result);
+      reporter.selftest(result);
+      reporter.finish({});
+    }));
+    std::vector<std::string> names;
+    for (const auto& found : document.select_nodes("//property")) {
+      names.emplace_back(found.node().attribute("name").value());
+    }
+    return names;
+  };
+  EXPECT_EQ(properties(run::ReplayShape::kRecorded), std::vector<std::string>());
+  EXPECT_EQ(properties(run::ReplayShape::kSingle), std::vector<std::string>{"batch"});
+  EXPECT_EQ(properties(run::ReplayShape::kParallel), std::vector<std::string>{"parallel"});
+}
+
 TEST(JunitReporter, CountsAgreeWithTheCases) {
   const pugi::xml_document document = parsed(three_modes());
   const pugi::xml_node root = document.child("testsuites");

@@ -202,6 +202,17 @@ TEST(MarkdownReporter, TrialsSayWhereMismatchesAreJudgedByUlp) {
   EXPECT_NE(text.find(line, first + 1), std::string::npos) << text;
 }
 
+TEST(MarkdownReporter, ASelftestSaysHowItWasReplayed) {
+  run::SelftestResult result = selftest_result();
+  result.shape = run::ReplayShape::kParallel;
+  const std::string text = markdown([&](Reporter& reporter) {
+    reporter.selftest(result);
+    reporter.finish({});
+  });
+  EXPECT_NE(text.find("\n\nParallel replay: all steps of an input in one pass"), std::string::npos)
+      << text;
+}
+
 TEST(MarkdownReporter, AnInputWithoutAFailureIsNotFolded) {
   const std::string text =
       markdown([](Reporter& reporter) { report_all(reporter, replayed_input()); });

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -23,15 +24,14 @@ class Difference:
     name: str
     options: tuple[str, ...]
     about: str
-    takes_faults: bool = True  # a selftest can run this way
 
 
 DIFFERENCES = (
     Difference("avx2", ("--cpu-isa", "avx2"), "AVX2 in place of AVX-512 with bf16"),
     Difference("avx512", ("--cpu-isa", "avx512"), "AVX-512 without bf16"),
     Difference("1 thread", ("--threads", "1"), "one thread"),
-    Difference("batch 1", ("--batch", "1"), "one input at a time", takes_faults=False),
-    Difference("parallel", ("--parallel",), "all steps in one pass", takes_faults=False),
+    Difference("batch 1", ("--batch", "1"), "one input at a time"),
+    Difference("parallel", ("--parallel",), "all steps in one pass"),
 )
 
 
@@ -42,7 +42,7 @@ class Cell:
     passed: bool
     failures: list[str]
     figures: dict[str, float]
-    caught: int | None = None  # faults of selftest; None: it cannot run this way
+    caught: int | None = None  # faults of selftest; None: not tried yet
     faults: int = 0
     missed: list[str] = field(default_factory=list)
 
@@ -78,7 +78,8 @@ class Laboratory:
         (target / "done").touch()
         return target / "HERE"
 
-    def cell(self, model: models.Model, difference: Difference) -> Cell:
+    def replay(self, model: models.Model, difference: Difference) -> Cell:
+        """Without a fault."""
         common = ("--model", models.exported(model, self.folder), "--gate", model.gate)
         report = self._run(
             "replay", "--from", self.recordings(model, self.inputs, self.tokens), *common,
@@ -86,21 +87,28 @@ class Laboratory:
         )  # fmt: skip
         verdict = report["verdicts"][0]
         failures = [rule["figure"] for rule in verdict["gate"]["rules"] if not rule["passed"]]
-        found = dict(caught=None)
-        if difference.takes_faults:
-            selftest = self._selftest(model, "--quick", *difference.options)
-            tried = [fault for fault in selftest["faults"] if not fault.get("skipped")]
-            missed = [fault["name"] for fault in tried if not fault["caught"]]
-            if not selftest["control"]["passed"]:
-                failures.append("selftest: the replay without a fault")
-            found = dict(caught=len(tried) - len(missed), faults=len(tried), missed=missed)
         return Cell(
             model=model.name,
             difference=difference.name,
             passed=verdict["gate"]["passed"],
             failures=failures,
             figures=verdict["figures"],
-            **found,
+        )
+
+    def with_faults(self, cell: Cell, model: models.Model, difference: Difference) -> Cell:
+        """`cell` and what a selftest with the same difference catches."""
+        selftest = self._selftest(model, "--quick", *difference.options)
+        tried = [fault for fault in selftest["faults"] if not fault.get("skipped")]
+        missed = [fault["name"] for fault in tried if not fault["caught"]]
+        failures = list(cell.failures)
+        if not selftest["control"]["passed"]:
+            failures.append("selftest: the replay without a fault")
+        return dataclasses.replace(
+            cell,
+            failures=failures,
+            caught=len(tried) - len(missed),
+            faults=len(tried),
+            missed=missed,
         )
 
     def power(self, model: models.Model) -> Power:

@@ -128,14 +128,15 @@ struct ReplayBatch {
 };
 
 // Faults that `kvtool selftest` puts into a replay: each makes a wrong row out
-// of the right one, and the cache stores right + strength * (wrong - right).
+// of the right one, and the cache stores right + strength * (wrong - right). Rows
+// of prompts stay right. Step by step and in parallel the wrong rows are the same.
 enum class FaultKind : std::uint8_t {
   kScaledValues,      // wrong: V * 2, so strength 0.01 stores V * 1.01
   kRotatedKeys,       // wrong: the keys of the next position (RoPE one position off)
   kSwappedHeads,      // wrong: K and V of KV heads 0 and 1 swapped; needs two KV heads
   kStaleRow,          // wrong: K and V of the slot before, at `step` only
   kUnscaledInt8Keys,  // wrong: K as 8-bit integers whose scale was lost
-  kNonfinite,         // one NaN in V, at `step` only; strength is ignored
+  kNonfinite,         // one NaN in V of the batch's first row, at `step` only; without strength
 };
 
 struct Fault {
@@ -153,8 +154,8 @@ struct ReplayOptions {
   std::optional<Fault> fault = std::nullopt;
   // All steps of a row in one forward pass and several rows together, in the
   // modes inject and forced: each step sees what it would see step by step, but
-  // other kernels compute it. padded_length and cache_capacity of the batch and
-  // the order of the rows do not matter. Without `fault`.
+  // other kernels compute it. padded_length and cache_capacity of the batch and,
+  // but for a fault of its first row, the order of the rows do not matter.
   bool parallel = false;
   // Of a parallel replay, beside the model: activations, logits and the K/V of the
   // rows that share a pass. An estimate; one row is never refused.

@@ -13,15 +13,9 @@
 #include "kvtool/format/recording.h"
 #include "kvtool/format/replay_mode.h"
 #include "kvtool/run/prompts.h"
+#include "kvtool/run/replay_shape.h"
 
 namespace kvtool::run {
-
-// How the recordings of a replay are put together.
-enum class ReplayShape {
-  kRecorded,  // what ran together runs together
-  kSingle,    // one input at a time
-  kParallel,  // many inputs for one parallel replay
-};
 
 struct Request {
   // Beside the current folder, models/ and model files are looked for here.

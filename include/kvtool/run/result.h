@@ -19,6 +19,7 @@
 #include "kvtool/format/recover.h"
 #include "kvtool/format/replay_mode.h"
 #include "kvtool/format/verify.h"
+#include "kvtool/run/replay_shape.h"
 
 namespace kvtool::run {
 
@@ -295,6 +296,7 @@ struct SelftestResult {
   std::string gate;
   std::string reference;                      // where the reference came from, in words
   std::string cache = format::kUnnamedCache;  // spec of the one that replayed it; several: a list
+  ReplayShape shape = ReplayShape::kRecorded;
   std::uint64_t inputs = 0;
   std::uint64_t steps = 0;
   bool measures_noise = false;  // as of a Verdict

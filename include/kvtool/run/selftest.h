@@ -10,7 +10,8 @@ namespace kvtool::run {
 
 // Of one model after the other. The reference is what `request.from` names, or recorded now in
 // a temporary folder from `request.prompts` (built-in ones where there are none). Without a
-// gate, the built-in one for the model's K/V is tested. `search`: also looks for the smallest
+// gate, the built-in one for the model's K/V is tested. It is replayed as `request.replay_shape`
+// says, with the faults as without them. `search`: also looks for the smallest
 // strength of each fault that is still caught. Returns whether every selftest passed.
 //
 // Errors as run_replay(); kUsage when the recordings hold no steps. Interrupted after a stop.

@@ -11,16 +11,16 @@ namespace {
 
 constexpr double kInt8Max = 127.0;
 
-// KV heads are dimension 1.
+// K or V of some positions, [B, num_kv_heads, positions, dim].
 at::Tensor swap_first_heads(const at::Tensor& row) {
   return at::cat({row.narrow(1, 1, 1), row.narrow(1, 0, 1), row.narrow(1, 2, row.size(1) - 2)}, 1);
 }
 
-// Symmetric 8-bit quantization with one scale per input, which is then lost.
+// Symmetric 8-bit quantization with one scale per input and position, which is then lost.
 at::Tensor unscaled_int8(const at::Tensor& row) {
   const at::Tensor exact = row.to(at::kFloat);
   const at::Tensor scale = exact.abs()
-                               .amax({1, 2, 3}, /*keepdim=*/true)
+                               .amax({1, 3}, /*keepdim=*/true)
                                .div_(kInt8Max)
                                .clamp_min_(std::numeric_limits<float>::min());
   return exact.div(scale).round_().clamp_(-kInt8Max, kInt8Max);
@@ -90,61 +90,82 @@ void check_fault(const Fault& fault, const ModelInfo& model, const ReplayBatch& 
   if (fault.kind == FaultKind::kRotatedKeys) check_next_position(model, batch, steps);
 }
 
-void FaultyCache::begin(std::int64_t step, std::int64_t slot, Pass pass) {
-  step_ = step;
-  slot_ = slot;
-  pass_ = pass;
+at::Tensor FaultyCache::run(std::span<const StepSpan> steps, const Forward& forward) {
+  steps_ = steps;
+  if (fault_.kind == FaultKind::kRotatedKeys) {
+    pass_ = Pass::kRememberOutputs;
+    forward(*this, 0);
+    pass_ = Pass::kTakeNextKeys;
+    forward(*this, 1);
+    outputs_.clear();
+  }
+  pass_ = Pass::kStore;
+  return forward(*this, 0);
 }
 
 at::Tensor FaultyCache::attend(const AttentionCall& call) {
   if (pass_ == Pass::kRememberOutputs) return remember(call);
   if (pass_ == Pass::kTakeNextKeys) return answer_from_memory(call);
-  if (!acts_on(call)) return cache_.attend(call);
-  const LayerKv row = stored_row(call);
-  return cache_.attend({call.q, row.k, row.v, call.layer, call.scale, call.sliding_window,
+  if (call.layer != fault_.layer) return cache_.attend(call);
+  const LayerKv rows = with_fault(call);
+  return cache_.attend({call.q, rows.k, rows.v, call.layer, call.scale, call.sliding_window,
                         call.softcap, call.sinks});
 }
 
 at::Tensor FaultyCache::remember(const AttentionCall& call) {
   at::Tensor output = cache_.attend(call);  // refuses layers that there are not
-  outputs_.resize(std::max(outputs_.size(), static_cast<std::size_t>(call.layer) + 1));
+  if (call.layer >= fault_.layer) return output;
+  outputs_.resize(fault_.layer);
   outputs_[static_cast<std::size_t>(call.layer)] = output;
   return output;
 }
 
+// Nobody looks at what comes of the layers from the faulty one on.
 at::Tensor FaultyCache::answer_from_memory(const AttentionCall& call) {
+  if (call.layer < fault_.layer) return outputs_.at(static_cast<std::size_t>(call.layer));
   if (call.layer == fault_.layer) next_keys_ = call.k;
-  return outputs_.at(static_cast<std::size_t>(call.layer));
+  return at::zeros({call.q.size(0), call.q.size(2), call.q.size(1), call.v.size(3)},
+                   call.v.options());
 }
 
-bool FaultyCache::acts_on(const AttentionCall& call) const {
-  if (call.layer != fault_.layer) return false;
-  return !is_of_one_step(fault_.kind) || step_ == static_cast<std::int64_t>(fault_.step);
+LayerKv FaultyCache::with_fault(const AttentionCall& call) const {
+  LayerKv rows{call.k.clone(), call.v.clone()};
+  for (const StepSpan& span : steps_) {
+    const std::optional<Positions> where = faulty_positions(span);
+    if (!where) continue;
+    const LayerKv faulty = faulty_rows(call, span, *where);
+    rows.k.narrow(2, where->first, where->count).copy_(faulty.k);
+    rows.v.narrow(2, where->first, where->count).copy_(faulty.v);
+  }
+  return rows;
 }
 
-LayerKv FaultyCache::stored_row(const AttentionCall& call) const {
+std::optional<FaultyCache::Positions> FaultyCache::faulty_positions(const StepSpan& span) const {
+  if (!is_of_one_step(fault_.kind)) return Positions{span.position, span.steps};
+  if (fault_.kind == FaultKind::kNonfinite && !span.has_first_row) return std::nullopt;
+  const std::int64_t index = static_cast<std::int64_t>(fault_.step) - span.first_step;
+  if (index < 0 || index >= span.steps) return std::nullopt;
+  return Positions{span.position + index, 1};
+}
+
+LayerKv FaultyCache::faulty_rows(const AttentionCall& call, const StepSpan& span,
+                                 const Positions& where) const {
+  const auto part = [&](const at::Tensor& all) { return all.narrow(2, where.first, where.count); };
+  const at::Tensor k = part(call.k);
+  const at::Tensor v = part(call.v);
   switch (fault_.kind) {
-    case FaultKind::kScaledValues: return {call.k, blend(call.v, call.v.to(at::kFloat).mul(2.0))};
-    case FaultKind::kRotatedKeys: return {blend(call.k, next_keys_), call.v};
+    case FaultKind::kScaledValues: return {k, blend(v, v.to(at::kFloat).mul(2.0))};
+    case FaultKind::kRotatedKeys: return {blend(k, part(next_keys_)), v};
     case FaultKind::kSwappedHeads:
-      return {blend(call.k, swap_first_heads(call.k)), blend(call.v, swap_first_heads(call.v))};
+      return {blend(k, swap_first_heads(k)), blend(v, swap_first_heads(v))};
     case FaultKind::kStaleRow: {
-      const LayerKv before = row_before(call);
-      return {blend(call.k, before.k), blend(call.v, before.v)};
+      const LayerKv before = span.slot_before(call, static_cast<std::int64_t>(fault_.step));
+      return {blend(k, before.k), blend(v, before.v)};
     }
-    case FaultKind::kUnscaledInt8Keys: return {blend(call.k, unscaled_int8(call.k)), call.v};
-    case FaultKind::kNonfinite: return {call.k, with_one_nan(call.v)};
+    case FaultKind::kUnscaledInt8Keys: return {blend(k, unscaled_int8(k)), v};
+    case FaultKind::kNonfinite: return {k, with_one_nan(v)};
   }
   throw_misuse("unknown fault");
-}
-
-LayerKv FaultyCache::row_before(const AttentionCall& call) const {
-  const RowLayout& layout = cache_.layout();
-  const at::Tensor deltas =
-      at::empty({call.k.size(0), layout.row_stride_bytes()}, call.k.options().dtype(at::kByte));
-  cache_.read_slot(slot_ - 1, deltas);
-  return {layout.entry_view(deltas, layout.key(call.layer)),
-          layout.entry_view(deltas, layout.value(call.layer))};
 }
 
 // lerp is exact at strength 1, where right + (wrong - right) need not be.

@@ -1,5 +1,7 @@
 #include "engine/cache/parallel_cache.h"
 
+#include <vector>
+
 #include "engine/cache/contiguous_cache.h"
 #include "engine/cache/key_selector.h"
 #include "kvtool/base/error.h"
@@ -20,6 +22,26 @@ LayerKv with_batch(const LayerKv& kv) { return {kv.k.unsqueeze(0), kv.v.unsqueez
 AttentionParams params_for(const KvCache& cache, const AttentionCall& call) {
   const KeySelector* selector = cache.selector();
   return selector == nullptr ? params_of(call) : selector->narrowed(call);
+}
+
+bool is_finite(const LayerKv& kv) {
+  const auto of = [](const at::Tensor& rows) { return rows.to(at::kFloat).isfinite().all(); };
+  return of(kv.k).logical_and(of(kv.v)).item<bool>();
+}
+
+// Query i stands behind `past` positions of `seen` and the i queries before it, and sees `seen`
+// there and row i of `own` at its position.
+at::Tensor attend_apart(const at::Tensor& q, const LayerKv& seen, const LayerKv& own,
+                        const AttentionParams& params) {
+  const std::int64_t past = seen.k.size(2) - q.size(2);
+  std::vector<at::Tensor> outputs;
+  for (std::int64_t query = 0; query < q.size(2); ++query) {
+    const LayerKv before = part_of(seen, 0, past + query);
+    const LayerKv its_own = part_of(own, query, 1);
+    outputs.push_back(causal_attention(q.narrow(2, query, 1), at::cat({before.k, its_own.k}, 2),
+                                       at::cat({before.v, its_own.v}, 2), params, std::nullopt));
+  }
+  return at::cat(outputs, 2);
 }
 
 }  // namespace
@@ -65,9 +87,11 @@ cache::CacheUse ParallelRow::use() const {
 ParallelCache::ParallelCache(const RowLayout& layout)
     : layout_(layout), filled_(layout.num_layers()) {}
 
-void ParallelCache::begin(std::span<const ParallelPiece> pieces, const at::Tensor& own_rows) {
+void ParallelCache::begin(std::span<const ParallelPiece> pieces, const at::Tensor& own_rows,
+                          Queries queries) {
   pieces_ = pieces;
   own_rows_ = own_rows;
+  queries_ = queries;
   masks_.clear();
   filled_.begin();
 }
@@ -161,10 +185,38 @@ at::Tensor ParallelCache::attend_some(const AttentionCall& call, const ParallelP
     }
   }
   const AttentionParams params = params_for(*piece.row->policy, call);
+  if (queries_ == Queries::kApartWhereNotFinite && !(is_finite(rows) && is_finite(own_rows))) {
+    return attend_apart(q, rows, own_rows, params);
+  }
   if (piece.row->keeps_own_steps) {
     return causal_attention(q, rows.k, rows.v, params, std::nullopt);
   }
   return diagonal_attention(q, rows.k, rows.v, own_rows.k, own_rows.v, params, masks_);
+}
+
+LayerKv ParallelCache::slot_before(const AttentionCall& call, const ParallelPiece& piece,
+                                   std::int64_t step) {
+  const ParallelRow& row = *piece.row;
+  const std::int64_t prompt = row.shape.padded_length();
+  const std::int64_t slot = prompt + step;
+  // What the pass itself makes of the slots before is not there yet. First the prompt, which
+  // says the scales of a row.
+  const auto write = [&](std::int64_t offset, SlotRange slots) {
+    const LayerRows where{call.layer, 0, slots};
+    row.cache->write(where, without_batch(row.cache->as_kept(
+                                where, part_of({call.k, call.v}, offset, slots.count))));
+  };
+  if (piece.prompt > 0 && row.keeps_own_prompt) write(piece.offset, {0, piece.prompt});
+  if (step > piece.first_step && row.keeps_own_steps) {
+    write(piece.offset + piece.prompt, {prompt + piece.first_step, step - piece.first_step});
+  }
+  LayerKv rows = layout_.empty_rows(call.layer, slot, call.k.device());
+  row.cache->read({call.layer, 0, {0, slot}}, rows);
+  const SlotRange settled = *row.policy->settled(slot + 1);
+  if (settled.count > 0 && settled.end() == slot) {
+    rows = row.policy->as_settled(call.layer, positions_of(rows, settled.first, settled.count));
+  }
+  return with_batch(positions_of(rows, rows.k.size(1) - 1, 1));
 }
 
 void ParallelCache::deliver(std::int64_t layer, std::int64_t offset, const LayerKv& own) const {

@@ -56,15 +56,25 @@ struct ParallelPiece {
 
 class ParallelCache : public CachePolicy {
  public:
+  // How the queries of steps are computed. Together, a NaN or Inf reaches queries that must not
+  // see it, too: they give it the weight 0, and 0 times NaN is NaN. To find out where there is one
+  // waits for the device.
+  enum class Queries : std::uint8_t { kTogether, kApartWhereNotFinite };
+
   explicit ParallelCache(const RowLayout& layout);
 
   // The next pass consists of `pieces`, which outlive it. `own_rows`, u8 [tokens, row stride] on
   // the device, receives the K/V that the pass computes, as deltas and as the caches keep it.
-  void begin(std::span<const ParallelPiece> pieces, const at::Tensor& own_rows);
+  void begin(std::span<const ParallelPiece> pieces, const at::Tensor& own_rows, Queries queries);
   // q [1, Hq, tokens, Dk].
   at::Tensor attend(const AttentionCall& call) override;
   // Ends the pass. Error kIncompatible when a layer was not called.
   void end() const;
+
+  // K and V of the call's layer that `step` of `piece` sees in the slot before its own:
+  // [1, num_kv_heads, 1, dim]. Of a call that is not attended yet.
+  [[nodiscard]] LayerKv slot_before(const AttentionCall& call, const ParallelPiece& piece,
+                                    std::int64_t step);
 
  private:
   // `own` is what the piece computed of the call's K and V, as its cache keeps it.
@@ -81,6 +91,7 @@ class ParallelCache : public CachePolicy {
   const RowLayout& layout_;
   std::span<const ParallelPiece> pieces_;
   at::Tensor own_rows_;
+  Queries queries_ = Queries::kTogether;
   DiagonalMasks masks_;
   LayerCheck filled_;
 };

@@ -57,8 +57,12 @@ std::string fault_row(const run::FaultResult& fault) {
       detections(fault), begins, smallest(fault));
 }
 
+std::string notice(std::string_view words) {
+  return words.empty() ? std::string() : fmt::format("<p class=\"notice\">{}</p>\n", text(words));
+}
+
 std::string judged_notice(bool measures_noise) {
-  return measures_noise ? std::string() : "<p class=\"notice\">" + text(judged_by_ulp()) + "</p>\n";
+  return notice(measures_noise ? std::string() : judged_by_ulp());
 }
 
 std::string rules_table(const run::CalibrationResult& result) {
@@ -129,7 +133,7 @@ std::string selftest_section(const run::SelftestResult& result) {
   section +=
       fmt::format("<p class=\"quiet\">{}, {}, {:.1f} s</p>\n", counted(result.inputs, "input"),
                   counted(result.steps, "step"), result.seconds);
-  section += judged_notice(result.measures_noise);
+  section += notice(shape_notice(result.shape)) + judged_notice(result.measures_noise);
   if (!result.control_failures.empty()) {
     section += "<h3>Why the control fails</h3>\n" + gate_table(result.control_failures);
   }

@@ -37,6 +37,7 @@ class Selftest {
     result.model_slug = model_.info().slug;
     result.gate = control_.gate;
     result.cache = fmt::format("{}", fmt::join(control_.caches, ", "));
+    result.shape = options_.shape;
     result.inputs = control_.inputs;
     result.steps = control_.steps;
     result.measures_noise = control_.measures_noise;
@@ -130,7 +131,11 @@ class Selftest {
   }
 
   Judgement judge(const std::optional<engine::Fault>& fault, const std::string& what) {
-    return runner_.run({.kv_cache = options_.kv_cache, .fault = fault, .modes = options_.modes},
+    return runner_.run({.kv_cache = options_.kv_cache,
+                        .fault = fault,
+                        .modes = options_.modes,
+                        .parallel = options_.shape == ReplayShape::kParallel,
+                        .parallel_memory_bytes = options_.parallel_memory_bytes},
                        session_.progress(what));
   }
 

@@ -2,6 +2,7 @@
 // it takes to find the smallest strength that is still caught.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,7 +19,9 @@ struct SelftestOptions {
   std::vector<format::ReplayMode> modes;  // empty: those that the gate needs
   analysis::GateSpec gate;
   std::optional<cache::CacheSpec> kv_cache = {};  // as of a Trial
-  bool search = true;                             // for the smallest strength that is still caught
+  ReplayShape shape = ReplayShape::kRecorded;     // that of the reference's batches
+  std::optional<std::uint64_t> parallel_memory_bytes = {};
+  bool search = true;  // for the smallest strength that is still caught
 };
 
 // The built-in gate for this model's K/V.

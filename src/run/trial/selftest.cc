@@ -103,6 +103,8 @@ class SelftestRun {
     return {.modes = request_.replay_modes,
             .gate = request_.gate.value_or(analysis::GateSpec::builtin(gate_for_kv(kv))),
             .kv_cache = request_.kv_cache,
+            .shape = request_.replay_shape,
+            .parallel_memory_bytes = request_.parallel_memory_bytes,
             .search = search_};
   }
 

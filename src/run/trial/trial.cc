@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "run/replay_cache.h"
+#include "run/replay_modes.h"
 
 namespace kvtool::run {
 namespace {
@@ -81,13 +82,15 @@ void take_largest_gaps(const analysis::RowComparison& row, double noise_z, Judge
   }
 }
 
-InputResult input_of(const engine::ModelInfo& model, ReplayedRow& row) {
+InputResult input_of(const engine::ModelInfo& model, const Trial& trial, ReplayedRow& row) {
   InputResult input;
   input.model_slug = model.slug;
   input.batch_size = row.entry->batch_size;
   input.input_index = row.entry->input_index;
   input.prompt_length = row.entry->prompt_length;
-  input.replay.emplace().modes = std::move(row.modes);
+  Replay& replay = input.replay.emplace();
+  replay.parallel = trial.parallel;
+  replay.modes = std::move(row.modes);
   return input;
 }
 
@@ -114,11 +117,11 @@ analysis::GateContext TrialRunner::context_of(const Trial& trial,
 Judgement TrialRunner::run(const Trial& trial, const engine::Progress& progress) const {
   VerdictBuilder verdicts(gate_);
   BatchReplayOptions options;
-  options.modes = trial.modes;
-  if (options.modes.empty()) {
-    const ReferenceEntry& first = references_.front().entries.front();
-    options.modes = analysis::modes_for(verdicts.gate_for(context_of(trial, first)));
-  }
+  const ReferenceEntry& first = references_.front().entries.front();
+  options.modes =
+      replay_modes(trial.modes, verdicts.gate_for(context_of(trial, first)), trial.parallel);
+  options.parallel = trial.parallel;
+  options.parallel_memory_bytes = trial.parallel_memory_bytes;
   options.kv_cache = trial.kv_cache;
   options.fault = trial.fault;
   options.flip_bounds = [&](const ReferenceEntry& entry) {
@@ -151,7 +154,7 @@ void TrialRunner::take_rows(const Trial& trial, std::vector<ReplayedRow> rows,
       judgement.steps += mode.timing.steps;
       take_largest_gaps(mode.comparison, noise_z, judgement);
     }
-    verdicts.add(context, input_of(model_.info(), row));
+    verdicts.add(context, input_of(model_.info(), trial, row));
   }
 }
 

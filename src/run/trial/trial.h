@@ -23,6 +23,9 @@ struct Trial {
   std::optional<cache::CacheSpec> kv_cache = {};  // empty: the one that made the recordings
   std::optional<engine::Fault> fault = {};
   std::vector<format::ReplayMode> modes = {};  // empty: those that the gate needs
+  // All steps of an input in one pass; the references are in batches of ReplayShape::kParallel.
+  bool parallel = false;
+  std::optional<std::uint64_t> parallel_memory_bytes = {};  // empty: the engine's default
 };
 
 // All batches of one trial as the gate sees them.
@@ -59,7 +62,8 @@ class TrialRunner {
   TrialRunner(engine::Model& model, std::span<const ReferenceSet> references,
               analysis::GateSpec gate, std::string device_label, Observer& observer);
 
-  // `progress` is told the steps of each batch and mode. Errors as replay_batch().
+  // `progress` is told the steps of each batch and mode. Errors as replay_batch() and
+  // replay_modes().
   [[nodiscard]] Judgement run(const Trial& trial, const engine::Progress& progress) const;
 
  private:

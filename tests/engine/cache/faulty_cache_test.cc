@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <tuple>
+#include <vector>
 
 #include "engine/batch_shape.h"
 #include "engine/cache/contiguous_cache.h"
@@ -40,10 +42,20 @@ class FaultyCacheTest : public testing::Test {
 
   // Step `step` with `fault`, the same K and V in both layers.
   void store(const Fault& fault, std::int64_t step, const at::Tensor& k, const at::Tensor& v) {
+    store(fault, step, [&](CachePolicy& policy, std::int64_t) {
+      for (std::int64_t layer = 0; layer < 2; ++layer) attend(policy, layer, k, v);
+      return output_;
+    });
+  }
+
+  void store(const Fault& fault, std::int64_t step, const FaultyCache::Forward& forward) {
     FaultyCache faulty(cache_, fault);
+    const StepSpan span{.first_step = step,
+                        .slot_before = [this](const AttentionCall& call, std::int64_t of) {
+                          return read_layer(cache_, shape_, call.layer, of);
+                        }};
     cache_.begin({1 + step, 1});
-    faulty.begin(step, 1 + step, FaultyCache::Pass::kStore);
-    for (std::int64_t layer = 0; layer < 2; ++layer) attend(faulty, layer, k, v);
+    std::ignore = faulty.run({&span, 1}, forward);
     cache_.end();
   }
 
@@ -117,21 +129,18 @@ TEST_F(FaultyCacheTest, PutsOneNanIntoTheFirstRowAtOneStep) {
 }
 
 TEST_F(FaultyCacheTest, TakesTheKeysOfTheNextPositionWithTheHiddenStatesOfThisOne) {
-  FaultyCache faulty(cache_, {FaultKind::kRotatedKeys, 1, 0, 0.5});
-  ASSERT_TRUE(faulty.needs_next_keys());
-  cache_.begin({1, 1});
-  faulty.begin(0, 1, FaultyCache::Pass::kRememberOutputs);
-  attend(faulty, 0, k_, v_);
-  const at::Tensor remembered = output_.clone();
-  attend(faulty, 1, k_, v_);
-  faulty.begin(0, 1, FaultyCache::Pass::kTakeNextKeys);
-  attend(faulty, 0, k_ + 4, v_ + 4);
-  EXPECT_TRUE(output_.equal(remembered));
-  attend(faulty, 1, k_ + 2, v_ + 2);
-  expect_stored(0, 0, k_, v_);
-  expect_stored(1, 0, k_, v_);
-  faulty.begin(0, 1, FaultyCache::Pass::kStore);
-  for (std::int64_t layer = 0; layer < 2; ++layer) attend(faulty, layer, k_, v_);
+  int pass = 0;
+  at::Tensor remembered;
+  store({FaultKind::kRotatedKeys, 1, 0, 0.5}, 0, [&](CachePolicy& policy, std::int64_t later) {
+    EXPECT_EQ(later, pass == 1 ? 1 : 0);
+    attend(policy, 0, k_ + 4 * later, v_ + 4 * later);
+    if (pass == 0) remembered = output_.clone();
+    EXPECT_TRUE(output_.equal(remembered)) << pass;
+    attend(policy, 1, k_ + 2 * later, v_ + 4 * later);
+    ++pass;
+    return output_;
+  });
+  EXPECT_EQ(pass, 3);
   expect_stored(0, 0, k_, v_);
   expect_stored(1, 0, k_ + 1, v_);
 }
@@ -139,10 +148,99 @@ TEST_F(FaultyCacheTest, TakesTheKeysOfTheNextPositionWithTheHiddenStatesOfThisOn
 TEST_F(FaultyCacheTest, AnswersFromTheFaultyRow) {
   // One visible key: the output is its value.
   FaultyCache faulty(cache_, {FaultKind::kScaledValues, 0, 0, 1.0});
+  const StepSpan span;
   cache_.begin({0, 1});
-  faulty.begin(0, 0, FaultyCache::Pass::kStore);
-  attend(faulty, 0, k_, v_);
+  std::ignore = faulty.run({&span, 1}, [&](CachePolicy& policy, std::int64_t) {
+    attend(policy, 0, k_, v_);
+    return output_;
+  });
   EXPECT_TRUE(output_.transpose(1, 2).equal(read_layer(cache_, shape_, 0, 0).v));
+}
+
+// Keeps what it is handed.
+class HandedRows : public CachePolicy {
+ public:
+  at::Tensor attend(const AttentionCall& call) override {
+    k = call.k;
+    v = call.v;
+    return call.v.transpose(1, 2);
+  }
+
+  at::Tensor k;
+  at::Tensor v;
+};
+
+// A pass over the tokens of two rows, one behind the other: a prompt of 1 and steps 0 and 1 of the
+// first, then steps 3 and 4 of the second. One head of width 1, but for swapped heads.
+class FaultyPass : public testing::Test {
+ protected:
+  void run(const Fault& fault, const at::Tensor& k, const at::Tensor& v) {
+    std::vector<StepSpan> spans{{.position = 1, .first_step = 0, .steps = 2},
+                                {.position = 3, .first_step = 3, .steps = 2}};
+    spans[1].has_first_row = false;
+    for (StepSpan& span : spans) {
+      span.slot_before = [&span](const AttentionCall& call, std::int64_t step) {
+        return LayerKv{at::full_like(call.k.narrow(2, 0, 1), span.position * 100 + step),
+                       at::full_like(call.v.narrow(2, 0, 1), -span.position * 100 - step)};
+      };
+    }
+    FaultyCache faulty(handed_, fault);
+    const std::optional<at::Tensor> sinks;
+    std::ignore = faulty.run(spans, [&](CachePolicy& policy, std::int64_t later) {
+      const at::Tensor shifted = k + 10 * later;
+      return policy.attend({k, shifted, v, 0, 1.0, 0, 0.0, sinks});
+    });
+  }
+
+  static at::Tensor tokens(std::initializer_list<double> values, std::int64_t heads = 1) {
+    return at::tensor(at::ArrayRef<double>(values.begin(), values.size()), at::kFloat)
+        .view({1, heads, 5, -1});
+  }
+
+  void expect_handed(const at::Tensor& k, const at::Tensor& v) {
+    EXPECT_TRUE(handed_.k.equal(k)) << handed_.k;
+    EXPECT_TRUE(handed_.v.equal(v)) << handed_.v;
+  }
+
+  HandedRows handed_;
+  const at::Tensor k_ = tokens({1, 2, 3, 4, 5});
+  const at::Tensor v_ = tokens({10, 20, 30, 40, 50});
+};
+
+TEST_F(FaultyPass, StepsAreFaultyAndPromptsAreNot) {
+  run({FaultKind::kScaledValues, 0, 0, 0.5}, k_, v_);
+  expect_handed(k_, tokens({10, 30, 45, 60, 75}));
+  run({FaultKind::kRotatedKeys, 0, 0, 0.5}, k_, v_);
+  expect_handed(tokens({1, 7, 8, 9, 10}), v_);
+}
+
+TEST_F(FaultyPass, SwapsTheHeadsOfEachStep) {
+  run({FaultKind::kSwappedHeads, 0, 0, 1.0}, tokens({1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, 2),
+      tokens({10, 20, 30, 40, 50, 60, 70, 80, 90, 100}, 2));
+  expect_handed(tokens({1, 7, 8, 9, 10, 6, 2, 3, 4, 5}, 2),
+                tokens({10, 70, 80, 90, 100, 60, 20, 30, 40, 50}, 2));
+}
+
+TEST_F(FaultyPass, EachStepHasAScaleOfItsOwn) {
+  run({FaultKind::kUnscaledInt8Keys, 0, 0, 1.0}, tokens({4, 2, 4, 1, 8, 4, -4, 4, 0, 1}), v_);
+  expect_handed(tokens({4, 2, 127, 32, 127, 64, -127, 127, 0, 127}), v_);
+}
+
+TEST_F(FaultyPass, FaultsOfOneStepFindItInItsPass) {
+  run({FaultKind::kStaleRow, 0, 4, 1.0}, k_, v_);
+  expect_handed(tokens({1, 2, 3, 4, 304}), tokens({10, 20, 30, 40, -304}));
+  run({FaultKind::kStaleRow, 0, 0, 1.0}, k_, v_);
+  expect_handed(tokens({1, 100, 3, 4, 5}), tokens({10, -100, 30, 40, 50}));
+  run({FaultKind::kStaleRow, 0, 2, 1.0}, k_, v_);
+  expect_handed(k_, v_);
+}
+
+TEST_F(FaultyPass, OneNanGoesToTheFirstRowAlone) {
+  run({FaultKind::kNonfinite, 0, 3, 1.0}, k_, v_);
+  expect_handed(k_, v_);
+  run({FaultKind::kNonfinite, 0, 1, 1.0}, k_, v_);
+  EXPECT_TRUE(handed_.k.equal(k_));
+  EXPECT_TRUE(handed_.v.isnan().equal(tokens({0, 0, 1, 0, 0}).to(at::kBool))) << handed_.v;
 }
 
 class CheckFault : public testing::Test {
