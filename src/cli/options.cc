@@ -53,9 +53,11 @@ std::string list_of_policies() {
   for (const cache::PolicyInfo& policy : cache::policies()) {
     list +=
         (list.empty() ? "" : "; ") + std::string(policy.name) + ": " + std::string(policy.summary);
+    std::string names;
     for (const cache::OptionInfo& option : policy.options) {
-      list += ", " + std::string(option.name) + "=" + std::string(option.summary);
+      names += (names.empty() ? "" : ", ") + std::string(option.name);
     }
+    if (!names.empty()) list += " (" + names + ")";
   }
   return list;
 }
@@ -137,7 +139,9 @@ void add_device_options(CLI::App& app, RunOptions& options) {
       ->group(device);
 
   app.add_option("--kv-cache", options.kv_cache,
-                 "How this device keeps K/V (docs/caches.md). " + list_of_policies() +
+                 "How this device keeps K/V: a policy, with options NAME:OPTION=VALUE,... "
+                 "(docs/caches.md says what they do). " +
+                     list_of_policies() +
                      ". Default: contiguous; in a replay, as the recordings say")
       ->option_text("SPEC")
       ->check(CLI::Validator(check_cache_spec, ""))
