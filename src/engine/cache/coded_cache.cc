@@ -196,16 +196,8 @@ void CodedCache::read_slot(std::int64_t slot, const at::Tensor& deltas) const {
 
 void CodedCache::write_slot(std::int64_t slot, const at::Tensor& deltas, const RowLayout& from,
                             std::span<const std::int64_t> rows) {
-  const auto write_row = [&](std::int64_t row) {
-    const at::Tensor delta = deltas.narrow(0, row, 1);
-    for (std::int64_t layer = 0; layer < layout().num_layers(); ++layer) {
-      write({layer, row, {slot, 1}}, from.layer_rows(delta, layer));
-    }
-  };
   if (!rows.empty() || !from.groups_match(layout())) {
-    for (std::int64_t row = 0; row < shape().rows(); ++row) {
-      if (rows.empty() || std::find(rows.begin(), rows.end(), row) != rows.end()) write_row(row);
-    }
+    KvCache::write_slot(slot, deltas, from, rows);
     return;
   }
   for (std::size_t index = 0; index < storage_.size(); ++index) {

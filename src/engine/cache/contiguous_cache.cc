@@ -30,10 +30,6 @@ void ContiguousCache::write(const LayerRows& where, const LayerKv& kv) {
   kept.v.copy_(kv.v);
 }
 
-LayerKv ContiguousCache::as_kept(const LayerRows& where, const LayerKv& kv) const {
-  return {kv.k.to(layout().key(where.layer).dtype), kv.v.to(layout().value(where.layer).dtype)};
-}
-
 cache::CacheUse ContiguousCache::use() const { return use_with(rows_.nbytes()); }
 
 void ContiguousCache::read_slot(std::int64_t slot, const at::Tensor& deltas) const {

@@ -25,7 +25,6 @@ class ContiguousCache : public StoredCache {
                    const RowLayout& from) override;
   void read(const LayerRows& where, const LayerKv& kv) const override;
   void write(const LayerRows& where, const LayerKv& kv) override;
-  [[nodiscard]] LayerKv as_kept(const LayerRows& where, const LayerKv& kv) const override;
   [[nodiscard]] cache::CacheUse use() const override;
 
  protected:

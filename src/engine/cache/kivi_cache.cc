@@ -270,15 +270,7 @@ void KiviCache::read_slot(std::int64_t slot, const at::Tensor& deltas) const {
     piece.buffer->read_slot(piece.index, deltas);
     return;
   }
-  for (std::int64_t row = 0; row < shape().rows(); ++row) {
-    for (std::int64_t layer = 0; layer < layout().num_layers(); ++layer) {
-      read({layer, row, {slot, 1}}, layout().layer_rows(deltas.narrow(0, row, 1), layer));
-    }
-  }
-}
-
-LayerKv KiviCache::as_kept(const LayerRows& where, const LayerKv& kv) const {
-  return {kv.k.to(layout().key(where.layer).dtype), kv.v.to(layout().value(where.layer).dtype)};
+  KvCache::read_slot(slot, deltas);
 }
 
 LayerKv KiviCache::as_settled(std::int64_t layer, const LayerKv& kv) const {

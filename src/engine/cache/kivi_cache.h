@@ -37,7 +37,6 @@ class KiviCache : public StoredCache {
                   std::span<const std::int64_t> rows) override;
   void read(const LayerRows& where, const LayerKv& kv) const override;
   void write(const LayerRows& where, const LayerKv& kv) override;
-  [[nodiscard]] LayerKv as_kept(const LayerRows& where, const LayerKv& kv) const override;
   [[nodiscard]] bool is_append_only() const override { return false; }
   [[nodiscard]] std::optional<SlotRange> settled(std::int64_t positions) const override;
   [[nodiscard]] LayerKv as_settled(std::int64_t layer, const LayerKv& kv) const override;

@@ -7,6 +7,28 @@
 
 namespace kvtool::engine {
 
+void KvCache::read_slot(std::int64_t slot, const at::Tensor& deltas) const {
+  for (std::int64_t row = 0; row < deltas.size(0); ++row) {
+    for (std::int64_t layer = 0; layer < layout().num_layers(); ++layer) {
+      read({layer, row, {slot, 1}}, layout().layer_rows(deltas.narrow(0, row, 1), layer));
+    }
+  }
+}
+
+void KvCache::write_slot(std::int64_t slot, const at::Tensor& deltas, const RowLayout& from,
+                         std::span<const std::int64_t> rows) {
+  for (std::int64_t row = 0; row < deltas.size(0); ++row) {
+    if (!rows.empty() && std::find(rows.begin(), rows.end(), row) == rows.end()) continue;
+    for (std::int64_t layer = 0; layer < layout().num_layers(); ++layer) {
+      write({layer, row, {slot, 1}}, from.layer_rows(deltas.narrow(0, row, 1), layer));
+    }
+  }
+}
+
+LayerKv KvCache::as_kept(const LayerRows& where, const LayerKv& kv) const {
+  return {kv.k.to(layout().key(where.layer).dtype), kv.v.to(layout().value(where.layer).dtype)};
+}
+
 void KvCache::write_slots(std::int64_t row, std::int64_t first_slot, const at::Tensor& deltas,
                           const RowLayout& from) {
   const SlotRange slots{first_slot, deltas.size(0)};

@@ -59,13 +59,13 @@ class KvCache : public CachePolicy {
 
   // Rows of one slot: `deltas` u8 [B, layout().row_stride_bytes()] on the cache's device.
   // The gaps between entries stay as they are.
-  virtual void read_slot(std::int64_t slot, const at::Tensor& deltas) const = 0;
+  // Row by row and layer by layer, unless a cache knows a shorter way; so are those below.
+  virtual void read_slot(std::int64_t slot, const at::Tensor& deltas) const;
   // Of the rows named in `rows`, or of all when it is empty. `from` says how deltas are
   // laid out: its layers, heads and dims are those of the cache, other dtypes are converted.
   virtual void write_slot(std::int64_t slot, const at::Tensor& deltas, const RowLayout& from,
-                          std::span<const std::int64_t> rows) = 0;
-  // One row's slots from `first_slot` on: deltas u8 [slots, row stride]. Layer by layer, unless a
-  // cache knows a shorter way.
+                          std::span<const std::int64_t> rows);
+  // One row's slots from `first_slot` on: deltas u8 [slots, row stride].
   virtual void write_slots(std::int64_t row, std::int64_t first_slot, const at::Tensor& deltas,
                            const RowLayout& from);
 
@@ -75,8 +75,9 @@ class KvCache : public CachePolicy {
   virtual void read(const LayerRows& where, const LayerKv& kv) const = 0;
   virtual void write(const LayerRows& where, const LayerKv& kv) = 0;
 
-  // What read() would give after write() of `kv`: [.., num_kv_heads, slots, dim].
-  [[nodiscard]] virtual LayerKv as_kept(const LayerRows& where, const LayerKv& kv) const = 0;
+  // What read() would give after write() of `kv`: [.., num_kv_heads, slots, dim]. Unless a cache
+  // rounds, the same numbers.
+  [[nodiscard]] virtual LayerKv as_kept(const LayerRows& where, const LayerKv& kv) const;
 
   // A row, once its pass has ended, is changed by write() alone, and a query sees every
   // earlier row of its input. Then a state is a prefix of every later one: one final state

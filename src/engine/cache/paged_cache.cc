@@ -190,28 +190,6 @@ void PagedCache::write(const LayerRows& where, const LayerKv& kv) {
   write_row({where.layer, where.row, positions_of_row(where.row, where.slots)}, kv);
 }
 
-void PagedCache::read_slot(std::int64_t slot, const at::Tensor& deltas) const {
-  for (std::int64_t row = 0; row < shape().rows(); ++row) {
-    for (std::int64_t layer = 0; layer < layout().num_layers(); ++layer) {
-      read({layer, row, {slot, 1}}, layout().layer_rows(deltas.narrow(0, row, 1), layer));
-    }
-  }
-}
-
-void PagedCache::write_slot(std::int64_t slot, const at::Tensor& deltas, const RowLayout& from,
-                            std::span<const std::int64_t> rows) {
-  for (std::int64_t row = 0; row < shape().rows(); ++row) {
-    if (!rows.empty() && std::find(rows.begin(), rows.end(), row) == rows.end()) continue;
-    for (std::int64_t layer = 0; layer < layout().num_layers(); ++layer) {
-      write({layer, row, {slot, 1}}, from.layer_rows(deltas.narrow(0, row, 1), layer));
-    }
-  }
-}
-
-LayerKv PagedCache::as_kept(const LayerRows& where, const LayerKv& kv) const {
-  return {kv.k.to(layout().key(where.layer).dtype), kv.v.to(layout().value(where.layer).dtype)};
-}
-
 cache::CacheUse PagedCache::use() const {
   const std::lock_guard lock(mutex_);
   cache::CacheUse use =

@@ -27,12 +27,8 @@ class PagedCache : public StoredCache {
 
   void begin(SlotRange slots) override;
 
-  void read_slot(std::int64_t slot, const at::Tensor& deltas) const override;
-  void write_slot(std::int64_t slot, const at::Tensor& deltas, const RowLayout& from,
-                  std::span<const std::int64_t> rows) override;
   void read(const LayerRows& where, const LayerKv& kv) const override;
   void write(const LayerRows& where, const LayerKv& kv) override;
-  [[nodiscard]] LayerKv as_kept(const LayerRows& where, const LayerKv& kv) const override;
   [[nodiscard]] cache::CacheUse use() const override;
 
  protected:
