@@ -49,10 +49,12 @@ std::vector<at::Tensor> slot_of(const std::vector<at::Tensor>& planes, std::int6
 
 CodedCache::CodedCache(std::unique_ptr<RowCodec> codec, const RowLayout& layout,
                        const BatchShape& shape, at::Device device)
-    : StoredCache(layout, shape, device), codec_(std::move(codec)) {
+    : StoredCache(layout, shape, device),
+      codec_(std::move(codec)),
+      work_(layout, shape.rows(), shape.capacity(), device) {
   for (const RowLayout::Group& group : layout.groups()) codec_->check(group.dtype);
   allocate_storage();
-  allocate_work_space();
+  allocate_wide_space();
 }
 
 void CodedCache::allocate_storage() {
@@ -73,26 +75,18 @@ void CodedCache::allocate_storage() {
   }
 }
 
-void CodedCache::allocate_work_space() {
-  std::int64_t key = 0;
-  std::int64_t value = 0;
-  std::int64_t wide = 0;
-  const auto fit = [&](std::int64_t& most, const RowLayout::Entry& entry) {
-    const std::int64_t elements = shape().rows() * entry.heads * shape().capacity() * entry.dim;
-    most = std::max(most, elements * static_cast<std::int64_t>(at::elementSize(entry.dtype)));
-    if (entry.dtype == at::kFloat) return;
-    wide = std::max(wide, elements * static_cast<std::int64_t>(sizeof(float)));
-  };
+std::int64_t CodedCache::wide_bytes(const RowLayout::Entry& entry) const {
+  if (entry.dtype == at::kFloat) return 0;
+  return shape().rows() * entry.heads * shape().capacity() * entry.dim *
+         static_cast<std::int64_t>(sizeof(float));
+}
+
+void CodedCache::allocate_wide_space() {
+  std::int64_t most = 0;
   for (std::int64_t layer = 0; layer < layout().num_layers(); ++layer) {
-    fit(key, layout().key(layer));
-    fit(value, layout().value(layer));
+    most = std::max({most, wide_bytes(layout().key(layer)), wide_bytes(layout().value(layer))});
   }
-  const auto allocate = [this](std::int64_t bytes) {
-    return at::empty({bytes}, at::TensorOptions(at::kByte).device(device()));
-  };
-  key_space_ = allocate(key);
-  value_space_ = allocate(value);
-  wide_space_ = allocate(wide);
+  wide_space_ = at::empty({most}, at::TensorOptions(at::kByte).device(device()));
 }
 
 void CodedCache::take_in(const AttentionCall& call) {
@@ -108,16 +102,9 @@ void CodedCache::take_in(const AttentionCall& call) {
 
 LayerKv CodedCache::seen(std::int64_t layer, SlotRange slots) {
   const CodedLayer& kept = layers_[static_cast<std::size_t>(layer)];
-  return {decode_slots(kept.k, layout().key(layer), key_space_, slots),
-          decode_slots(kept.v, layout().value(layer), value_space_, slots)};
-}
-
-at::Tensor CodedCache::work_rows(const at::Tensor& space, const RowLayout::Entry& entry,
-                                 at::ScalarType dtype) const {
-  const std::int64_t elements = shape().rows() * entry.heads * shape().capacity() * entry.dim;
-  return space.narrow(0, 0, elements * static_cast<std::int64_t>(at::elementSize(dtype)))
-      .view(dtype)
-      .view({shape().rows(), entry.heads, shape().capacity(), entry.dim});
+  const LayerKv rows = work_.of_layer(layer);
+  return {decode_slots(kept.k, layout().key(layer), rows.k, slots),
+          decode_slots(kept.v, layout().value(layer), rows.v, slots)};
 }
 
 at::Tensor CodedCache::decode_slots(const Planes& planes, const RowLayout::Entry& entry,
@@ -125,9 +112,11 @@ at::Tensor CodedCache::decode_slots(const Planes& planes, const RowLayout::Entry
   const auto part = [slots](const at::Tensor& all) {
     return all.narrow(2, slots.first, slots.count);
   };
-  const at::Tensor rows = part(work_rows(space, entry, entry.dtype));
+  const at::Tensor rows = part(space);
   const at::Tensor wide =
-      entry.dtype == at::kFloat ? rows : part(work_rows(wide_space_, entry, at::kFloat));
+      entry.dtype == at::kFloat
+          ? rows
+          : part(wide_space_.narrow(0, 0, wide_bytes(entry)).view(at::kFloat).view(space.sizes()));
   codec_->decode(slots_of(planes, slots), rows, wide);
   return rows;
 }
@@ -213,7 +202,7 @@ void CodedCache::note_applied(SlotRange slots, std::int64_t rows) {
 }
 
 cache::CacheUse CodedCache::use() const {
-  std::uint64_t bytes = key_space_.nbytes() + value_space_.nbytes() + wide_space_.nbytes();
+  std::uint64_t bytes = work_.nbytes() + wide_space_.nbytes();
   for (const Planes& planes : storage_) {
     for (const at::Tensor& plane : planes) bytes += plane_bytes(plane);
   }

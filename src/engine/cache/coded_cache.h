@@ -16,6 +16,7 @@
 #include "engine/cache/row_buffer.h"
 #include "engine/cache/row_codec.h"
 #include "engine/cache/stored_cache.h"
+#include "engine/cache/work_space.h"
 
 namespace kvtool::engine {
 
@@ -48,11 +49,10 @@ class CodedCache : public StoredCache {
   };
 
   void allocate_storage();
-  void allocate_work_space();
-  // Work space as [B, heads, capacity, dim].
-  [[nodiscard]] at::Tensor work_rows(const at::Tensor& space, const RowLayout::Entry& entry,
-                                     at::ScalarType dtype) const;
-  // Slots of all rows, in work space: [B, heads, slots, dim].
+  void allocate_wide_space();
+  // Of all rows of an entry in float32; 0 where they are that already.
+  [[nodiscard]] std::int64_t wide_bytes(const RowLayout::Entry& entry) const;
+  // Slots of all rows, in `space` [B, heads, capacity, dim]: [B, heads, slots, dim].
   [[nodiscard]] at::Tensor decode_slots(const Planes& planes, const RowLayout::Entry& entry,
                                         const at::Tensor& space, SlotRange slots) const;
   // Lets the codec look at `kv` where it is a row's prompt.
@@ -67,9 +67,8 @@ class CodedCache : public StoredCache {
   std::unique_ptr<RowCodec> codec_;
   std::vector<Planes> storage_;  // per layout group: [entries, B, heads, capacity, width]
   std::vector<CodedLayer> layers_;
-  at::Tensor key_space_;            // u8, room for the largest layer's K in the model's dtype
-  at::Tensor value_space_;          // likewise V
-  at::Tensor wide_space_;           // u8, for either in float32
+  WorkSpace work_;
+  at::Tensor wide_space_;           // u8, room for the largest layer's K or V in float32
   std::uint64_t applied_rows_ = 0;  // of one layer
 };
 

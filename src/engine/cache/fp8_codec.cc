@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <limits>
-#include <string>
 #include <tuple>
 
+#include "engine/cache/kv_cache.h"
 #include "engine/cache/rows_on_cpu.h"
-#include "kvtool/base/error.h"
 
 namespace kvtool::engine {
 namespace {
@@ -34,11 +33,7 @@ std::vector<RowCodec::Plane> Fp8Codec::planes(std::int64_t dim) const {
   return {{settings_.type, dim}, {at::kFloat, 1, /*shared=*/true}};
 }
 
-void Fp8Codec::check(at::ScalarType dtype) const {
-  if (dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16) return;
-  throw_incompatible(std::string("the cache fp8 keeps rows of 16 or 32 bits, this model makes ") +
-                     at::toString(dtype) + ": use the cache contiguous");
-}
+void Fp8Codec::check(at::ScalarType dtype) const { check_row_type("fp8", dtype); }
 
 double Fp8Codec::largest() const {
   return settings_.type == at::kFloat8_e4m3fn ? kLargestE4m3 : kLargestE5m2;

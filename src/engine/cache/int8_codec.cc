@@ -1,10 +1,8 @@
 #include "engine/cache/int8_codec.h"
 
-#include <string>
-
 #include "engine/cache/dequantize.h"
+#include "engine/cache/kv_cache.h"
 #include "engine/cache/rows_on_cpu.h"
-#include "kvtool/base/error.h"
 
 namespace kvtool::engine {
 namespace {
@@ -17,11 +15,7 @@ std::vector<RowCodec::Plane> Int8Codec::planes(std::int64_t dim) const {
   return {{at::kChar, dim}, {at::kFloat, 1}};
 }
 
-void Int8Codec::check(at::ScalarType dtype) const {
-  if (dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16) return;
-  throw_incompatible(std::string("the cache int8 keeps rows of 16 or 32 bits, this model makes ") +
-                     at::toString(dtype) + ": use the cache contiguous");
-}
+void Int8Codec::check(at::ScalarType dtype) const { check_row_type("int8", dtype); }
 
 void Int8Codec::encode(const at::Tensor& rows, const std::vector<at::Tensor>& planes) const {
   const at::Tensor exact = rows.to(at::kFloat);

@@ -22,15 +22,6 @@ CodedGroups row_of(const CodedGroups& coded, std::int64_t row) {
   return {coded.codes.select(0, row), coded.scales.select(0, row), coded.zeros.select(0, row)};
 }
 
-void check_types(const RowLayout& layout) {
-  for (const RowLayout::Group& group : layout.groups()) {
-    if (at::elementSize(group.dtype) > 1) continue;
-    throw_incompatible(
-        std::string("the cache kivi keeps rows of 16 or 32 bits, this model makes ") +
-        at::toString(group.dtype) + ": use the cache contiguous");
-  }
-}
-
 }  // namespace
 
 KiviCache::KiviCache(const cache::KiviSettings& settings, const RowLayout& layout,
@@ -46,7 +37,7 @@ KiviCache::KiviCache(const cache::KiviSettings& settings, const RowLayout& layou
       recent_(layout, shape.rows(), ring_slots_, device, RowBuffer::Fill::kZeros),
       settled_(static_cast<std::size_t>(shape.rows()), 0),
       work_(layout, shape.rows(), shape.capacity(), device) {
-  check_types(layout);
+  for (const RowLayout::Group& group : layout.groups()) check_row_type("kivi", group.dtype);
   const std::int64_t coded = settled(shape.capacity())->count;
   for (std::int64_t layer = 0; layer < layout.num_layers(); ++layer) {
     const auto room = [&](const GroupCodec& codec, const RowLayout::Entry& entry) {

@@ -64,6 +64,13 @@ void check_final_state(const format::RowSink::Needs& needs, const KvCache& cache
       "each step saw: a recording of the final state alone cannot be made of it");
 }
 
+void check_row_type(std::string_view name, at::ScalarType dtype) {
+  if (dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16) return;
+  throw_incompatible("the cache " + std::string(name) +
+                     " keeps rows of 16 or 32 bits, this model makes " + at::toString(dtype) +
+                     ": use the cache contiguous");
+}
+
 void check_slots(const BatchShape& shape, SlotRange slots) {
   if (slots.end() <= shape.capacity()) return;
   throw_misuse("the cache of " + std::to_string(shape.capacity()) + " positions is full");

@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string_view>
 
 #include "engine/attention_op.h"
 #include "engine/batch_shape.h"
@@ -109,6 +110,9 @@ class KvCache : public CachePolicy {
 
 // Error kUsage where a final state alone is wanted of a cache that is not append-only.
 void check_final_state(const format::RowSink::Needs& needs, const KvCache& cache);
+
+// Error kIncompatible for rows of 8 bits, which the cache called `name` cannot keep.
+void check_row_type(std::string_view name, at::ScalarType dtype);
 
 // Error kMisuse unless a cache of `shape` has the slots.
 void check_slots(const BatchShape& shape, SlotRange slots);
