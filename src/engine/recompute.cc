@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "engine/batch_run.h"
-#include "engine/cache/key_selector.h"
 #include "engine/cache/padded_attention.h"
+#include "engine/cache/selection/key_selector.h"
 #include "engine/forward_pass.h"
 #include "engine/greedy_rows.h"
 #include "engine/logit_stats.h"

@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "engine/cache/contiguous_cache.h"
-#include "engine/cache/key_selector.h"
+#include "engine/cache/selection/key_selector.h"
 #include "kvtool/base/error.h"
 
 namespace kvtool::engine {

@@ -4,14 +4,14 @@
 #include <array>
 #include <string_view>
 
-#include "engine/cache/coded_cache.h"
+#include "engine/cache/codecs/coded_cache.h"
+#include "engine/cache/codecs/fp8_codec.h"
+#include "engine/cache/codecs/int8_codec.h"
+#include "engine/cache/codecs/kivi_cache.h"
 #include "engine/cache/contiguous_cache.h"
-#include "engine/cache/fp8_codec.h"
-#include "engine/cache/int8_codec.h"
-#include "engine/cache/kivi_cache.h"
-#include "engine/cache/page_selector.h"
-#include "engine/cache/paged_cache.h"
-#include "engine/cache/window_selector.h"
+#include "engine/cache/paging/paged_cache.h"
+#include "engine/cache/selection/page_selector.h"
+#include "engine/cache/selection/window_selector.h"
 #include "kvtool/base/error.h"
 
 namespace kvtool::engine {

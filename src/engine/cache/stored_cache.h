@@ -8,10 +8,10 @@
 #include <memory>
 
 #include "engine/batch_shape.h"
-#include "engine/cache/key_selector.h"
 #include "engine/cache/kv_cache.h"
 #include "engine/cache/layer_check.h"
 #include "engine/cache/padded_attention.h"
+#include "engine/cache/selection/key_selector.h"
 
 namespace kvtool::engine {
 

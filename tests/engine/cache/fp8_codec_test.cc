@@ -1,4 +1,4 @@
-#include "engine/cache/fp8_codec.h"
+#include "engine/cache/codecs/fp8_codec.h"
 
 #include <gtest/gtest.h>
 

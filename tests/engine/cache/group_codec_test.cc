@@ -1,4 +1,4 @@
-#include "engine/cache/group_codec.h"
+#include "engine/cache/codecs/group_codec.h"
 
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 // The policy int8 against a second computation that shares no code with it: rows number by
 // number with the C library, attention by its definition over rows that were never stored
 // as integers.
-#include "engine/cache/int8_codec.h"
+#include "engine/cache/codecs/int8_codec.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // The cache kivi: what it quantizes, when, and that everything else sees just that.
-#include "engine/cache/kivi_cache.h"
+#include "engine/cache/codecs/kivi_cache.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

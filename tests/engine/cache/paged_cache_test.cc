@@ -1,6 +1,6 @@
 // The cache paged with fewer frames than pages: what it holds, what it moves, and that its queries
 // see everything all the same.
-#include "engine/cache/paged_cache.h"
+#include "engine/cache/paging/paged_cache.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "engine/cache/contiguous_cache.h"
-#include "engine/cache/partial_attention.h"
+#include "engine/cache/paging/partial_attention.h"
 #include "engine/cache/policies.h"
 #include "engine/toy_run.h"
 #include "engine/toy_state.h"

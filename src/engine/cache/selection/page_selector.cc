@@ -1,4 +1,4 @@
-#include "engine/cache/page_selector.h"
+#include "engine/cache/selection/page_selector.h"
 
 #include <algorithm>
 #include <limits>

@@ -1,11 +1,11 @@
-#include "engine/cache/fp8_codec.h"
+#include "engine/cache/codecs/fp8_codec.h"
 
 #include <algorithm>
 #include <limits>
 #include <tuple>
 
+#include "engine/cache/codecs/rows_on_cpu.h"
 #include "engine/cache/kv_cache.h"
-#include "engine/cache/rows_on_cpu.h"
 
 namespace kvtool::engine {
 namespace {

@@ -1,4 +1,4 @@
-#include "engine/cache/page_ranking.h"
+#include "engine/cache/selection/page_ranking.h"
 
 #include <string>
 #include <vector>

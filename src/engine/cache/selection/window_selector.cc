@@ -1,4 +1,4 @@
-#include "engine/cache/window_selector.h"
+#include "engine/cache/selection/window_selector.h"
 
 namespace kvtool::engine {
 

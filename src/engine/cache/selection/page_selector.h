@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "engine/batch_shape.h"
-#include "engine/cache/key_selector.h"
-#include "engine/cache/page_ranking.h"
+#include "engine/cache/selection/key_selector.h"
+#include "engine/cache/selection/page_ranking.h"
 #include "engine/row_layout.h"
 
 namespace kvtool::engine {

@@ -1,4 +1,4 @@
-#include "engine/cache/partial_attention.h"
+#include "engine/cache/paging/partial_attention.h"
 
 #include <limits>
 

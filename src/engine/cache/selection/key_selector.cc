@@ -1,4 +1,4 @@
-#include "engine/cache/key_selector.h"
+#include "engine/cache/selection/key_selector.h"
 
 #include <algorithm>
 

@@ -1,8 +1,8 @@
-#include "engine/cache/int8_codec.h"
+#include "engine/cache/codecs/int8_codec.h"
 
-#include "engine/cache/dequantize.h"
+#include "engine/cache/codecs/dequantize.h"
+#include "engine/cache/codecs/rows_on_cpu.h"
 #include "engine/cache/kv_cache.h"
-#include "engine/cache/rows_on_cpu.h"
 
 namespace kvtool::engine {
 namespace {

@@ -3,8 +3,8 @@
 
 #include <optional>
 
-#include "engine/cache/dequantize.h"
-#include "engine/cache/row_codec.h"
+#include "engine/cache/codecs/dequantize.h"
+#include "engine/cache/codecs/row_codec.h"
 
 namespace kvtool::engine {
 

@@ -9,7 +9,7 @@
 #include <span>
 #include <vector>
 
-#include "engine/cache/page_store.h"
+#include "engine/cache/paging/page_store.h"
 #include "engine/cache/stored_cache.h"
 
 namespace kvtool::engine {

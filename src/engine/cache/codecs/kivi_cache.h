@@ -9,7 +9,7 @@
 #include <span>
 #include <vector>
 
-#include "engine/cache/group_codec.h"
+#include "engine/cache/codecs/group_codec.h"
 #include "engine/cache/row_buffer.h"
 #include "engine/cache/stored_cache.h"
 #include "engine/cache/work_space.h"

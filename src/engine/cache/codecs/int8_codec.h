@@ -1,7 +1,7 @@
 // The policy "int8": rows as 8-bit integers with one scale each (docs/caches.md).
 #pragma once
 
-#include "engine/cache/row_codec.h"
+#include "engine/cache/codecs/row_codec.h"
 
 namespace kvtool::engine {
 

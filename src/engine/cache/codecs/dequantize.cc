@@ -1,4 +1,4 @@
-#include "engine/cache/dequantize.h"
+#include "engine/cache/codecs/dequantize.h"
 
 #include <c10/util/Half.h>
 

@@ -1,4 +1,4 @@
-#include "engine/cache/group_codec.h"
+#include "engine/cache/codecs/group_codec.h"
 
 #include <ATen/Parallel.h>
 
@@ -7,7 +7,7 @@
 #include <limits>
 #include <vector>
 
-#include "engine/cache/dequantize.h"
+#include "engine/cache/codecs/dequantize.h"
 
 namespace kvtool::engine {
 namespace {

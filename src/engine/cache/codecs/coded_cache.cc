@@ -1,4 +1,4 @@
-#include "engine/cache/coded_cache.h"
+#include "engine/cache/codecs/coded_cache.h"
 
 #include <algorithm>
 

@@ -1,7 +1,7 @@
 // The policy "window": attention sinks and a window of recent positions (docs/caches.md).
 #pragma once
 
-#include "engine/cache/key_selector.h"
+#include "engine/cache/selection/key_selector.h"
 
 namespace kvtool::engine {
 

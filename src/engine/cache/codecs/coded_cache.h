@@ -13,8 +13,8 @@
 #include <span>
 #include <vector>
 
+#include "engine/cache/codecs/row_codec.h"
 #include "engine/cache/row_buffer.h"
-#include "engine/cache/row_codec.h"
 #include "engine/cache/stored_cache.h"
 #include "engine/cache/work_space.h"
 

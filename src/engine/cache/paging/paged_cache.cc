@@ -1,8 +1,8 @@
-#include "engine/cache/paged_cache.h"
+#include "engine/cache/paging/paged_cache.h"
 
 #include <algorithm>
 
-#include "engine/cache/partial_attention.h"
+#include "engine/cache/paging/partial_attention.h"
 
 namespace kvtool::engine {
 

@@ -1,4 +1,4 @@
-#include "engine/cache/page_store.h"
+#include "engine/cache/paging/page_store.h"
 
 #include <xxhash.h>
 

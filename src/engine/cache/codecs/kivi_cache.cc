@@ -1,4 +1,4 @@
-#include "engine/cache/kivi_cache.h"
+#include "engine/cache/codecs/kivi_cache.h"
 
 #include <algorithm>
 #include <numeric>
