@@ -10,8 +10,9 @@ namespace {
 // Whether some row must be kept otherwise than the model made it.
 bool must_keep(const CacheSpec& spec, const RunLength& run) {
   if (run.layers == 0 || run.positions == 0) return false;
-  if (spec.policy() == "kivi") {
-    return run.steps > 0 && kivi_settings(spec).settled(run.positions) > 0;
+  const CacheSpec store = store_of(spec);
+  if (store.policy() == "kivi") {
+    return run.steps > 0 && kivi_settings(store).settled(run.positions) > 0;
   }
   return storage_of(spec).element_bits != 0;
 }

@@ -10,11 +10,11 @@
 namespace kvtool::cache {
 namespace {
 
-const PolicyInfo& policy_of(const CacheSpec& spec) {
+const PolicyInfo& policy_of(std::string_view name) {
   for (const PolicyInfo& policy : policies()) {
-    if (policy.name == spec.policy()) return policy;
+    if (policy.name == name) return policy;
   }
-  throw_misuse("no plan for the cache '" + spec.to_string() + "': its policy is not known");
+  throw_misuse("no plan for the cache '" + std::string(name) + "': its policy is not known");
 }
 
 // K or V of one layer at one position.
@@ -52,6 +52,45 @@ struct WorkSpace {
   }
 };
 
+Rows keys_of(const format::LayerGeometry& layer) {
+  return {layer.num_kv_heads, layer.key_dim, layer.key_dtype};
+}
+
+Rows values_of(const format::LayerGeometry& layer) {
+  return {layer.num_kv_heads, layer.value_dim, layer.value_dtype};
+}
+
+// Of rows that are kept all in the same way, each on its own.
+CachePlan plan_rows(const format::Geometry& geometry, const BatchExtent& batch,
+                    const RowStorage& storage) {
+  // Of one position: the caps of a geometry keep these sums far below 64 bits.
+  std::uint64_t kept = 0;
+  std::uint64_t once = 0;  // of a row
+  WorkSpace work;
+  for (const format::LayerGeometry& layer : geometry.layers()) {
+    const Rows k = keys_of(layer);
+    const Rows v = values_of(layer);
+    kept += k.kept_bytes(storage) + v.kept_bytes(storage);
+    once += (k.heads + v.heads) * storage.head_bytes;
+    if (storage.element_bits != 0) work.fit(k, v);
+  }
+  const auto of_batch = [&](std::uint64_t positions, std::uint64_t bytes) {
+    return bytes_of_batch(batch, positions, bytes);
+  };
+  CachePlan plan;
+  plan.logical_bytes = of_batch(batch.positions, geometry.position_bytes());
+  plan.kept_bytes = of_batch(batch.positions, kept) + of_batch(1, once);
+  plan.work_bytes = of_batch(batch.positions, work.key + work.value + work.wide);
+  return plan;
+}
+
+CachePlan plan_store(const format::Geometry& geometry, const BatchExtent& batch,
+                     const CacheSpec& store) {
+  const PolicyInfo& policy = policy_of(store.policy());
+  if (policy.plan != nullptr) return policy.plan(geometry, batch, store);
+  return plan_rows(geometry, batch, policy.storage);
+}
+
 }  // namespace
 
 std::uint64_t bytes_of_batch(const BatchExtent& batch, std::uint64_t positions,
@@ -63,42 +102,39 @@ std::uint64_t bytes_of_batch(const BatchExtent& batch, std::uint64_t positions,
               std::to_string(batch.positions) + " positions is larger than 64 bits can say");
 }
 
+CacheSpec store_of(const CacheSpec& spec) {
+  if (!spec.has(kStoreOption.name)) return spec;
+  constexpr std::string_view kGroups = "kivi";
+  const std::string& word = spec.word(kStoreOption.name);
+  if (word == kStoreOption.fallback) return CacheSpec();
+  if (!word.starts_with(kGroups)) return CacheSpec::parse(word);
+  const std::string bits = word.substr(kGroups.size());
+  return CacheSpec::parse("kivi:k=" + bits + ",v=" + bits);
+}
+
 const RowStorage& storage_of(const CacheSpec& spec) {
-  const PolicyInfo& policy = policy_of(spec);
-  if (!spec.has(kStoreOption.name)) return policy.storage;
-  const std::string& store = spec.word(kStoreOption.name);
-  return store == kStoreOption.fallback ? policy.storage
-                                        : policy_of(CacheSpec::parse(store)).storage;
+  return policy_of(store_of(spec).policy()).storage;
+}
+
+std::uint64_t page_summary_bytes(const format::Geometry& geometry, const BatchExtent& batch,
+                                 const CacheSpec& spec) {
+  const KeyBudget budget(spec);
+  std::uint64_t bytes = 0;  // of a page
+  std::uint64_t index = 0;
+  for (const format::LayerGeometry& layer : geometry.layers()) {
+    if (!budget.selects(index++)) continue;
+    bytes += keys_of(layer).page_bytes(policy_of(budget.selection()).page_numbers);
+  }
+  return bytes_of_batch(batch, batch.positions / budget.page(), bytes);
 }
 
 CachePlan plan_cache(const format::Geometry& geometry, const BatchExtent& batch,
                      const CacheSpec& spec) {
-  const PolicyInfo& policy = policy_of(spec);
+  const PolicyInfo& policy = policy_of(spec.policy());
   if (policy.plan != nullptr) return policy.plan(geometry, batch, spec);
-  const RowStorage& storage = storage_of(spec);
-  std::uint64_t once = 0;  // of a row
-  // Of one position: the caps of a geometry keep these sums far below 64 bits.
-  const KeyBudget budget(spec);
-  const std::uint32_t numbers = policy.page_numbers;
-  std::uint64_t kept = 0;
-  std::uint64_t page = 0;
-  WorkSpace work;
-  std::uint64_t index = 0;
-  for (const format::LayerGeometry& layer : geometry.layers()) {
-    const Rows k{layer.num_kv_heads, layer.key_dim, layer.key_dtype};
-    const Rows v{layer.num_kv_heads, layer.value_dim, layer.value_dtype};
-    kept += k.kept_bytes(storage) + v.kept_bytes(storage);
-    once += (k.heads + v.heads) * storage.head_bytes;
-    if (budget.selects(index++)) page += k.page_bytes(numbers);
-    if (storage.element_bits != 0) work.fit(k, v);
-  }
-  const auto of_batch = [&](std::uint64_t positions, std::uint64_t bytes) {
-    return bytes_of_batch(batch, positions, bytes);
-  };
-  return {of_batch(batch.positions, geometry.position_bytes()),
-          of_batch(batch.positions, kept) + of_batch(batch.positions / budget.page(), page) +
-              of_batch(1, once),
-          of_batch(batch.positions, work.key + work.value + work.wide)};
+  CachePlan plan = plan_store(geometry, batch, store_of(spec));
+  plan.kept_bytes += page_summary_bytes(geometry, batch, spec);
+  return plan;
 }
 
 }  // namespace kvtool::cache

@@ -125,6 +125,7 @@ class SpecParser {
     const PolicyInfo& policy = find_policy(text_.substr(0, colon));
     spec_.policy_ = policy.name;
     spec_.settings_.clear();
+    places_.clear();
     std::size_t at = colon;
     // The character at `at` is the colon or a comma.
     while (at < text_.size()) at = take_option(policy, at + 1);
@@ -174,6 +175,7 @@ class SpecParser {
       if (earlier.name == name) fail(begin, "'" + name + "' is given twice");
     }
     take_value(option, whole.substr(equals + 1), begin + equals + 1);
+    places_.push_back(begin);
     return end;
   }
 
@@ -236,7 +238,10 @@ class SpecParser {
     for (const OptionInfo& option : policy.options) {
       const auto is_it = [&](const CacheSpec::Setting& one) { return one.name == option.name; };
       const auto found = std::find_if(given.begin(), given.end(), is_it);
-      if (found != given.end()) {
+      const bool is_given = found != given.end();
+      if (!applies(option.where)) {
+        if (is_given) refuse(option, places_[static_cast<std::size_t>(found - given.begin())]);
+      } else if (is_given) {
         spec_.settings_.push_back(std::move(*found));
       } else if (!option.fallback.empty()) {
         take_value(option, option.fallback, text_.size());
@@ -245,9 +250,24 @@ class SpecParser {
     return std::move(spec_);
   }
 
+  bool applies(const OptionValue& where) const {
+    if (where.option.empty()) return true;
+    return spec_.has(where.option) && (spec_.word(where.option) == where.word) != where.differs;
+  }
+
+  [[noreturn]] void refuse(const OptionInfo& option, std::size_t at) const {
+    const OptionValue& where = option.where;
+    const std::string value = std::string(where.option) + "=" + std::string(where.word);
+    fail(at, "'" + std::string(option.name) + "' does nothing " +
+                 (where.differs ? "with " + value + ": give another '" + std::string(where.option) +
+                                      "', too, or leave it out"
+                                : "without " + value));
+  }
+
   std::string_view text_;
   std::span<const PolicyInfo> known_;
   CacheSpec spec_;
+  std::vector<std::size_t> places_;  // of the given options, as they stand in spec_ at first
 };
 
 CacheSpec::CacheSpec() : policy_(kPolicies.front().name) {}

@@ -25,7 +25,9 @@ std::string counted(std::uint64_t number, const std::string& thing) {
 
 }  // namespace
 
-KeyBudget::KeyBudget(const CacheSpec& spec) : spec_(spec.to_string()) {
+KeyBudget::KeyBudget(const CacheSpec& spec)
+    : spec_(spec.to_string()),
+      selection_(spec.has(kSelectName) ? spec.word(kSelectName) : spec.policy()) {
   const bool has_pages = spec.has("budget");
   if (spec.policy() != "window" && !has_pages) return;
   kind_ = has_pages ? Kind::kPages : Kind::kWindow;

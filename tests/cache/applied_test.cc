@@ -32,6 +32,8 @@ TEST(NotApplied, ACodecMustHaveKeptRows) {
   EXPECT_FALSE(is_applied("window:recent=10,codec=int8", selected));
   selected.applied_rows = 1;
   EXPECT_TRUE(is_applied("window:recent=10,codec=int8", selected));
+  EXPECT_FALSE(is_applied("window:recent=10,codec=kivi4", saw(50, 190, 190), {4, 190, 20}));
+  EXPECT_TRUE(is_applied("window:recent=10,codec=kivi4", saw(50, 120, 120)));
 }
 
 TEST(NotApplied, KiviMustHaveKeptRowsOnceAGroupIsOldEnough) {

@@ -17,6 +17,9 @@ constexpr std::array kPagedOptions = {
     OptionInfo{"resident", OptionKind::kShare, "pages on the device", "100%"},
     OptionInfo{"spill", OptionKind::kWord, "where the others are", "host", kPlaces},
     OptionInfo{"seen", OptionKind::kPart, "pages, or a share of them", "", {}, 1},
+    OptionInfo{"path", OptionKind::kCount, "of a disk", "7", {}, 0, {"spill", "disk"}},
+    OptionInfo{
+        "pin", OptionKind::kCount, "of anything but a disk", "", {}, 0, {"spill", "disk", true}},
 };
 constexpr std::array kKnown = {
     PolicyInfo{"plain", "no options", {}},
@@ -47,12 +50,23 @@ TEST(CacheSpec, EveryPolicyOfTheTableIsItsOwnName) {
 
 TEST(CacheSpec, SaysEveryValueInTheOrderOfTheTable) {
   const CacheSpec spec = parse("paged:spill=disk,device=1024M,page=32");
-  EXPECT_EQ(spec.to_string(), "paged:page=32,device=1G,resident=100%,spill=disk");
+  EXPECT_EQ(spec.to_string(), "paged:page=32,device=1G,resident=100%,spill=disk,path=7");
   EXPECT_EQ(spec.number("page"), 32U);
   EXPECT_EQ(spec.number("device"), std::uint64_t{1} << 30);
   EXPECT_EQ(spec.number("resident"), 100U);
   EXPECT_EQ(spec.word("spill"), "disk");
   EXPECT_EQ(parse(spec.to_string()), spec);
+}
+
+TEST(CacheSpec, AnOptionIsThereWhereAnotherSaysSo) {
+  EXPECT_FALSE(parse("paged").has("path"));
+  EXPECT_EQ(parse("paged:path=3,spill=disk").number("path"), 3U);
+  EXPECT_EQ(parse("paged:pin=1").number("pin"), 1U);
+  EXPECT_EQ(refusal("paged:path=3"),
+            "cache 'paged:path=3', character 7: 'path' does nothing without spill=disk");
+  EXPECT_EQ(refusal("paged:page=4,pin=1,spill=disk"),
+            "cache 'paged:page=4,pin=1,spill=disk', character 14: 'pin' does nothing with "
+            "spill=disk: give another 'spill', too, or leave it out");
 }
 
 TEST(CacheSpec, FillsInFallbacksAndLeavesOutWhatHasNone) {
@@ -90,7 +104,7 @@ TEST(CacheSpec, NamesTheNearestPolicyAndTheOthers) {
 TEST(CacheSpec, NamesThePlaceAndTheNearestOption) {
   EXPECT_EQ(refusal("paged:page=8,devise=1G"),
             "cache 'paged:page=8,devise=1G', character 14: paged has no option 'devise'; did you "
-            "mean 'device'? (there are page, device, resident, spill, seen)");
+            "mean 'device'? (there are page, device, resident, spill, seen, path, pin)");
   EXPECT_EQ(refusal("plain:page=8"), "cache 'plain:page=8', character 7: plain takes no options");
   EXPECT_THAT(refusal("paged:"), testing::HasSubstr("character 7: paged has no option ''"));
   EXPECT_THAT(refusal("paged:page=8,"), testing::HasSubstr("character 14"));

@@ -25,7 +25,9 @@ struct CachePlan {
   [[nodiscard]] std::uint64_t peak_bytes() const { return physical_bytes() + prompt_bytes; }
 };
 
-// How the rows of a layer are kept: by the policy, or by the one that its option `codec` names.
+// The policy that keeps the rows: its own, or the one that its option `codec` names.
+[[nodiscard]] CacheSpec store_of(const CacheSpec& spec);
+// Of that policy.
 [[nodiscard]] const RowStorage& storage_of(const CacheSpec& spec);
 
 // Equals what the engine allocates (CacheUse::physical_bytes, once the steps have begun). Error
@@ -33,6 +35,10 @@ struct CachePlan {
 // policies().
 [[nodiscard]] CachePlan plan_cache(const format::Geometry& geometry, const BatchExtent& batch,
                                    const CacheSpec& spec);
+
+// Of them, what a policy that chooses pages keeps of each to choose by.
+[[nodiscard]] std::uint64_t page_summary_bytes(const format::Geometry& geometry,
+                                               const BatchExtent& batch, const CacheSpec& spec);
 
 // `positions` of each of the batch's rows, `position_bytes` each. Error kUsage where that does
 // not fit into 64 bits.

@@ -52,6 +52,8 @@ class KeyBudget {
   // of `positions`; it names the least budget.
   void check(std::uint64_t positions) const;
 
+  // The policy whose choice it is.
+  [[nodiscard]] const std::string& selection() const { return selection_; }
   // In positions, of a policy that selects pages in pages.
   [[nodiscard]] std::uint64_t sinks() const { return sinks_; }
   [[nodiscard]] std::uint64_t recent() const { return recent_; }
@@ -67,6 +69,7 @@ class KeyBudget {
   [[nodiscard]] std::uint64_t seen_of_pages(const QueryPlace& query) const;
 
   std::string spec_;
+  std::string selection_;
   Kind kind_ = Kind::kEverything;
   std::uint64_t sinks_ = 0;
   std::uint64_t recent_ = 0;

@@ -28,6 +28,13 @@ enum class OptionKind : std::uint8_t {
   kScale,  // one of `words`, or a number above 0
 };
 
+// Of another option, earlier in the same table.
+struct OptionValue {
+  std::string_view option;  // empty: no condition
+  std::string_view word;
+  bool differs = false;  // every value but `word`
+};
+
 // One `key=value` that a policy takes.
 struct OptionInfo {
   std::string_view name;
@@ -36,13 +43,17 @@ struct OptionInfo {
   std::string_view fallback;  // the value where none is given; empty: the option is then left out
   std::span<const std::string_view> words = {};
   std::uint64_t least = 0;  // of a number
+  OptionValue where = {};   // it is there only where that option has that value
 };
 
 // Options that several policies share.
-inline constexpr std::array<std::string_view, 2> kStoreWords = {"none", "int8"};
-inline constexpr OptionInfo kStoreOption{"codec", OptionKind::kWord,
-                                         "how rows are kept: as the model made them, or a policy",
-                                         "none", kStoreWords};
+inline constexpr std::array<std::string_view, 6> kStoreWords = {"none",  "int8",  "fp8",
+                                                                "kivi8", "kivi4", "kivi2"};
+// store_of() says which policy a word is.
+inline constexpr OptionInfo kStoreOption{
+    "codec", OptionKind::kWord,
+    "how rows are kept: as the model made them, or as int8, fp8 or kivi of that many bits", "none",
+    kStoreWords};
 
 inline constexpr std::array kWindowOptions = {
     OptionInfo{"sinks", OptionKind::kCount, "first positions of an input that are always seen",
@@ -55,6 +66,9 @@ inline constexpr std::array kWindowOptions = {
                1},
     kStoreOption,
 };
+
+// Of the policy "paged": which policy chooses what a step sees.
+inline constexpr std::string_view kSelectName = "select";
 
 inline constexpr std::array kPageOptions = {
     OptionInfo{"page", OptionKind::kCount, "positions of a page", "16", {}, 1},

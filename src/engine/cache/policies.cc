@@ -13,41 +13,56 @@
 #include "engine/cache/selection/page_selector.h"
 #include "engine/cache/selection/window_selector.h"
 #include "kvtool/base/error.h"
+#include "kvtool/cache/cache_plan.h"
 
 namespace kvtool::engine {
 namespace {
 
 struct Policy {
   std::string_view name;
-  std::unique_ptr<KvCache> (*make)(const cache::CacheSpec& spec, const RowLayout& layout,
-                                   const BatchShape& shape, at::Device device);
+  std::unique_ptr<StoredCache> (*make)(const cache::CacheSpec& spec, const RowLayout& layout,
+                                       const BatchShape& shape, at::Device device);
 };
 
-std::unique_ptr<KvCache> make_int8(const cache::CacheSpec&, const RowLayout& layout,
-                                   const BatchShape& shape, at::Device device) {
+std::unique_ptr<StoredCache> make_int8(const cache::CacheSpec&, const RowLayout& layout,
+                                       const BatchShape& shape, at::Device device) {
   return std::make_unique<CodedCache>(std::make_unique<Int8Codec>(), layout, shape, device);
 }
 
-std::unique_ptr<KvCache> make_fp8(const cache::CacheSpec& spec, const RowLayout& layout,
-                                  const BatchShape& shape, at::Device device) {
+std::unique_ptr<StoredCache> make_fp8(const cache::CacheSpec& spec, const RowLayout& layout,
+                                      const BatchShape& shape, at::Device device) {
   const Fp8Codec::Settings settings{
       spec.word("type") == "e4m3" ? at::kFloat8_e4m3fn : at::kFloat8_e5m2,
       spec.word("per") == "head", spec.scale("scale")};
   return std::make_unique<CodedCache>(std::make_unique<Fp8Codec>(settings), layout, shape, device);
 }
 
-std::unique_ptr<KvCache> make_contiguous(const cache::CacheSpec&, const RowLayout& layout,
-                                         const BatchShape& shape, at::Device device) {
+std::unique_ptr<StoredCache> make_contiguous(const cache::CacheSpec&, const RowLayout& layout,
+                                             const BatchShape& shape, at::Device device) {
   return std::make_unique<ContiguousCache>(layout, shape, device);
 }
 
-std::unique_ptr<KvCache> make_kivi(const cache::CacheSpec& spec, const RowLayout& layout,
-                                   const BatchShape& shape, at::Device device) {
+std::unique_ptr<StoredCache> make_kivi(const cache::CacheSpec& spec, const RowLayout& layout,
+                                       const BatchShape& shape, at::Device device) {
   return std::make_unique<KiviCache>(cache::kivi_settings(spec), layout, shape, device);
 }
 
-std::unique_ptr<KvCache> make_paged(const cache::CacheSpec& spec, const RowLayout& layout,
-                                    const BatchShape& shape, at::Device device) {
+// Those that keep rows, and show all of them.
+constexpr std::array kStores = {Policy{"contiguous", make_contiguous}, Policy{"int8", make_int8},
+                                Policy{"fp8", make_fp8}, Policy{"kivi", make_kivi}};
+
+// As the option "codec" says.
+std::unique_ptr<StoredCache> make_store(const cache::CacheSpec& spec, const RowLayout& layout,
+                                        const BatchShape& shape, at::Device device) {
+  const cache::CacheSpec store = cache::store_of(spec);
+  for (const Policy& policy : kStores) {
+    if (policy.name == store.policy()) return policy.make(store, layout, shape, device);
+  }
+  throw_misuse("the cache '" + store.to_string() + "' keeps no rows for others");
+}
+
+std::unique_ptr<StoredCache> make_paged(const cache::CacheSpec& spec, const RowLayout& layout,
+                                        const BatchShape& shape, at::Device device) {
   const cache::PagedSettings settings = cache::paged_settings(spec);
   const auto positions = static_cast<std::uint64_t>(shape.capacity());
   const std::uint64_t frames =
@@ -59,24 +74,15 @@ std::unique_ptr<KvCache> make_paged(const cache::CacheSpec& spec, const RowLayou
                                       device);
 }
 
-// As the option says, and all of it seen.
-std::unique_ptr<StoredCache> make_store(const cache::CacheSpec& spec, const RowLayout& layout,
-                                        const BatchShape& shape, at::Device device) {
-  if (spec.word(cache::kStoreOption.name) == "int8") {
-    return std::make_unique<CodedCache>(std::make_unique<Int8Codec>(), layout, shape, device);
-  }
-  return std::make_unique<ContiguousCache>(layout, shape, device);
-}
-
-std::unique_ptr<KvCache> make_window(const cache::CacheSpec& spec, const RowLayout& layout,
-                                     const BatchShape& shape, at::Device device) {
+std::unique_ptr<StoredCache> make_window(const cache::CacheSpec& spec, const RowLayout& layout,
+                                         const BatchShape& shape, at::Device device) {
   std::unique_ptr<StoredCache> store = make_store(spec, layout, shape, device);
   store->select_with(std::make_unique<WindowSelector>(spec));
   return store;
 }
 
-std::unique_ptr<KvCache> make_pages(const cache::CacheSpec& spec, const RowLayout& layout,
-                                    const BatchShape& shape, at::Device device) {
+std::unique_ptr<StoredCache> make_pages(const cache::CacheSpec& spec, const RowLayout& layout,
+                                        const BatchShape& shape, at::Device device) {
   std::unique_ptr<StoredCache> store = make_store(spec, layout, shape, device);
   store->select_with(std::make_unique<PageSelector>(spec, layout, shape, device));
   return store;

@@ -286,8 +286,8 @@ std::uint64_t KiviCache::nbytes() const {
 }
 
 cache::CacheUse KiviCache::use() const {
-  cache::CacheUse use = use_of(layout(), shape(), held_end(), nbytes(), device());
-  use.peak_bytes = peak_bytes_;
+  cache::CacheUse use = use_with(nbytes());
+  use.peak_bytes += peak_bytes_ - nbytes();
   use.applied_rows = applied_rows_;
   return use;
 }

@@ -70,7 +70,7 @@ class Stretch {
 PageSelector::PageSelector(const cache::CacheSpec& spec, const RowLayout& layout,
                            const BatchShape& shape, at::Device device)
     : KeySelector(spec),
-      ranking_(make_page_ranking(spec.policy())),
+      ranking_(make_page_ranking(budget().selection())),
       shape_(shape),
       page_(static_cast<std::int64_t>(budget().page())) {
   const at::TensorOptions options = at::TensorOptions(at::kFloat).device(device);
