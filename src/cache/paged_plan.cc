@@ -21,6 +21,12 @@ std::uint64_t largest_layer_bytes(const format::Geometry& geometry) {
   return most;
 }
 
+PredictionSettings prediction_settings(const CacheSpec& spec) {
+  const auto rank = std::ranges::find(kPageRankWords, spec.word("rank"));
+  return {static_cast<PageRank>(rank - kPageRankWords.begin()), spec.number("prefetch"),
+          static_cast<double>(spec.number("precision")) / double{kWholeShare}};
+}
+
 }  // namespace
 
 PagedSettings paged_settings(const CacheSpec& spec) {
@@ -28,6 +34,7 @@ PagedSettings paged_settings(const CacheSpec& spec) {
   settings.page = spec.number("page");
   settings.device = spec.room("device");
   settings.residency = spec.word("residency");
+  if (spec.has("rank")) settings.prediction = prediction_settings(spec);
   settings.link_gigabytes = spec.scale("link");
   settings.check = spec.word("check") == "1";
   constexpr std::uint64_t kMostPositions = std::uint64_t{1} << 31;

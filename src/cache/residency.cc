@@ -130,13 +130,20 @@ class Clock : public Residency {
 
 }  // namespace
 
-std::unique_ptr<Residency> make_lru() { return std::make_unique<ByUses<LastUse>>(); }
-std::unique_ptr<Residency> make_lru2() { return std::make_unique<ByUses<LastUseButOne>>(); }
-std::unique_ptr<Residency> make_clock() { return std::make_unique<Clock>(); }
+std::unique_ptr<Residency> make_lru(const PredictionSettings&) {
+  return std::make_unique<ByUses<LastUse>>();
+}
+std::unique_ptr<Residency> make_lru2(const PredictionSettings&) {
+  return std::make_unique<ByUses<LastUseButOne>>();
+}
+std::unique_ptr<Residency> make_clock(const PredictionSettings&) {
+  return std::make_unique<Clock>();
+}
 
-std::unique_ptr<Residency> make_residency(std::string_view name) {
+std::unique_ptr<Residency> make_residency(std::string_view name,
+                                          const PredictionSettings& settings) {
   for (const ResidencyInfo& info : kResidencies) {
-    if (info.name == name) return info.make();
+    if (info.name == name) return info.make(settings);
   }
   throw_misuse("no residency is called '" + std::string(name) + "'");
 }

@@ -7,6 +7,7 @@
 
 #include "kvtool/cache/cache_plan.h"
 #include "kvtool/cache/cache_spec.h"
+#include "kvtool/cache/residency.h"
 #include "kvtool/format/geometry.h"
 
 namespace kvtool::cache {
@@ -15,6 +16,7 @@ struct PagedSettings {
   std::uint64_t page = 16;  // positions, at least 1
   Room device;              // what a layer may have on the device, for all inputs together
   std::string residency = "lru";
+  PredictionSettings prediction;         // of residency "predictive"
   std::optional<double> link_gigabytes;  // a second between device and host; else unpaced
   bool check = false;
 

@@ -8,6 +8,8 @@
 #include <span>
 #include <string_view>
 
+#include "kvtool/cache/residency.h"
+
 namespace kvtool::format {
 class Geometry;
 }
@@ -135,15 +137,32 @@ CachePlan plan_kivi(const format::Geometry& geometry, const BatchExtent& batch,
                     const CacheSpec& spec);
 void check_kivi(const CacheSpec& spec);
 
-inline constexpr std::array<std::string_view, 3> kResidencyWords = {"lru", "clock", "lru2"};
 inline constexpr std::array<std::string_view, 1> kUnpaced = {"none"};
 inline constexpr std::array<std::string_view, 2> kNoOrYes = {"0", "1"};
+inline constexpr OptionValue kPredictive{"residency", "predictive"};
 inline constexpr std::array kPagedOptions = {
     OptionInfo{"page", OptionKind::kCount, "positions of a page", "16"},
     OptionInfo{"device", OptionKind::kRoom,
                "what a layer may have on the device: pages, bytes (256M) or a share", "100%"},
-    OptionInfo{"residency", OptionKind::kWord, "which page makes room: lru, clock or lru2", "lru",
-               kResidencyWords},
+    OptionInfo{"residency", OptionKind::kWord,
+               "which page makes room: lru, clock, lru2 or predictive", "lru", kResidencyWords},
+    OptionInfo{"rank", OptionKind::kWord,
+               "what predicts the use of a page: mass, frequency or confidence", "mass",
+               kPageRankWords, 0, kPredictive},
+    OptionInfo{"prefetch",
+               OptionKind::kCount,
+               "pages of a layer and input that are fetched ahead of a step, at most",
+               "4",
+               {},
+               0,
+               kPredictive},
+    OptionInfo{"precision",
+               OptionKind::kShare,
+               "share of the pages fetched ahead that the step should use",
+               "50%",
+               {},
+               0,
+               kPredictive},
     OptionInfo{"link", OptionKind::kScale, "GB/s between device and host, emulated on a CPU",
                "none", kUnpaced},
     OptionInfo{"check", OptionKind::kWord, "1: a checksum of each page over every round trip", "0",

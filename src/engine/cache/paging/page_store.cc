@@ -49,7 +49,7 @@ PageStore::PageStore(const cache::PagedSettings& settings, std::int64_t frames,
     table.on_host.assign(pages, false);
     table.was_out.assign(pages, false);
     if (check_) table.checksums.assign(pages, 0);
-    table.residency = cache::make_residency(settings.residency);
+    table.residency = cache::make_residency(settings.residency, settings.prediction);
   }
 }
 
