@@ -74,6 +74,13 @@ std::uint64_t KeyBudget::seen_of_pages(const QueryPlace& query) const {
   return sinks + parts->chosen * page_ + recent;
 }
 
+std::uint64_t KeyBudget::evicted(std::uint64_t positions, std::uint64_t window) const {
+  if (kind_ != Kind::kWindow || (window > 0 && window <= recent_)) return 0;
+  // The next query sees its own key, too, and that is not there yet.
+  const std::uint64_t before_recent = positions < recent_ ? 0 : positions - (recent_ - 1);
+  return before_recent > sinks_ ? before_recent - sinks_ : 0;
+}
+
 std::optional<PageSplit> KeyBudget::split(const QueryPlace& query) const {
   if (kind_ != Kind::kPages) return std::nullopt;
   const std::uint64_t first = query.first_visible();

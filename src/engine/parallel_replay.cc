@@ -90,6 +90,7 @@ class ParallelReplay {
     result.timing.decode_seconds = decode_seconds_;
     result.cache_use = use_;
     result.cache_use.applied_rows = counted_.applied_rows;
+    result.cache_use.evicted_rows = counted_.evicted_rows;
     result.cache_use.visible_keys = counted_.visible_keys;
     result.cache_use.seen_keys = counted_.seen_keys;
     result.cache_use.most_visible_keys = counted_.most_visible_keys;

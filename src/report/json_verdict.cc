@@ -167,9 +167,14 @@ namespace {
 Json json_cache(const run::UsedCache& used) {
   Json places = Json::array();
   for (const cache::PlaceBytes& place : used.use.places) {
-    places.push_back({{"place", json_text(place.place)}, {"bytes", place.bytes}});
+    places.push_back({{"place", json_text(place.place)},
+                      {"bytes", place.bytes},
+                      {"peak_bytes", place.peak_bytes}});
   }
   return {{"spec", json_text(used.spec)},
+          {"length", used.use.length},
+          {"capacity", used.use.capacity},
+          {"usage", json_number(used.use.usage())},
           {"logical_bytes", used.use.logical_bytes},
           {"physical_bytes", used.use.physical_bytes},
           {"peak_bytes", used.use.peak_bytes},
@@ -179,6 +184,7 @@ Json json_cache(const run::UsedCache& used) {
           {"read_back", used.use.read_back},
           {"emulated_link", used.use.emulated_link},
           {"applied_rows", used.use.applied_rows},
+          {"evicted_rows", used.use.evicted_rows},
           {"visible_keys", used.use.visible_keys},
           {"seen_keys", used.use.seen_keys}};
 }

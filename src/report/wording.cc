@@ -199,8 +199,10 @@ std::string cache_line(const run::Verdict& verdict) {
 
 std::string cache_line(const run::UsedCache& used) {
   if (used.spec == kContiguous) return {};
-  std::string line = fmt::format("K/V cache: {}, at most {} allocated for {} of K/V", used.spec,
-                                 megabytes(used.use.peak_bytes), megabytes(used.use.logical_bytes));
+  std::string line =
+      fmt::format("K/V cache: {}, {} of {} positions, at most {} allocated for {} of K/V",
+                  used.spec, used.use.length, used.use.capacity, megabytes(used.use.peak_bytes),
+                  megabytes(used.use.logical_bytes));
   if (used.use.places.size() > 1) {
     line += " (";
     for (const cache::PlaceBytes& place : used.use.places) {

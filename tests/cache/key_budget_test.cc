@@ -89,5 +89,23 @@ TEST(KeyBudget, RefusesLessThanWhatIsAlwaysSeen) {
   KeyBudget(CacheSpec::parse("int8")).check(2);
 }
 
+TEST(KeyBudget, AWindowHidesForGoodWhatLiesBehindIt) {
+  const auto evicted = [](const char* spec, std::uint64_t positions, std::uint64_t window = 0) {
+    return KeyBudget(CacheSpec::parse(spec)).evicted(positions, window);
+  };
+  // The query at position 10 sees the keys 0, 1, 8, 9 and its own, that at 5 all but key 2.
+  EXPECT_EQ(evicted("window:sinks=2,recent=3", 10), 6U);
+  EXPECT_EQ(evicted("window:sinks=2,recent=3", 5), 1U);
+  EXPECT_EQ(evicted("window:sinks=2,recent=3", 4), 0U);
+  EXPECT_EQ(evicted("window:sinks=0,recent=1", 4), 4U);
+  EXPECT_EQ(evicted("window:sinks=18446744073709551615,recent=18446744073709551615", 4), 0U);
+  // A layer's own window hides as much, or it shows more.
+  EXPECT_EQ(evicted("window:sinks=2,recent=3", 10, 3), 0U);
+  EXPECT_EQ(evicted("window:sinks=2,recent=3", 10, 4), 6U);
+  // What one query does not see the next one may.
+  EXPECT_EQ(evicted("quest:page=1,budget=3,dense=0", 10), 0U);
+  EXPECT_EQ(evicted("int8", 10), 0U);
+}
+
 }  // namespace
 }  // namespace kvtool::cache

@@ -214,12 +214,16 @@ TEST_F(CacheCommands, ARunWhoseCacheDidNotActFails) {
   EXPECT_EQ(run("replay --from rec --kv-cache contiguous").status, 0);
 }
 
-TEST_F(CacheCommands, TheSummarySaysWhichPartOfItsKeysTheStepsSaw) {
+TEST_F(CacheCommands, TheSummarySaysHowFullTheCacheWasAndWhichKeysTheStepsSaw) {
   engine_.cache_use = [](const cache::CacheSpec&) {
     cache::CacheUse use;
     use.visible_keys = 1000;
     use.seen_keys = 125;
     use.most_visible_keys = 100;
+    use.length = 3;
+    use.capacity = 12;
+    use.evicted_rows = 7;
+    use.places = {{"cpu", 5, 6}};
     return use;
   };
   const CommandResult result =
@@ -229,6 +233,12 @@ TEST_F(CacheCommands, TheSummarySaysWhichPartOfItsKeysTheStepsSaw) {
   EXPECT_THAT(result.out, HasSubstr(", steps saw 12.5 % of their keys"));
   EXPECT_EQ(report()["summary"]["caches"][0]["visible_keys"], 1000);
   EXPECT_EQ(report()["summary"]["caches"][0]["seen_keys"], 125);
+  EXPECT_THAT(result.out, HasSubstr("recent=2,codec=none, 3 of 12 positions, at most "));
+  EXPECT_EQ(report()["summary"]["caches"][0]["length"], 3);
+  EXPECT_EQ(report()["summary"]["caches"][0]["capacity"], 12);
+  EXPECT_EQ(report()["summary"]["caches"][0]["usage"], 0.25);
+  EXPECT_EQ(report()["summary"]["caches"][0]["evicted_rows"], 7);
+  EXPECT_EQ(report()["summary"]["caches"][0]["places"][0]["peak_bytes"], 6);
 }
 
 TEST_F(CacheCommands, ResumeRefusesAnotherCache) {

@@ -45,6 +45,10 @@ class KeyBudget {
   // Keys that a step's query sees in a layer where it chooses.
   [[nodiscard]] std::uint64_t seen(const QueryPlace& query) const;
 
+  // Positions of an input of `positions` that no later query sees in a layer whose own window
+  // reaches so far (0: it has none), although the layer would have shown them.
+  [[nodiscard]] std::uint64_t evicted(std::uint64_t positions, std::uint64_t window) const;
+
   // Of a policy that selects pages: how a query's keys are divided; nothing where it sees all.
   [[nodiscard]] std::optional<PageSplit> split(const QueryPlace& query) const;
 

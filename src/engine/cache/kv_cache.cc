@@ -45,15 +45,19 @@ LayerKv KvCache::as_settled(std::int64_t, const LayerKv& kv) const { return kv; 
 
 cache::CacheUse use_of(const RowLayout& layout, const BatchShape& shape, std::int64_t end,
                        std::uint64_t physical_bytes, at::Device device) {
+  cache::CacheUse use;
+  use.capacity = static_cast<std::uint64_t>(shape.capacity());
   std::uint64_t positions = 0;
   for (std::int64_t row = 0; row < shape.rows(); ++row) {
-    positions += static_cast<std::uint64_t>(std::max<std::int64_t>(0, end - shape.padding(row)));
+    const auto held =
+        static_cast<std::uint64_t>(std::max<std::int64_t>(0, end - shape.padding(row)));
+    positions += held;
+    use.length = std::max(use.length, held);
   }
-  cache::CacheUse use;
   use.logical_bytes = positions * layout.geometry().position_bytes();
   use.physical_bytes = physical_bytes;
   use.peak_bytes = physical_bytes;
-  use.places = {{device.str(), physical_bytes}};
+  use.places = {{device.str(), physical_bytes, physical_bytes}};
   return use;
 }
 
@@ -69,11 +73,6 @@ void check_row_type(std::string_view name, at::ScalarType dtype) {
   throw_incompatible("the cache " + std::string(name) +
                      " keeps rows of 16 or 32 bits, this model makes " + at::toString(dtype) +
                      ": use the cache contiguous");
-}
-
-void check_slots(const BatchShape& shape, SlotRange slots) {
-  if (slots.end() <= shape.capacity()) return;
-  throw_misuse("the cache of " + std::to_string(shape.capacity()) + " positions is full");
 }
 
 }  // namespace kvtool::engine

@@ -12,7 +12,9 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
+#include <utility>
 
 #include "engine/attention_op.h"
 #include "engine/batch_shape.h"
@@ -47,9 +49,20 @@ struct LayerRows {
 // that are not written at the same time may be read on another.
 class KvCache : public CachePolicy {
  public:
+  // For messages: "the cache int8" where it was told the spec that made it.
+  [[nodiscard]] std::string name() const {
+    return spec_.empty() ? "the cache" : "the cache " + spec_;
+  }
+  void set_spec(std::string spec) { spec_ = std::move(spec); }
+
+  // It holds nothing any more, for a batch of as many rows and positions, whose prompts may have
+  // other lengths: what it gives and counts from now on is that of a new cache. Its memory stays.
+  // `shape` outlives it, or until the next clear(). Error kMisuse for a batch of another size.
+  virtual void clear(const BatchShape& shape) = 0;
+
   // One forward pass over `slots` begins. A pass may call attend() of a layer more than
   // once; the last call's rows stay (FaultyCache needs that). Error kMisuse where
-  // the cache has no such slots.
+  // the cache has no such slots, as of those that write.
   virtual void begin(SlotRange slots) = 0;
   // It ends. Error kIncompatible when a layer was not called.
   virtual void end() = 0;
@@ -100,6 +113,9 @@ class KvCache : public CachePolicy {
 
   // So far; on the thread of the passes.
   [[nodiscard]] virtual cache::CacheUse use() const = 0;
+
+ private:
+  std::string spec_;
 };
 
 // Of a cache that allocated `physical_bytes` once, on one device, and holds of every row of the
@@ -114,10 +130,7 @@ void check_final_state(const format::RowSink::Needs& needs, const KvCache& cache
 // Error kIncompatible for rows of 8 bits, which the cache called `name` cannot keep.
 void check_row_type(std::string_view name, at::ScalarType dtype);
 
-// Error kMisuse unless a cache of `shape` has the slots.
-void check_slots(const BatchShape& shape, SlotRange slots);
-
-// Allocates a cache for a batch. `layout` and `shape` outlive it.
+// Allocates a cache for a batch. `layout` outlives it, `shape` likewise or until clear().
 using CacheMaker = std::function<std::unique_ptr<KvCache>(
     const RowLayout& layout, const BatchShape& shape, at::Device device)>;
 

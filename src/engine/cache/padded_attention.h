@@ -17,7 +17,7 @@ namespace kvtool::engine {
 class PaddedAttention {
  public:
   // `shape` outlives this object.
-  PaddedAttention(const BatchShape& shape, at::Device device) : shape_(shape), device_(device) {}
+  PaddedAttention(const BatchShape& shape, at::Device device) : shape_(&shape), device_(device) {}
 
   // The first slot that a query over `slots` can see.
   [[nodiscard]] std::int64_t first_visible(const AttentionParams& params, SlotRange slots) const;
@@ -32,7 +32,7 @@ class PaddedAttention {
                                        SlotRange slots, const LayerKv& rows) const;
   [[nodiscard]] std::optional<at::Tensor> bias_for(const at::Tensor& q, SlotRange keys);
 
-  const BatchShape& shape_;
+  const BatchShape* shape_;
   at::Device device_;
   std::optional<at::Tensor> bias_;  // padding, [B, 1, 1, capacity] in the queries' dtype
 };

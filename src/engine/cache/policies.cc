@@ -114,9 +114,12 @@ static_assert(std::equal(kMakers.begin(), kMakers.end(), cache::kPolicies.begin(
 CacheMaker cache_maker(const cache::CacheSpec& spec) {
   for (const Policy& policy : kMakers) {
     if (policy.name != spec.policy()) continue;
-    return
-        [make = policy.make, spec](const RowLayout& layout, const BatchShape& shape,
-                                   at::Device device) { return make(spec, layout, shape, device); };
+    return [make = policy.make, spec](const RowLayout& layout, const BatchShape& shape,
+                                      at::Device device) {
+      std::unique_ptr<KvCache> cache = make(spec, layout, shape, device);
+      cache->set_spec(spec.to_string());
+      return cache;
+    };
   }
   throw_misuse("the engine has no cache '" + spec.to_string() + "'");
 }

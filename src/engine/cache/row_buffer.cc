@@ -24,8 +24,8 @@ RowBuffer::RowBuffer(const RowLayout& layout, std::int64_t rows, std::int64_t sl
     storage_.push_back(
         at::empty({group.entries, rows, group.heads, slots, group.dim},
                   at::TensorOptions(group.dtype).device(device).pinned_memory(pinned)));
-    if (fill == Fill::kZeros) storage_.back().zero_();
   }
+  if (fill == Fill::kZeros) zero();
   for (std::int64_t layer = 0; layer < layout.num_layers(); ++layer) {
     const auto view = [&](const RowLayout::Entry& entry) {
       return storage_[entry.group].select(0, entry.index_in_group);
@@ -38,6 +38,10 @@ std::uint64_t RowBuffer::nbytes() const {
   std::uint64_t bytes = 0;
   for (const at::Tensor& group : storage_) bytes += group.nbytes();
   return bytes;
+}
+
+void RowBuffer::zero() const {
+  for (const at::Tensor& group : storage_) group.zero_();
 }
 
 void RowBuffer::read_slot(std::int64_t slot, const at::Tensor& deltas) const {

@@ -29,6 +29,7 @@ class RowBuffer {
     return layers_[static_cast<std::size_t>(layer)];
   }
   [[nodiscard]] std::uint64_t nbytes() const;
+  void zero() const;
 
   // As KvCache::read_slot() and so on, whose slots are those of the buffer.
   void read_slot(std::int64_t slot, const at::Tensor& deltas) const;

@@ -1,20 +1,43 @@
 #include "engine/cache/stored_cache.h"
 
 #include <algorithm>
+#include <string>
+
+#include "kvtool/base/error.h"
 
 namespace kvtool::engine {
 
 StoredCache::StoredCache(const RowLayout& layout, const BatchShape& shape, at::Device device)
     : layout_(layout),
-      shape_(shape),
+      shape_(&shape),
       device_(device),
       attention_(shape, device),
       filled_(layout.num_layers()) {}
 
+void StoredCache::clear(const BatchShape& shape) {
+  if (shape.rows() != shape_->rows() || shape.capacity() != shape_->capacity()) {
+    throw_misuse(name() + " of " + std::to_string(shape_->rows()) + " rows of " +
+                 std::to_string(shape_->capacity()) + " positions cannot be one of " +
+                 std::to_string(shape.rows()) + " rows of " + std::to_string(shape.capacity()));
+  }
+  shape_ = &shape;
+  attention_ = PaddedAttention(shape, device_);
+  if (selector_) selector_->clear(shape);
+  filled_.begin();
+  pass_ = {};
+  end_ = 0;
+}
+
+void StoredCache::check_room(SlotRange slots) const {
+  if (slots.end() <= shape_->capacity()) return;
+  throw_misuse(name() + " has room for " + std::to_string(shape_->capacity()) +
+               " positions and holds " + std::to_string(end_) + ": " + std::to_string(slots.count) +
+               " from position " + std::to_string(slots.first) + " on do not fit");
+}
+
 void StoredCache::begin(SlotRange slots) {
-  check_slots(shape_, slots);
-  pass_ = slots;
   note(slots);
+  pass_ = slots;
   filled_.begin();
 }
 
@@ -35,9 +58,9 @@ at::Tensor StoredCache::attend_held(const AttentionCall& call) {
 }
 
 bool StoredCache::chooses(const AttentionCall& call) const {
-  if (!selector_ || pass_.first < shape_.padded_length()) return false;
-  for (std::int64_t row = 0; row < shape_.rows(); ++row) {
-    if (selector_->chooses(call, pass_.end() - 1 - shape_.padding(row))) return true;
+  if (!selector_ || pass_.first < shape_->padded_length()) return false;
+  for (std::int64_t row = 0; row < shape_->rows(); ++row) {
+    if (selector_->chooses(call, pass_.end() - 1 - shape_->padding(row))) return true;
   }
   return false;
 }
@@ -47,9 +70,9 @@ at::Tensor StoredCache::attend_chosen(const AttentionCall& call) {
   const at::Tensor& q = call.q;
   at::Tensor output =
       at::empty({q.size(0), q.size(2), q.size(1), call.v.size(3)}, call.v.options());
-  const std::int64_t together = shape_.is_padded() ? 1 : shape_.rows();
-  for (std::int64_t row = 0; row < shape_.rows(); row += together) {
-    const std::int64_t padding = shape_.padding(row);
+  const std::int64_t together = shape_->is_padded() ? 1 : shape_->rows();
+  for (std::int64_t row = 0; row < shape_->rows(); row += together) {
+    const std::int64_t padding = shape_->padding(row);
     for (std::int64_t query = 0; query < pass_.count; ++query) {
       const std::int64_t position = pass_.first + query - padding;
       const auto visible = [&](const at::Tensor& rows) {
@@ -69,20 +92,25 @@ at::Tensor StoredCache::attend_chosen(const AttentionCall& call) {
 }
 
 void StoredCache::count_steps(const AttentionCall& call) const {
-  const std::int64_t first = std::max(pass_.first, shape_.padded_length());
-  for (std::int64_t row = 0; row < shape_.rows(); ++row) {
-    selector_->count_steps(call, first - shape_.padding(row), pass_.end() - first);
+  const std::int64_t first = std::max(pass_.first, shape_->padded_length());
+  for (std::int64_t row = 0; row < shape_->rows(); ++row) {
+    selector_->count_steps(call, first - shape_->padding(row), pass_.end() - first);
   }
 }
 
 cache::CacheUse StoredCache::use_with(std::uint64_t bytes) const {
   if (selector_) bytes += selector_->bytes();
-  cache::CacheUse use = use_of(layout_, shape_, end_, bytes, device_);
-  if (selector_) selector_->add_to(use);
+  cache::CacheUse use = use_of(layout_, *shape_, end_, bytes, device_);
+  if (!selector_) return use;
+  selector_->add_to(use);
+  for (std::int64_t row = 0; row < shape_->rows(); ++row) {
+    use.evicted_rows += selector_->evicted_rows(end_ - shape_->padding(row));
+  }
   return use;
 }
 
 void StoredCache::note(SlotRange slots) {
+  check_room(slots);
   end_ = std::max(end_, slots.end());
   if (selector_) selector_->forget_from(slots.first);
 }

@@ -17,13 +17,15 @@ namespace kvtool::engine {
 
 class StoredCache : public KvCache {
  public:
-  // `layout` and `shape` outlive the cache.
+  // `layout` outlives the cache, `shape` likewise or until clear().
   StoredCache(const RowLayout& layout, const BatchShape& shape, at::Device device);
 
   // What its queries see of what it holds; before the first pass. Without a choice: everything.
   void select_with(std::unique_ptr<KeySelector> selector) { selector_ = std::move(selector); }
   [[nodiscard]] KeySelector* selector() const final { return selector_.get(); }
 
+  // Unless a subclass keeps more than rows of the slots that were taken in.
+  void clear(const BatchShape& shape) override;
   void begin(SlotRange slots) override;
   // Takes the call's rows in, then attends over all that its queries see.
   at::Tensor attend(const AttentionCall& call) final;
@@ -42,10 +44,12 @@ class StoredCache : public KvCache {
 
   [[nodiscard]] PaddedAttention& padded_attention() { return attention_; }
 
-  [[nodiscard]] const BatchShape& shape() const { return shape_; }
+  [[nodiscard]] const BatchShape& shape() const { return *shape_; }
   [[nodiscard]] at::Device device() const { return device_; }
   [[nodiscard]] SlotRange pass() const { return pass_; }
-  // `slots` were taken in.
+  // Error kMisuse, which says how full it is, unless it has the slots.
+  void check_room(SlotRange slots) const;
+  // `slots`, which it has, are taken in.
   void note(SlotRange slots);
   // Of the slots that were ever taken in.
   [[nodiscard]] std::int64_t held_end() const { return end_; }
@@ -60,7 +64,7 @@ class StoredCache : public KvCache {
   at::Tensor attend_chosen(const AttentionCall& call);
 
   const RowLayout& layout_;
-  const BatchShape& shape_;
+  const BatchShape* shape_;
   at::Device device_;
   std::unique_ptr<KeySelector> selector_;
   PaddedAttention attention_;

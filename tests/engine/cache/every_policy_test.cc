@@ -85,6 +85,7 @@ class EveryPolicy : public testing::TestWithParam<cache::PolicyInfo> {
 
   std::vector<std::int32_t> long_{1, 2, 3, 4};
   std::vector<std::int32_t> short_{5};
+  std::vector<std::int32_t> middle_{6, 7, 8};
 };
 
 TEST_P(EveryPolicy, ReadsBackWhatWasWritten) {
@@ -299,7 +300,88 @@ TEST_P(EveryPolicy, RefusesASkippedLayerAndAFullBuffer) {
   const Error skipped = error_of([&] { kept->end(); });
   EXPECT_EQ(skipped.code(), ErrorCode::kIncompatible);
   EXPECT_THAT(skipped.what(), testing::HasSubstr("layer 1"));
-  EXPECT_EQ(error_of([&] { kept->begin({8, 1}); }).code(), ErrorCode::kMisuse);
+  const Error full = error_of([&] { kept->begin({7, 2}); });
+  EXPECT_EQ(full.code(), ErrorCode::kMisuse);
+  EXPECT_EQ(std::string(full.what()),
+            "the cache " + spec_of(GetParam()).to_string() +
+                " has room for 8 positions and holds 4: 2 from position 7 on do not fit");
+  const Error written = error_of([&] { kept->write({0, 0, {6, 3}}, random_rows(layout, 0, 3)); });
+  EXPECT_EQ(written.code(), ErrorCode::kMisuse);
+  EXPECT_THAT(written.what(), testing::HasSubstr("holds 4: 3 from position 6 on do not fit"));
+}
+
+// Of a prompt and `steps` steps in both layers: what the queries got, then the rows that are kept.
+std::vector<at::Tensor> course_of(KvCache& kept, const BatchShape& shape, std::int64_t steps,
+                                  double size = 1.0) {
+  const RowLayout& layout = kept.layout();
+  const std::optional<at::Tensor> sinks;
+  std::vector<at::Tensor> course;
+  at::manual_seed(3);
+  const auto pass = [&](SlotRange slots) {
+    kept.begin(slots);
+    for (std::int64_t layer = 0; layer < layout.num_layers(); ++layer) {
+      const RowLayout::Entry& key = layout.key(layer);
+      const RowLayout::Entry& value = layout.value(layer);
+      const auto rows = [&](std::int64_t heads, std::int64_t dim) {
+        return at::randn({shape.rows(), heads, slots.count, dim}).mul(size).to(key.dtype);
+      };
+      const at::Tensor output =
+          kept.attend({rows(4, key.dim), rows(key.heads, key.dim), rows(value.heads, value.dim),
+                       layer, 0.3, 0, 0.0, sinks});
+      for (std::int64_t row = 0; row < shape.rows(); ++row) {
+        const std::int64_t skipped = std::max<std::int64_t>(0, shape.padding(row) - slots.first);
+        course.push_back(output.select(0, row).narrow(0, skipped, slots.count - skipped).clone());
+      }
+    }
+    kept.end();
+  };
+  pass({0, shape.padded_length()});
+  for (std::int64_t step = 0; step < steps; ++step) pass({shape.padded_length() + step, 1});
+  for (std::int64_t row = 0; row < shape.rows(); ++row) {
+    const SlotRange slots{shape.padding(row), shape.prompt_length(row) + steps};
+    for (std::int64_t layer = 0; layer < layout.num_layers(); ++layer) {
+      const LayerKv rows = layout.empty_rows(layer, slots.count, at::kCPU);
+      kept.read({layer, row, slots}, rows);
+      course.push_back(rows.k);
+      course.push_back(rows.v);
+    }
+  }
+  return course;
+}
+
+// After a longer run of other prompts, whose numbers would show wherever one is left.
+TEST_P(EveryPolicy, OnceItIsClearedItIsAsNew) {
+  const CacheMaker maker = cache_maker(busy_spec_of(GetParam()));
+  for (const DType dtype : kDTypes) {
+    const RowLayout layout(policy_geometry(dtype));
+    const BatchShape before({long_, short_}, 4, 14);
+    const BatchShape shape({short_, middle_}, 3, 14);
+    const std::unique_ptr<KvCache> kept = maker(layout, before, at::kCPU);
+    const std::unique_ptr<KvCache> fresh = maker(layout, shape, at::kCPU);
+    const cache::CacheUse unused = fresh->use();
+    const std::vector<at::Tensor> expected = course_of(*fresh, shape, 6);
+    course_of(*kept, before, 10, std::numeric_limits<double>::infinity());
+    for (int round = 0; round < 2; ++round) {
+      kept->clear(shape);
+      EXPECT_EQ(kept->use(), unused);
+      const std::vector<at::Tensor> ours = course_of(*kept, shape, 6);
+      EXPECT_EQ(kept->use(), fresh->use());
+      ASSERT_EQ(ours.size(), expected.size());
+      for (std::size_t index = 0; index < ours.size(); ++index) {
+        EXPECT_TRUE(ours[index].isfinite().all().item<bool>()) << dtype_name(dtype) << ' ' << index;
+        EXPECT_TRUE(ours[index].equal(expected[index])) << dtype_name(dtype) << ' ' << index;
+      }
+    }
+  }
+}
+
+TEST_P(EveryPolicy, IsClearedForABatchOfItsSizeAlone) {
+  const RowLayout layout(policy_geometry());
+  const BatchShape shape({long_, short_}, 4, 9);
+  const std::unique_ptr<KvCache> kept = make(layout, shape);
+  for (const BatchShape& other : {BatchShape({long_}, 4, 9), BatchShape({long_, short_}, 4, 8)}) {
+    EXPECT_EQ(error_of([&] { kept->clear(other); }).code(), ErrorCode::kMisuse);
+  }
 }
 
 TEST_P(EveryPolicy, TakesWhatThePlanSays) {
@@ -317,8 +399,13 @@ TEST_P(EveryPolicy, TakesWhatThePlanSays) {
     EXPECT_EQ(use.peak_bytes, plan.peak_bytes());
     EXPECT_EQ(use.places.front().place, "cpu");
     std::uint64_t placed = 0;
+    std::uint64_t peaks = 0;
     for (const cache::PlaceBytes& each : use.places) placed += each.bytes;
     EXPECT_EQ(placed, plan.physical_bytes());
+    for (const cache::PlaceBytes& each : use.places) peaks += each.peak_bytes;
+    EXPECT_EQ(peaks, plan.peak_bytes());
+    EXPECT_EQ(use.length, 5U);
+    EXPECT_EQ(use.capacity, 9U);
     // 5 positions of one row, 2 of the other.
     EXPECT_EQ(use.logical_bytes, 7 * layout.geometry().position_bytes());
     EXPECT_EQ(use.moved_bytes, 0U);

@@ -153,6 +153,8 @@ TEST_F(WindowSelectorTest, CountsWhatStepsSaw) {
   EXPECT_EQ(use.visible_keys, 8U + 9 + 4 + 5 + 3 + 3);
   EXPECT_EQ(use.seen_keys, 5U + 5 + 4 + 5 + 3 + 3);
   EXPECT_EQ(use.most_visible_keys, 9U);
+  // In layer 0, of 9 positions and of 5, the keys 2 to 6 and 2.
+  EXPECT_EQ(use.evicted_rows, 5U + 1);
 }
 
 // The options of a policy that selects pages, as the tests below choose them.

@@ -167,9 +167,12 @@ TEST_F(PagedPasses, LosingAFrameMovesNoBytes) {
   // which fit; of another that would not, rows go to host memory as they are.
   EXPECT_EQ(use.moved_bytes, (2 * (9 + 8) + use.read_back) * page_bytes);
   EXPECT_GT(use.read_back, 100U);
-  EXPECT_EQ(use.places, (std::vector<cache::PlaceBytes>{
-                            {"cpu", 2 * 3 * 4 * layout_.geometry().position_bytes()},
-                            {"host", 2 * 10 * 4 * layout_.geometry().position_bytes()}}));
+  const std::uint64_t position = layout_.geometry().position_bytes();
+  const std::uint64_t frames = 2 * 3 * 4;  // rows, pages, positions
+  const std::uint64_t pages = 2 * 10 * 4;
+  EXPECT_EQ(use.places,
+            (std::vector<cache::PlaceBytes>{{"cpu", frames * position, frames * position},
+                                            {"host", pages * position, pages * position}}));
 }
 
 TEST_F(PagedPasses, AWindowFetchesItsPagesAlone) {

@@ -53,6 +53,12 @@ inline cache::CacheSpec covering_spec_of(const cache::PolicyInfo& policy) {
   return cache::CacheSpec::parse(name + ":page=2,budget=100%,sinks=0,recent=1,dense=0");
 }
 
+// With which all of it acts within a dozen positions.
+inline cache::CacheSpec busy_spec_of(const cache::PolicyInfo& policy) {
+  return policy.name == "kivi" ? cache::CacheSpec::parse("kivi:group=2,residual=2,sinks=1")
+                               : spec_of(policy);
+}
+
 // With room for everything: what has to be fetched takes its time.
 inline cache::CacheSpec roomy_spec_of(const cache::PolicyInfo& policy) {
   return policy.name == "paged" ? cache::CacheSpec::parse("paged") : spec_of(policy);

@@ -75,6 +75,17 @@ void CodedCache::allocate_storage() {
   }
 }
 
+void CodedCache::clear(const BatchShape& shape) {
+  StoredCache::clear(shape);
+  applied_rows_ = 0;
+  for (std::size_t group = 0; group < storage_.size(); ++group) {
+    const std::vector<RowCodec::Plane> planes = codec_->planes(layout().groups()[group].dim);
+    for (std::size_t index = 0; index < planes.size(); ++index) {
+      if (planes[index].shared) storage_[group][index].narrow(-2, 0, 1).fill_(codec_->new_shared());
+    }
+  }
+}
+
 std::int64_t CodedCache::wide_bytes(const RowLayout::Entry& entry) const {
   if (entry.dtype == at::kFloat) return 0;
   return shape().rows() * entry.heads * shape().capacity() * entry.dim *
@@ -138,6 +149,7 @@ void CodedCache::read(const LayerRows& where, const LayerKv& kv) const {
 }
 
 void CodedCache::write(const LayerRows& where, const LayerKv& kv) {
+  check_room(where.slots);
   const CodedLayer& kept = layers_[static_cast<std::size_t>(where.layer)];
   measure(where, kv);
   encode(kv.k, layout().key(where.layer), slots_of(row_of(kept.k, where.row), where.slots));
@@ -189,6 +201,7 @@ void CodedCache::write_slot(std::int64_t slot, const at::Tensor& deltas, const R
     KvCache::write_slot(slot, deltas, from, rows);
     return;
   }
+  check_room({slot, 1});
   for (std::size_t index = 0; index < storage_.size(); ++index) {
     codec_->encode(from.group_view(deltas, from.groups()[index]).to(layout().groups()[index].dtype),
                    slot_of(storage_[index], slot));

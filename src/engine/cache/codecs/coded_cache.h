@@ -27,6 +27,7 @@ class CodedCache : public StoredCache {
   CodedCache(std::unique_ptr<RowCodec> codec, const RowLayout& layout, const BatchShape& shape,
              at::Device device);
 
+  void clear(const BatchShape& shape) override;
   void read_slot(std::int64_t slot, const at::Tensor& deltas) const override;
   void write_slot(std::int64_t slot, const at::Tensor& deltas, const RowLayout& from,
                   std::span<const std::int64_t> rows) override;

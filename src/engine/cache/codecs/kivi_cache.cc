@@ -59,8 +59,18 @@ std::optional<SlotRange> KiviCache::settled(std::int64_t positions) const {
   return SlotRange{sink_positions_, end == 0 ? 0 : end - sink_positions_};
 }
 
+void KiviCache::clear(const BatchShape& shape) {
+  StoredCache::clear(shape);
+  recent_.zero();
+  wide_ = RowBuffer();
+  wide_slots_ = {};
+  settled_.assign(settled_.size(), 0);
+  applied_rows_ = 0;
+  peak_bytes_ = nbytes();
+}
+
 void KiviCache::begin(SlotRange slots) {
-  check_slots(shape(), slots);
+  check_room(slots);
   for (std::int64_t row = 0; row < shape().rows(); ++row) settle(row, slots);
   if (!wide_.is_empty()) move_to_ring(slots);
   if (slots.count > 1) {
@@ -220,20 +230,20 @@ void KiviCache::read(const LayerRows& where, const LayerKv& kv) const {
   copy_rows(own, kv);
 }
 
-void KiviCache::check_room(SlotRange slots, std::span<const std::int64_t> rows) const {
+void KiviCache::check_writable(SlotRange slots, std::span<const std::int64_t> rows) const {
+  check_room(slots);
   const std::int64_t end = std::max(held_end(), slots.end());
   std::int64_t least = std::max<std::int64_t>(0, end - ring_slots_);
   if (!wide_.is_empty()) least = slots.end() <= wide_slots_.end() ? 0 : slots.end();
   for (const std::int64_t row : rows) least = std::max(least, first_whole_slot(row));
   if (slots.first >= least) return;
-  throw_misuse("the cache kivi takes no rows before slot " + std::to_string(least) +
-               ", not those of " + std::to_string(slots.first) +
-               ": they have been quantized, or there is no room");
+  throw_misuse(name() + " takes no rows before slot " + std::to_string(least) + ", not those of " +
+               std::to_string(slots.first) + ": they have been quantized, or there is no room");
 }
 
 void KiviCache::write(const LayerRows& where, const LayerKv& kv) {
   const std::int64_t row = where.row;
-  check_room(where.slots, {&row, 1});
+  check_writable(where.slots, {&row, 1});
   note(where.slots);
   each_piece(where.slots, [&](const Piece& piece) {
     copy_rows(positions_of(kv, piece.slots.first - where.slots.first, piece.slots.count),
@@ -245,7 +255,7 @@ void KiviCache::write_slot(std::int64_t slot, const at::Tensor& deltas, const Ro
                            std::span<const std::int64_t> rows) {
   std::vector<std::int64_t> all(static_cast<std::size_t>(rows.empty() ? shape().rows() : 0));
   std::iota(all.begin(), all.end(), 0);
-  check_room({slot, 1}, rows.empty() ? std::span<const std::int64_t>(all) : rows);
+  check_writable({slot, 1}, rows.empty() ? std::span<const std::int64_t>(all) : rows);
   note({slot, 1});
   const Piece piece = piece_at(slot, slot + 1);
   (piece.buffer == &wide_ ? wide_ : recent_).write_slot(piece.index, deltas, from, rows);
@@ -288,6 +298,7 @@ std::uint64_t KiviCache::nbytes() const {
 cache::CacheUse KiviCache::use() const {
   cache::CacheUse use = use_with(nbytes());
   use.peak_bytes += peak_bytes_ - nbytes();
+  use.places.front().peak_bytes = use.peak_bytes;
   use.applied_rows = applied_rows_;
   return use;
 }

@@ -29,6 +29,7 @@ class KiviCache : public StoredCache {
   KiviCache(const cache::KiviSettings& settings, const RowLayout& layout, const BatchShape& shape,
             at::Device device);
 
+  void clear(const BatchShape& shape) override;
   void begin(SlotRange slots) override;
 
   void read_slot(std::int64_t slot, const at::Tensor& deltas) const override;
@@ -67,7 +68,7 @@ class KiviCache : public StoredCache {
   [[nodiscard]] std::int64_t settled_end(std::int64_t positions) const;
   [[nodiscard]] std::int64_t first_whole_slot(std::int64_t row) const;
   // Error kMisuse unless `slots` of `rows` can be written.
-  void check_room(SlotRange slots, std::span<const std::int64_t> rows) const;
+  void check_writable(SlotRange slots, std::span<const std::int64_t> rows) const;
 
   // Quantizes what is old enough in a pass over `next`, and was there before it.
   void settle(std::int64_t row, SlotRange next);

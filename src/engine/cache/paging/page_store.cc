@@ -29,19 +29,25 @@ void wait_for(at::Device device) {
 
 PageStore::PageStore(const cache::PagedSettings& settings, std::int64_t frames,
                      const RowLayout& layout, const BatchShape& shape, at::Device device)
-    : page_(static_cast<std::int64_t>(settings.page)),
+    : settings_(settings),
+      page_(static_cast<std::int64_t>(settings.page)),
       frames_(frames),
       pages_(
           static_cast<std::int64_t>(settings.pages(static_cast<std::uint64_t>(shape.capacity())))),
       rows_(shape.rows()),
       check_(settings.check),
-      device_(layout, shape.rows(), frames * page_, device, RowBuffer::Fill::kZeros),
+      device_(layout, shape.rows(), frames * page_, device),
       host_(layout, shape.rows(), pages_ * page_, at::kCPU, RowBuffer::Fill::kNothing,
             /*pinned=*/!device.is_cpu()) {
   if (settings.link_gigabytes && device.is_cpu()) {
     bytes_per_second_ = *settings.link_gigabytes * kGigabyte;
   }
   tables_.resize(static_cast<std::size_t>(layout.num_layers() * rows_));
+  clear();
+}
+
+void PageStore::clear() {
+  device_.zero();  // frames are attended before they are full
   const auto pages = static_cast<std::size_t>(pages_);
   for (Table& table : tables_) {
     table.frame_of.assign(pages, kNone);
@@ -49,8 +55,9 @@ PageStore::PageStore(const cache::PagedSettings& settings, std::int64_t frames,
     table.on_host.assign(pages, false);
     table.was_out.assign(pages, false);
     if (check_) table.checksums.assign(pages, 0);
-    table.residency = cache::make_residency(settings.residency, settings.prediction);
+    table.residency = cache::make_residency(settings_.residency, settings_.prediction);
   }
+  moved_bytes_ = paged_out_ = read_back_ = 0;
 }
 
 LayerKv PageStore::in_frame(const PageName& name, std::int64_t frame) const {

@@ -34,6 +34,9 @@ class PageStore {
   PageStore(const cache::PagedSettings& settings, std::int64_t frames, const RowLayout& layout,
             const BatchShape& shape, at::Device device);
 
+  // No page has a frame or is in host memory, and nothing was counted.
+  void clear();
+
   [[nodiscard]] std::int64_t page_size() const { return page_; }
   [[nodiscard]] std::int64_t frames() const { return frames_; }
   // [B, heads, frames * page size, dim]
@@ -96,6 +99,7 @@ class PageStore {
   template <typename Visit>
   void each_page(SlotRange positions, const Visit& visit) const;
 
+  cache::PagedSettings settings_;
   std::int64_t page_;
   std::int64_t frames_;
   std::int64_t pages_;  // of a row

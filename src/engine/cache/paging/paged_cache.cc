@@ -19,6 +19,13 @@ SlotRange PagedCache::positions_of_row(std::int64_t row, SlotRange slots) const 
   return {first, std::max<std::int64_t>(0, slots.end() - padding - first)};
 }
 
+void PagedCache::clear(const BatchShape& shape) {
+  StoredCache::clear(shape);
+  const std::lock_guard lock(mutex_);
+  store_.clear();
+  written_.clear();
+}
+
 // What was written since the last pass, injected rows included, goes to host memory once its page
 // is whole.
 void PagedCache::begin(SlotRange slots) {
@@ -194,7 +201,8 @@ cache::CacheUse PagedCache::use() const {
   const std::lock_guard lock(mutex_);
   cache::CacheUse use =
       use_of(layout(), shape(), held_end(), store_.device_bytes() + store_.host_bytes(), device());
-  use.places = {{device().str(), store_.device_bytes()}, {"host", store_.host_bytes()}};
+  use.places = {{device().str(), store_.device_bytes(), store_.device_bytes()},
+                {"host", store_.host_bytes(), store_.host_bytes()}};
   use.moved_bytes = store_.moved_bytes();
   use.paged_out = store_.paged_out();
   use.read_back = store_.read_back();

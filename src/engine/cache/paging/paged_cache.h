@@ -25,6 +25,7 @@ class PagedCache : public StoredCache {
   PagedCache(const cache::PagedSettings& settings, std::int64_t frames, const RowLayout& layout,
              const BatchShape& shape, at::Device device);
 
+  void clear(const BatchShape& shape) override;
   void begin(SlotRange slots) override;
 
   void read(const LayerRows& where, const LayerKv& kv) const override;

@@ -17,6 +17,11 @@ cache::QueryPlace place_of(const AttentionCall& call, std::int64_t position) {
 
 bool KeySelector::chooses(const AttentionCall&, std::int64_t) const { return false; }
 
+void KeySelector::clear(const BatchShape&) {
+  counted_ = {};
+  windows_.clear();
+}
+
 void KeySelector::forget_from(std::int64_t) {}
 
 at::Tensor KeySelector::attend_chosen(const AttentionCall&, const StepQueries&) {
@@ -54,12 +59,22 @@ at::Tensor attend_steps_singly(KeySelector& selector, const AttentionCall& call,
 
 void KeySelector::count_steps(const AttentionCall& call, std::int64_t first, std::int64_t count) {
   if (!budget_.selects(static_cast<std::uint64_t>(call.layer))) return;
+  windows_[call.layer] = place_of(call, 0).window;
   for (std::int64_t position = first; position < first + count; ++position) {
     const cache::QueryPlace query = place_of(call, position);
     counted_.visible_keys += query.visible();
     counted_.seen_keys += budget_.seen(query);
     counted_.most_visible_keys = std::max(counted_.most_visible_keys, query.visible());
   }
+}
+
+std::uint64_t KeySelector::evicted_rows(std::int64_t positions) const {
+  std::uint64_t rows = 0;
+  for (const auto& [layer, window] : windows_) {
+    rows +=
+        budget_.evicted(static_cast<std::uint64_t>(std::max<std::int64_t>(0, positions)), window);
+  }
+  return rows;
 }
 
 void KeySelector::add_to(cache::CacheUse& use) const { use += counted_; }

@@ -5,8 +5,10 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <map>
 
 #include "engine/attention_op.h"
+#include "engine/batch_shape.h"
 #include "engine/cache/attention.h"
 #include "engine/row_layout.h"
 #include "kvtool/cache/cache_spec.h"
@@ -46,11 +48,15 @@ class KeySelector {
   // [inputs, Hq, 1, Dv], whether it chooses or not.
   [[nodiscard]] at::Tensor attend_step(const AttentionCall& call, const StepQueries& step);
 
+  // The cache is cleared, for a batch of `shape`.
+  virtual void clear(const BatchShape& shape);
   // The slots of the cache from this one on are written.
   virtual void forget_from(std::int64_t slot);
   // That it allocated, on the cache's device.
   [[nodiscard]] virtual std::uint64_t bytes() const { return 0; }
 
+  // Rows of an input of `positions`, in the layers that were attended in, that no later query sees.
+  [[nodiscard]] std::uint64_t evicted_rows(std::int64_t positions) const;
   // Steps at positions [first, first + count) of one row attend in the call's layer.
   void count_steps(const AttentionCall& call, std::int64_t first, std::int64_t count);
   // What was counted so far.
@@ -65,6 +71,7 @@ class KeySelector {
  private:
   cache::KeyBudget budget_;
   cache::CacheUse counted_;
+  std::map<std::int64_t, std::uint64_t> windows_;  // of the layers that were attended in
 };
 
 // Many steps of one input, from position `past` on, one after the other: q [1, Hq, S, Dk] of the

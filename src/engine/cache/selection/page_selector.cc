@@ -71,7 +71,7 @@ PageSelector::PageSelector(const cache::CacheSpec& spec, const RowLayout& layout
                            const BatchShape& shape, at::Device device)
     : KeySelector(spec),
       ranking_(make_page_ranking(budget().selection())),
-      shape_(shape),
+      shape_(&shape),
       page_(static_cast<std::int64_t>(budget().page())) {
   const at::TensorOptions options = at::TensorOptions(at::kFloat).device(device);
   for (std::int64_t layer = 0; layer < layout.num_layers(); ++layer) {
@@ -92,10 +92,16 @@ bool PageSelector::chooses(const AttentionCall& call, std::int64_t position) con
          budget().split(place_of(call, position)).has_value();
 }
 
+void PageSelector::clear(const BatchShape& shape) {
+  KeySelector::clear(shape);
+  shape_ = &shape;
+  forget_from(0);
+}
+
 void PageSelector::forget_from(std::int64_t slot) {
   for (LayerPages& layer : layers_) {
     for (std::size_t row = 0; row < layer.ready.size(); ++row) {
-      const std::int64_t position = slot - shape_.padding(static_cast<std::int64_t>(row));
+      const std::int64_t position = slot - shape_->padding(static_cast<std::int64_t>(row));
       layer.ready[row] = std::min(layer.ready[row], std::max<std::int64_t>(0, position) / page_);
     }
   }

@@ -22,11 +22,12 @@ namespace kvtool::engine {
 // rank alike.
 class PageSelector : public KeySelector {
  public:
-  // `shape` outlives the selector.
+  // `shape` outlives the selector, or until clear().
   PageSelector(const cache::CacheSpec& spec, const RowLayout& layout, const BatchShape& shape,
                at::Device device);
 
   [[nodiscard]] bool chooses(const AttentionCall& call, std::int64_t position) const override;
+  void clear(const BatchShape& shape) override;
   void forget_from(std::int64_t slot) override;
   [[nodiscard]] std::uint64_t bytes() const override;
 
@@ -65,7 +66,7 @@ class PageSelector : public KeySelector {
                                        const at::TensorOptions& bias) const;
 
   std::unique_ptr<PageRanking> ranking_;
-  const BatchShape& shape_;
+  const BatchShape* shape_;
   std::int64_t page_;
   std::vector<LayerPages> layers_;
   std::optional<AlwaysSeen> always_;  // of the last step that chose
