@@ -6,6 +6,7 @@
 #include "kvtool/base/checked.h"
 #include "kvtool/base/error.h"
 #include "kvtool/cache/key_budget.h"
+#include "stored_bytes.h"
 
 namespace kvtool::cache {
 namespace {
@@ -28,10 +29,6 @@ struct Rows {
     return heads * dim * numbers * sizeof(float);
   }
   [[nodiscard]] std::uint64_t logical_bytes() const { return heads * dim * element_size(dtype); }
-  [[nodiscard]] std::uint64_t kept_bytes(const RowStorage& storage) const {
-    if (storage.element_bits == 0) return logical_bytes();
-    return heads * ((dim * storage.element_bits + 7) / 8 + storage.scale_bytes);
-  }
   // As float32, on the way to another type.
   [[nodiscard]] std::uint64_t wide_bytes() const {
     return dtype == DType::kFloat32 ? 0 : heads * dim * sizeof(float);
@@ -62,36 +59,32 @@ Rows values_of(const format::LayerGeometry& layer) {
 
 // Of rows that are kept all in the same way, each on its own.
 CachePlan plan_rows(const format::Geometry& geometry, const BatchExtent& batch,
-                    const RowStorage& storage) {
-  // Of one position: the caps of a geometry keep these sums far below 64 bits.
-  std::uint64_t kept = 0;
-  std::uint64_t once = 0;  // of a row
+                    const CacheSpec& store) {
+  const StoredBytes bytes = stored_bytes(geometry, store);
   WorkSpace work;
-  for (const format::LayerGeometry& layer : geometry.layers()) {
-    const Rows k = keys_of(layer);
-    const Rows v = values_of(layer);
-    kept += k.kept_bytes(storage) + v.kept_bytes(storage);
-    once += (k.heads + v.heads) * storage.head_bytes;
-    if (storage.element_bits != 0) work.fit(k, v);
+  if (storage_of(store).element_bits != 0) {
+    for (const format::LayerGeometry& layer : geometry.layers()) {
+      work.fit(keys_of(layer), values_of(layer));
+    }
   }
-  const auto of_batch = [&](std::uint64_t positions, std::uint64_t bytes) {
-    return bytes_of_batch(batch, positions, bytes);
+  const auto of_batch = [&](std::uint64_t positions, std::uint64_t each) {
+    return bytes_of_batch(batch, positions, each);
   };
   CachePlan plan;
   plan.logical_bytes = of_batch(batch.positions, geometry.position_bytes());
-  plan.kept_bytes = of_batch(batch.positions, kept) + of_batch(1, once);
+  plan.kept_bytes = of_batch(batch.positions, bytes.position) + of_batch(1, bytes.row);
   plan.work_bytes = of_batch(batch.positions, work.key + work.value + work.wide);
   return plan;
 }
+
+}  // namespace
 
 CachePlan plan_store(const format::Geometry& geometry, const BatchExtent& batch,
                      const CacheSpec& store) {
   const PolicyInfo& policy = policy_of(store.policy());
   if (policy.plan != nullptr) return policy.plan(geometry, batch, store);
-  return plan_rows(geometry, batch, policy.storage);
+  return plan_rows(geometry, batch, store);
 }
-
-}  // namespace
 
 std::uint64_t bytes_of_batch(const BatchExtent& batch, std::uint64_t positions,
                              std::uint64_t position_bytes) {

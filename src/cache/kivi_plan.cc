@@ -7,36 +7,23 @@
 #include "kvtool/base/error.h"
 #include "kvtool/cache/cache_plan.h"
 #include "kvtool/cache/kivi_settings.h"
+#include "stored_bytes.h"
 
 namespace kvtool::cache {
 namespace {
 
-// A scale as bfloat16 and a zero point.
-constexpr std::uint64_t kScaleBytes = 3;
-
-struct PositionBytes {
-  std::uint64_t whole = 0;         // K and V as the model makes them
-  std::uint64_t coded = 0;         // K and V as they are packed, and the scales of V
-  std::uint64_t group_scales = 0;  // of K, once a group of positions
-  std::uint64_t work_key = 0;      // of the largest layer
-  std::uint64_t work_value = 0;
+// Of one position, of the layers that take most.
+struct WorkBytes {
+  std::uint64_t key = 0;
+  std::uint64_t value = 0;
 };
 
-PositionBytes bytes_of_position(const format::Geometry& geometry, const KiviSettings& settings) {
-  PositionBytes bytes;
+WorkBytes work_bytes(const format::Geometry& geometry) {
+  WorkBytes bytes;
   for (const format::LayerGeometry& layer : geometry.layers()) {
     const std::uint64_t heads = layer.num_kv_heads;
-    const std::uint64_t key = heads * layer.key_dim * element_size(layer.key_dtype);
-    const std::uint64_t value = heads * layer.value_dim * element_size(layer.value_dtype);
-    bytes.whole += key + value;
-    bytes.work_key = std::max(bytes.work_key, key);
-    bytes.work_value = std::max(bytes.work_value, value);
-    const auto packed = [](std::uint64_t dim, std::uint64_t bits) { return (dim * bits + 7) / 8; };
-    const std::uint64_t value_groups = (layer.value_dim + settings.group - 1) / settings.group;
-    bytes.coded +=
-        heads * (packed(layer.key_dim, settings.key_bits) +
-                 packed(layer.value_dim, settings.value_bits) + value_groups * kScaleBytes);
-    bytes.group_scales += heads * layer.key_dim * kScaleBytes;
+    bytes.key = std::max(bytes.key, heads * layer.key_dim * element_size(layer.key_dtype));
+    bytes.value = std::max(bytes.value, heads * layer.value_dim * element_size(layer.value_dtype));
   }
   return bytes;
 }
@@ -76,23 +63,29 @@ std::uint64_t KiviSettings::settled(std::uint64_t positions) const {
   return groups == 0 ? 0 : sinks + groups * group;
 }
 
+std::uint64_t KiviSettings::settled_in_pass(std::uint64_t known, std::uint64_t positions) const {
+  const std::uint64_t target = settled(positions);
+  if (target <= known) return target;
+  return known < sinks + group ? 0 : known - (known - sinks) % group;
+}
+
 CachePlan plan_kivi(const format::Geometry& geometry, const BatchExtent& batch,
                     const CacheSpec& spec) {
   const KiviSettings settings = kivi_settings(spec);
-  const PositionBytes bytes = bytes_of_position(geometry, settings);
+  const StoredBytes bytes = stored_bytes(geometry, spec);
+  const WorkBytes work = work_bytes(geometry);
   const std::uint64_t settled = settings.settled(batch.positions);
   const std::uint64_t coded = settled == 0 ? 0 : settled - settings.sinks;
-  const std::uint64_t whole = std::min(batch.positions, settings.ring_positions());
-  const auto of_batch = [&](std::uint64_t positions, std::uint64_t position_bytes) {
-    return bytes_of_batch(batch, positions, position_bytes);
+  const std::uint64_t whole = std::min(batch.positions, settings.ring_positions()) + settings.sinks;
+  const auto of_batch = [&](std::uint64_t positions, std::uint64_t each) {
+    return bytes_of_batch(batch, positions, each);
   };
   CachePlan plan;
   plan.logical_bytes = of_batch(batch.positions, geometry.position_bytes());
-  plan.kept_bytes = of_batch(whole, bytes.whole) + of_batch(settings.sinks, bytes.whole) +
-                    of_batch(coded, bytes.coded) +
-                    of_batch(coded / settings.group, bytes.group_scales);
-  plan.prompt_bytes = of_batch(batch.prompt, bytes.whole);
-  plan.work_bytes = of_batch(batch.positions, bytes.work_key + bytes.work_value);
+  plan.kept_bytes = of_batch(whole, geometry.position_bytes()) + of_batch(coded, bytes.position) +
+                    of_batch(coded / settings.group, bytes.group);
+  plan.prompt_bytes = of_batch(batch.prompt, geometry.position_bytes());
+  plan.work_bytes = of_batch(batch.positions, work.key + work.value);
   return plan;
 }
 

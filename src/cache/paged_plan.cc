@@ -3,20 +3,18 @@
 #include <string>
 #include <tuple>
 
-#include "kvtool/base/checked.h"
 #include "kvtool/base/error.h"
+#include "kvtool/cache/kivi_settings.h"
 #include "kvtool/cache/paged_settings.h"
+#include "stored_bytes.h"
 
 namespace kvtool::cache {
 namespace {
 
-// Of one position, of the layer that takes most.
-std::uint64_t largest_layer_bytes(const format::Geometry& geometry) {
+std::uint64_t largest_page_bytes(const format::Geometry& geometry, const PagedSettings& settings) {
   std::uint64_t most = 0;
   for (const format::LayerGeometry& layer : geometry.layers()) {
-    const std::uint64_t heads = layer.num_kv_heads;
-    most = std::max(most, heads * (layer.key_dim * element_size(layer.key_dtype) +
-                                   layer.value_dim * element_size(layer.value_dtype)));
+    most = std::max(most, stored_bytes(layer, settings.store).of_page(settings.page));
   }
   return most;
 }
@@ -42,7 +40,21 @@ PagedSettings paged_settings(const CacheSpec& spec) {
     throw_usage("cache '" + spec.to_string() + "': 'page' is from 1 to " +
                 std::to_string(kMostPositions));
   }
+  settings.store = store_of(spec);
+  if (settings.store.policy() == "kivi") {
+    const std::uint64_t group = kivi_settings(settings.store).group;
+    if (settings.page % group != 0) {
+      throw_usage("cache '" + spec.to_string() + "': with codec=" + spec.word("codec") +
+                  " 'page' is a multiple of " + std::to_string(group) +
+                  ", the positions that share a scale");
+    }
+  }
   return settings;
+}
+
+std::uint64_t PagedSettings::pages(std::uint64_t positions) const {
+  if (store.policy() == "kivi") positions = kivi_settings(store).settled(positions);
+  return (positions + page - 1) / page;
 }
 
 void check_paged(const CacheSpec& spec) { std::ignore = paged_settings(spec); }
@@ -51,7 +63,7 @@ std::uint64_t PagedSettings::frames(const format::Geometry& geometry,
                                     const BatchExtent& batch) const {
   const std::uint64_t rows = std::max<std::uint64_t>(1, batch.rows);
   const std::uint64_t all = pages(batch.positions);
-  const std::uint64_t page_bytes = page * largest_layer_bytes(geometry);
+  const std::uint64_t page_bytes = largest_page_bytes(geometry, *this);
   std::uint64_t frames = 0;
   switch (device.unit) {
     case Room::Unit::kPages: frames = device.number / rows; break;
@@ -72,12 +84,29 @@ CachePlan plan_paged(const format::Geometry& geometry, const BatchExtent& batch,
   const PagedSettings settings = paged_settings(spec);
   const std::uint64_t all = settings.pages(batch.positions);
   const std::uint64_t frames = settings.frames(geometry, batch);
+  const std::uint64_t summaries = page_summary_bytes(geometry, batch, spec);
+  const std::uint64_t slots = frames * settings.page;
+  if (frames == all) {
+    CachePlan plan = plan_store(geometry, batch, settings.store);
+    plan.kept_bytes += summaries;
+    return plan;
+  }
+  const StoredBytes bytes = stored_bytes(geometry, settings.store);
+  const auto of_batch = [&](std::uint64_t positions, std::uint64_t each) {
+    return bytes_of_batch(batch, positions, each);
+  };
   CachePlan plan;
-  plan.logical_bytes = bytes_of_batch(batch, batch.positions, geometry.position_bytes());
-  plan.kept_bytes = plan.logical_bytes;
-  if (frames == all) return plan;
-  plan.kept_bytes =
-      bytes_of_batch(batch, (frames + all) * settings.page, geometry.position_bytes());
+  plan.logical_bytes = of_batch(batch.positions, geometry.position_bytes());
+  const std::uint64_t kept = slots + all * settings.page;
+  plan.kept_bytes = of_batch(kept, bytes.position) +
+                    of_batch(kept / bytes.group_positions, bytes.group) + of_batch(1, bytes.row) +
+                    summaries;
+  plan.work_bytes =
+      plan_store(geometry, {.rows = batch.rows, .positions = slots}, settings.store).work_bytes;
+  if (settings.store.policy() != "kivi") return plan;
+  const std::uint64_t ring = kivi_settings(settings.store).ring_positions();
+  plan.kept_bytes += of_batch(std::min(batch.positions, ring), geometry.position_bytes());
+  plan.prompt_bytes = of_batch(batch.prompt, geometry.position_bytes());
   return plan;
 }
 

@@ -44,7 +44,7 @@ void disturb(MemoryRow& row) {
 
 class ParallelReplay : public testing::TestWithParam<PolicyInMode> {
  protected:
-  static cache::CacheSpec kv_cache() { return spec_of(std::get<cache::PolicyInfo>(GetParam())); }
+  static cache::CacheSpec kv_cache() { return spec_of(std::get<PolicyCase>(GetParam())); }
   static ReplayOptions in_parallel() {
     return parallel(std::get<ReplayMode>(GetParam()), kv_cache());
   }
@@ -146,7 +146,7 @@ TEST_P(ParallelReplay, ANanReachesTheStepsThatSeeItAlone) {
 
 INSTANTIATE_TEST_SUITE_P(ModesAndCaches, ParallelReplay,
                          testing::Combine(testing::Values(ReplayMode::kInject, ReplayMode::kForced),
-                                          testing::ValuesIn(cache::kPolicies)),
+                                          testing::ValuesIn(policy_cases())),
                          name_of_mode);
 
 TEST(ParallelReplayOnce, SinksMayBeMissing) {

@@ -162,7 +162,7 @@ class StepCostBase : public testing::Test {
     EXPECT_THROW(run(progress), Stop);
   }
 
-  void expect_cheap_steps(const cache::PolicyInfo& policy) {
+  void expect_cheap_steps(const PolicyCase& policy) {
     ASSERT_GT(heap.allocations, kSteps);  // or nothing was counted
     EXPECT_LT(heap.largest, kLayerBytes / 10) << "bytes in one allocation";
     // Nothing grows from step to step; the sinks' thread may be a step late.
@@ -191,7 +191,7 @@ class StepCostBase : public testing::Test {
   std::map<std::string, std::uint64_t> operations_;
 };
 
-class StepCostTest : public StepCostBase, public testing::WithParamInterface<cache::PolicyInfo> {};
+class StepCostTest : public StepCostBase, public testing::WithParamInterface<PolicyCase> {};
 
 TEST_P(StepCostTest, GenerationWithoutRecording) {
   const std::vector<Input> inputs{{{1, 2, 3}}};
@@ -212,7 +212,7 @@ TEST_P(StepCostTest, GenerationThatIsRecorded) {
   expect_cheap_steps(GetParam());
 }
 
-INSTANTIATE_TEST_SUITE_P(Caches, StepCostTest, testing::ValuesIn(cache::kPolicies), name_of_policy);
+INSTANTIATE_TEST_SUITE_P(Caches, StepCostTest, testing::ValuesIn(policy_cases()), name_of_policy);
 
 class ReplayStepCost : public StepCostBase, public testing::WithParamInterface<PolicyInMode> {};
 
@@ -242,7 +242,7 @@ INSTANTIATE_TEST_SUITE_P(ModesAndCaches, ReplayStepCost,
                          testing::Combine(testing::Values(format::ReplayMode::kInject,
                                                           format::ReplayMode::kForced,
                                                           format::ReplayMode::kFree),
-                                          testing::ValuesIn(cache::kPolicies)),
+                                          testing::ValuesIn(policy_cases())),
                          name_of_mode);
 
 }  // namespace

@@ -40,6 +40,8 @@ class KeyBudget {
  public:
   explicit KeyBudget(const CacheSpec& spec);
 
+  // Whether it is of pages.
+  [[nodiscard]] bool selects_pages() const { return kind_ == Kind::kPages; }
   // Whether it chooses in this layer at all.
   [[nodiscard]] bool selects(std::uint64_t layer) const;
   // Keys that a step's query sees in a layer where it chooses.

@@ -18,6 +18,9 @@ struct KiviSettings {
   // Of so many positions, the first that are no longer kept as the model made them but in
   // groups, sinks included; 0 where there is no group.
   [[nodiscard]] std::uint64_t settled(std::uint64_t positions) const;
+  // Likewise in a pass that begins with `known` positions and ends with `positions`: of those that
+  // it makes itself none are known beforehand.
+  [[nodiscard]] std::uint64_t settled_in_pass(std::uint64_t known, std::uint64_t positions) const;
   // The most that are kept whole at a time.
   [[nodiscard]] std::uint64_t ring_positions() const {
     return sinks + std::max<std::uint64_t>(1, residual) + group;

@@ -19,10 +19,11 @@ struct PagedSettings {
   PredictionSettings prediction;         // of residency "predictive"
   std::optional<double> link_gigabytes;  // a second between device and host; else unpaced
   bool check = false;
+  CacheSpec store;  // the policy that keeps the rows
 
-  [[nodiscard]] std::uint64_t pages(std::uint64_t positions) const {
-    return (positions + page - 1) / page;
-  }
+  // Of an input of so many positions, those that are in pages at its end: `kivi` keeps recent
+  // ones beside them.
+  [[nodiscard]] std::uint64_t pages(std::uint64_t positions) const;
   // Pages of each input that a layer may have on the device, at most all of them: then nothing is
   // moved. Error kUsage, which names the least that works, where that are fewer than two: the page
   // that is written and one that is read.

@@ -72,25 +72,44 @@ inline constexpr std::array kWindowOptions = {
 // Of the policy "paged": which policy chooses what a step sees.
 inline constexpr std::string_view kSelectName = "select";
 
+// The same where the policy itself selects, and where its option says which one does.
+constexpr std::array<OptionInfo, 4> selection_options(OptionValue where) {
+  return {
+      OptionInfo{"budget",
+                 OptionKind::kPart,
+                 "pages that are seen, or their share of those of the input",
+                 "64",
+                 {},
+                 1,
+                 where},
+      OptionInfo{"sinks",
+                 OptionKind::kCount,
+                 "first pages of an input that are always seen",
+                 "1",
+                 {},
+                 0,
+                 where},
+      OptionInfo{"recent",
+                 OptionKind::kCount,
+                 "last pages that are always seen, the query's own included",
+                 "2",
+                 {},
+                 1,
+                 where},
+      OptionInfo{
+          "dense", OptionKind::kCount, "first layers that see everything", "2", {}, 0, where},
+  };
+}
+inline constexpr std::array kSelecting = selection_options({});
+
 inline constexpr std::array kPageOptions = {
     OptionInfo{"page", OptionKind::kCount, "positions of a page", "16", {}, 1},
-    OptionInfo{"budget",
-               OptionKind::kPart,
-               "pages that are seen, or their share of those of the input",
-               "64",
-               {},
-               1},
-    OptionInfo{"sinks", OptionKind::kCount, "first pages of an input that are always seen", "1"},
-    OptionInfo{"recent",
-               OptionKind::kCount,
-               "last pages that are always seen, the query's own included",
-               "2",
-               {},
-               1},
-    OptionInfo{"dense", OptionKind::kCount, "first layers that see everything", "2"},
+    kSelecting[0],
+    kSelecting[1],
+    kSelecting[2],
+    kSelecting[3],
     kStoreOption,
 };
-
 // How a policy keeps the row of one K/V head and position.
 struct RowStorage {
   std::uint32_t element_bits = 0;  // 0: as the model made it
@@ -137,6 +156,9 @@ CachePlan plan_kivi(const format::Geometry& geometry, const BatchExtent& batch,
                     const CacheSpec& spec);
 void check_kivi(const CacheSpec& spec);
 
+inline constexpr std::array<std::string_view, 6> kSelectWords = {
+    "none", "quest", "mean-key", "mean-deviation", "mass", "random"};
+inline constexpr std::array kPagedSelecting = selection_options({kSelectName, "none", true});
 inline constexpr std::array<std::string_view, 1> kUnpaced = {"none"};
 inline constexpr std::array<std::string_view, 2> kNoOrYes = {"0", "1"};
 inline constexpr OptionValue kPredictive{"residency", "predictive"};
@@ -167,6 +189,13 @@ inline constexpr std::array kPagedOptions = {
                "none", kUnpaced},
     OptionInfo{"check", OptionKind::kWord, "1: a checksum of each page over every round trip", "0",
                kNoOrYes},
+    kStoreOption,
+    OptionInfo{kSelectName, OptionKind::kWord,
+               "the policy that chooses the pages that a step sees, or none", "none", kSelectWords},
+    kPagedSelecting[0],
+    kPagedSelecting[1],
+    kPagedSelecting[2],
+    kPagedSelecting[3],
 };
 CachePlan plan_paged(const format::Geometry& geometry, const BatchExtent& batch,
                      const CacheSpec& spec);

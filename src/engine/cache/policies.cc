@@ -5,15 +5,15 @@
 #include <string_view>
 
 #include "engine/cache/codecs/coded_cache.h"
-#include "engine/cache/codecs/fp8_codec.h"
-#include "engine/cache/codecs/int8_codec.h"
 #include "engine/cache/codecs/kivi_cache.h"
+#include "engine/cache/codecs/row_codecs.h"
 #include "engine/cache/contiguous_cache.h"
 #include "engine/cache/paging/paged_cache.h"
 #include "engine/cache/selection/page_selector.h"
 #include "engine/cache/selection/window_selector.h"
 #include "kvtool/base/error.h"
 #include "kvtool/cache/cache_plan.h"
+#include "kvtool/cache/key_budget.h"
 
 namespace kvtool::engine {
 namespace {
@@ -24,17 +24,9 @@ struct Policy {
                                        const BatchShape& shape, at::Device device);
 };
 
-std::unique_ptr<StoredCache> make_int8(const cache::CacheSpec&, const RowLayout& layout,
-                                       const BatchShape& shape, at::Device device) {
-  return std::make_unique<CodedCache>(std::make_unique<Int8Codec>(), layout, shape, device);
-}
-
-std::unique_ptr<StoredCache> make_fp8(const cache::CacheSpec& spec, const RowLayout& layout,
-                                      const BatchShape& shape, at::Device device) {
-  const Fp8Codec::Settings settings{
-      spec.word("type") == "e4m3" ? at::kFloat8_e4m3fn : at::kFloat8_e5m2,
-      spec.word("per") == "head", spec.scale("scale")};
-  return std::make_unique<CodedCache>(std::make_unique<Fp8Codec>(settings), layout, shape, device);
+std::unique_ptr<StoredCache> make_coded(const cache::CacheSpec& spec, const RowLayout& layout,
+                                        const BatchShape& shape, at::Device device) {
+  return std::make_unique<CodedCache>(make_row_codec(spec), layout, shape, device);
 }
 
 std::unique_ptr<StoredCache> make_contiguous(const cache::CacheSpec&, const RowLayout& layout,
@@ -48,8 +40,8 @@ std::unique_ptr<StoredCache> make_kivi(const cache::CacheSpec& spec, const RowLa
 }
 
 // Those that keep rows, and show all of them.
-constexpr std::array kStores = {Policy{"contiguous", make_contiguous}, Policy{"int8", make_int8},
-                                Policy{"fp8", make_fp8}, Policy{"kivi", make_kivi}};
+constexpr std::array kStores = {Policy{"contiguous", make_contiguous}, Policy{"int8", make_coded},
+                                Policy{"fp8", make_coded}, Policy{"kivi", make_kivi}};
 
 // As the option "codec" says.
 std::unique_ptr<StoredCache> make_store(const cache::CacheSpec& spec, const RowLayout& layout,
@@ -69,9 +61,17 @@ std::unique_ptr<StoredCache> make_paged(const cache::CacheSpec& spec, const RowL
       settings.frames(layout.geometry(),
                       {.rows = static_cast<std::uint64_t>(shape.rows()), .positions = positions});
   // With room for everything pages stand side by side, in order, and none ever moves.
-  if (frames == settings.pages(positions)) return make_contiguous(spec, layout, shape, device);
-  return std::make_unique<PagedCache>(settings, static_cast<std::int64_t>(frames), layout, shape,
-                                      device);
+  std::unique_ptr<PageSelector> selector;
+  if (cache::KeyBudget(spec).selects_pages()) {
+    selector = std::make_unique<PageSelector>(spec, layout, shape, device);
+  }
+  if (frames < settings.pages(positions)) {
+    return std::make_unique<PagedCache>(settings, static_cast<std::int64_t>(frames), layout, shape,
+                                        device, std::move(selector));
+  }
+  std::unique_ptr<StoredCache> store = make_store(spec, layout, shape, device);
+  if (selector) store->select_with(std::move(selector));
+  return store;
 }
 
 std::unique_ptr<StoredCache> make_window(const cache::CacheSpec& spec, const RowLayout& layout,
@@ -91,8 +91,8 @@ std::unique_ptr<StoredCache> make_pages(const cache::CacheSpec& spec, const RowL
 // The other half of cache::kPolicies, which says what they are without torch.
 constexpr std::array kMakers = {
     Policy{"contiguous", make_contiguous},
-    Policy{"int8", make_int8},
-    Policy{"fp8", make_fp8},
+    Policy{"int8", make_coded},
+    Policy{"fp8", make_coded},
     Policy{"kivi", make_kivi},
     Policy{"paged", make_paged},
     Policy{"window", make_window},

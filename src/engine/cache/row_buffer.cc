@@ -77,6 +77,11 @@ void RowBuffer::write_slots(std::int64_t row, std::int64_t first_slot, const at:
   }
 }
 
+void copy_rows(const LayerKv& from, const LayerKv& to) {
+  to.k.copy_(from.k);
+  to.v.copy_(from.v);
+}
+
 LayerKv row_slots(const LayerKv& rows, std::int64_t row, SlotRange slots) {
   const auto part = [&](const at::Tensor& tensor) {
     return tensor.select(0, row).narrow(1, slots.first, slots.count);

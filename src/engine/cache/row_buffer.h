@@ -45,6 +45,8 @@ class RowBuffer {
   std::vector<LayerKv> layers_;      // views into storage_
 };
 
+void copy_rows(const LayerKv& from, const LayerKv& to);
+
 // Slots of one batch row: [heads, slots, dim].
 [[nodiscard]] LayerKv row_slots(const LayerKv& rows, std::int64_t row, SlotRange slots);
 

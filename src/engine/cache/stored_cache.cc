@@ -109,6 +109,15 @@ cache::CacheUse StoredCache::use_with(std::uint64_t bytes) const {
   return use;
 }
 
+std::int64_t StoredCache::positions_in(SlotRange slots) const {
+  std::int64_t positions = 0;
+  for (std::int64_t row = 0; row < shape_->rows(); ++row) {
+    positions +=
+        std::max<std::int64_t>(0, slots.end() - std::max(slots.first, shape_->padding(row)));
+  }
+  return positions;
+}
+
 void StoredCache::note(SlotRange slots) {
   check_room(slots);
   end_ = std::max(end_, slots.end());

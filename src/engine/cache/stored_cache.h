@@ -51,15 +51,18 @@ class StoredCache : public KvCache {
   void check_room(SlotRange slots) const;
   // `slots`, which it has, are taken in.
   void note(SlotRange slots);
+  // Of `slots`, of all rows together, those that are not padding.
+  [[nodiscard]] std::int64_t positions_in(SlotRange slots) const;
   // Of the slots that were ever taken in.
   [[nodiscard]] std::int64_t held_end() const { return end_; }
   // Of a cache whose rows, tables and work space take `bytes`, on its device.
   [[nodiscard]] cache::CacheUse use_with(std::uint64_t bytes) const;
 
- private:
   void count_steps(const AttentionCall& call) const;
   // Whether some row of the pass, which is one of steps, sees what its query chooses.
   [[nodiscard]] bool chooses(const AttentionCall& call) const;
+
+ private:
   // Row by row, or all together where they stand at the same position.
   at::Tensor attend_chosen(const AttentionCall& call);
 

@@ -31,7 +31,7 @@ LayerKv random_rows(const RowLayout& layout, std::int64_t layer, std::int64_t sl
   return rows;
 }
 
-class EveryPolicy : public testing::TestWithParam<cache::PolicyInfo> {
+class EveryPolicy : public testing::TestWithParam<PolicyCase> {
  protected:
   EveryPolicy() { at::manual_seed(5); }
 
@@ -46,13 +46,13 @@ class EveryPolicy : public testing::TestWithParam<cache::PolicyInfo> {
   // Each row of `kept` is `rows` to the precision of the codec: half a step of its integers, or
   // of the significand of its floating point and the least of its numbers.
   static void expect_kept(const at::Tensor& kept, const at::Tensor& rows) {
-    const std::uint32_t bits = GetParam().storage.element_bits;
+    const std::uint32_t bits = element_bits(GetParam());
     if (bits == 0) {
       EXPECT_TRUE(kept.equal(rows));
       return;
     }
     const at::Tensor exact = rows.to(at::kDouble);
-    if (GetParam().name == "fp8") {
+    if (store_name(GetParam()) == "fp8") {
       const double least = 0x1p-10 * 256;  // with the scale of 60000 / 448
       EXPECT_TRUE(
           ((kept.to(at::kDouble) - exact).abs() <= exact.abs() / 15 + least).all().item<bool>());
@@ -413,8 +413,8 @@ TEST_P(EveryPolicy, TakesWhatThePlanSays) {
 }
 
 TEST_P(EveryPolicy, KeepsLessWhereItSaysSo) {
-  const std::string_view name = GetParam().name;
-  if (name == "contiguous" || name == "paged" || selects(GetParam())) return;
+  const std::string& name = GetParam().name;
+  if (name == "contiguous" || pages_out(GetParam()) || selects(GetParam())) return;
   const RowLayout layout(format::Geometry(
       std::vector<format::LayerGeometry>(16, {DType::kBFloat16, DType::kBFloat16, 2, 64, 64})));
   const BatchShape shape({long_}, 4, 1000);
@@ -424,8 +424,7 @@ TEST_P(EveryPolicy, KeepsLessWhereItSaysSo) {
   EXPECT_LT(kept->use().physical_bytes, kept->use().logical_bytes * 3 / 4);
 }
 
-INSTANTIATE_TEST_SUITE_P(Policies, EveryPolicy, testing::ValuesIn(cache::kPolicies),
-                         name_of_policy);
+INSTANTIATE_TEST_SUITE_P(Policies, EveryPolicy, testing::ValuesIn(policy_cases()), name_of_policy);
 
 TEST(CacheMaker, RefusesAPolicyThatTheEngineLacks) {
   constexpr std::array kOthers = {cache::PolicyInfo{"elsewhere", "of a test", {}}};

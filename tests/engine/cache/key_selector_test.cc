@@ -430,7 +430,11 @@ TEST_P(PageSelectorTest, FirstLayersSeeEverything) {
 
 INSTANTIATE_TEST_SUITE_P(Rankings, PageSelectorTest,
                          testing::Values("quest", "mean-key", "mean-deviation", "mass", "random"),
-                         [](const auto& param_info) { return test_name_of(param_info.param); });
+                         [](const auto& param_info) {
+                           std::string name(param_info.param);
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
 
 TEST_F(KeySelectorTest, OfEqualScoresTheEarlierPageIsSeen) {
   const BatchShape shape({prompt_}, 7, 40);

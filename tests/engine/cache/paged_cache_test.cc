@@ -190,7 +190,8 @@ TEST_F(PagedPasses, AWindowFetchesItsPagesAlone) {
 
 TEST_F(PagedPasses, AChecksumNamesThePageThatCameBackWrong) {
   const cache::PagedSettings settings = cache::paged_settings(paged("page=3,device=4,check=1"));
-  PageStore store(settings, 2, layout_, shape_, at::kCPU);
+  const auto format = make_page_format({}, layout_, shape_, 6, at::kCPU);
+  PageStore store(settings, {2, 14}, *format, 2, 2, at::kCPU);
   const std::vector<bool> kept(14, false);
   const LayerKv rows{at::randn({2, 3, 8}), at::randn({2, 3, 6})};
   store.fetch({1, 0, 0}, kept, 0);

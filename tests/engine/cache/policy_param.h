@@ -7,82 +7,114 @@
 #include <array>
 #include <ostream>
 #include <string>
-#include <string_view>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include "kvtool/base/dtype.h"
+#include "kvtool/cache/cache_plan.h"
 #include "kvtool/cache/cache_spec.h"
 #include "kvtool/cache/key_budget.h"
 #include "kvtool/format/replay_mode.h"
-
-namespace kvtool::cache {
-
-inline void PrintTo(const PolicyInfo& policy, std::ostream* out) { *out << policy.name; }
-
-}  // namespace kvtool::cache
 
 namespace kvtool::engine {
 
 // What models make rows of that every policy keeps.
 inline constexpr std::array kDTypes{DType::kFloat32, DType::kFloat16, DType::kBFloat16};
 
-using PolicyInMode = std::tuple<format::ReplayMode, cache::PolicyInfo>;
+// A policy of the table, or several of them in one spec.
+struct PolicyCase {
+  std::string name;
+  // With its fallback options, or where they let everything be seen or held in such short inputs
+  // as tests have, with others.
+  cache::CacheSpec spec;
+  // Of one that selects: with which all is seen.
+  cache::CacheSpec covering;
+  // With room for everything: what has to be fetched takes its time.
+  cache::CacheSpec roomy;
+  // Of one that takes scales from the prompt, with given ones.
+  cache::CacheSpec unmeasured;
+  // With which all of it acts within a dozen positions.
+  cache::CacheSpec busy;
+};
 
-// With its fallback options, or where they let everything be seen in such short inputs as tests
-// have, with others.
-inline cache::CacheSpec spec_of(const cache::PolicyInfo& policy) {
-  const std::string name(policy.name);
-  if (name == "window") return cache::CacheSpec::parse("window:sinks=1,recent=3");
-  if (name == "paged") return cache::CacheSpec::parse("paged:page=2,device=6,check=1");
-  const cache::CacheSpec spec = cache::CacheSpec::parse(name);
-  if (!spec.has("budget")) return spec;
-  return cache::CacheSpec::parse(name + ":page=2,budget=2,sinks=0,recent=1,dense=0");
+inline void PrintTo(const PolicyCase& policy, std::ostream* out) { *out << policy.name; }
+
+using PolicyInMode = std::tuple<format::ReplayMode, PolicyCase>;
+
+inline const cache::CacheSpec& spec_of(const PolicyCase& policy) { return policy.spec; }
+inline const cache::CacheSpec& covering_spec_of(const PolicyCase& policy) {
+  return policy.covering;
 }
+inline const cache::CacheSpec& roomy_spec_of(const PolicyCase& policy) { return policy.roomy; }
+inline const cache::CacheSpec& unmeasured_spec_of(const PolicyCase& policy) {
+  return policy.unmeasured;
+}
+
+inline const cache::CacheSpec& busy_spec_of(const PolicyCase& policy) { return policy.busy; }
 
 // Whether its queries see a part of their keys.
-inline bool selects(const cache::PolicyInfo& policy) {
-  return cache::KeyBudget(spec_of(policy)).selects(0);
+inline bool selects(const PolicyCase& policy) { return cache::KeyBudget(policy.spec).selects(0); }
+
+// Whether it has pages that wait in host memory.
+inline bool pages_out(const PolicyCase& policy) { return policy.spec.policy() == "paged"; }
+
+// Bits of a number as it keeps every row; 0: as the model made it.
+inline std::uint32_t element_bits(const PolicyCase& policy) {
+  return cache::storage_of(policy.spec).element_bits;
 }
 
-// Of a policy that selects: with which all is seen.
-inline cache::CacheSpec covering_spec_of(const cache::PolicyInfo& policy) {
-  if (!selects(policy)) return spec_of(policy);
+// The policy that keeps its rows.
+inline std::string store_name(const PolicyCase& policy) {
+  return cache::store_of(policy.spec).policy();
+}
+
+inline PolicyCase policy_case(std::string name, const std::string& spec,
+                              const std::string& covering = "", const std::string& roomy = "",
+                              const std::string& unmeasured = "") {
+  const auto parsed = [&](const std::string& text) {
+    return cache::CacheSpec::parse(text.empty() ? spec : text);
+  };
+  // As a name of a test may be written.
+  std::replace(name.begin(), name.end(), '-', '_');
+  const std::string busy = name == "kivi" ? "kivi:group=2,residual=2,sinks=1" : spec;
+  return {std::move(name), parsed(spec),       parsed(covering),
+          parsed(roomy),   parsed(unmeasured), parsed(busy)};
+}
+
+inline PolicyCase case_of(const cache::PolicyInfo& policy) {
   const std::string name(policy.name);
-  const cache::CacheSpec spec = cache::CacheSpec::parse(name);
-  if (!spec.has("budget")) return spec;
-  return cache::CacheSpec::parse(name + ":page=2,budget=100%,sinks=0,recent=1,dense=0");
+  if (name == "window") return policy_case(name, "window:sinks=1,recent=3", "window");
+  if (name == "paged") return policy_case(name, "paged:page=2,device=6,check=1", "", "paged");
+  if (name == "fp8") return policy_case(name, name, "", "", "fp8:scale=1");
+  if (!cache::CacheSpec::parse(name).has("budget")) return policy_case(name, name);
+  return policy_case(name, name + ":page=2,budget=2,sinks=0,recent=1,dense=0",
+                     name + ":page=2,budget=100%,sinks=0,recent=1,dense=0");
 }
 
-// With which all of it acts within a dozen positions.
-inline cache::CacheSpec busy_spec_of(const cache::PolicyInfo& policy) {
-  return policy.name == "kivi" ? cache::CacheSpec::parse("kivi:group=2,residual=2,sinks=1")
-                               : spec_of(policy);
+// Every policy of the table, and some of what they make together.
+inline std::vector<PolicyCase> policy_cases() {
+  std::vector<PolicyCase> cases;
+  for (const cache::PolicyInfo& policy : cache::policies()) cases.push_back(case_of(policy));
+  const std::string paged = "paged:page=2,device=6,check=1";
+  cases.push_back(policy_case("paged_int8", paged + ",codec=int8", "", "paged:codec=int8"));
+  cases.push_back(policy_case("paged_kivi", "paged:page=32,device=6,check=1,codec=kivi4", "",
+                              "paged:page=32,codec=kivi4"));
+  const std::string few = ",select=quest,budget=2,sinks=0,recent=1,dense=0";
+  const std::string all = ",select=quest,budget=100%,sinks=0,recent=1,dense=0";
+  cases.push_back(policy_case("paged_quest", paged + few, paged + all, "paged:page=2" + few));
+  cases.push_back(policy_case("paged_int8_quest", paged + ",codec=int8" + few,
+                              paged + ",codec=int8" + all, "paged:page=2,codec=int8" + few));
+  return cases;
 }
 
-// With room for everything: what has to be fetched takes its time.
-inline cache::CacheSpec roomy_spec_of(const cache::PolicyInfo& policy) {
-  return policy.name == "paged" ? cache::CacheSpec::parse("paged") : spec_of(policy);
-}
-
-// Of a policy that takes scales from the prompt, with a given one.
-inline cache::CacheSpec unmeasured_spec_of(const cache::PolicyInfo& policy) {
-  return policy.name == "fp8" ? cache::CacheSpec::parse("fp8:scale=1") : spec_of(policy);
-}
-
-// As a name of a test may be written.
-inline std::string test_name_of(std::string_view name) {
-  std::string written(name);
-  std::replace(written.begin(), written.end(), '-', '_');
-  return written;
-}
-
-inline std::string name_of_policy(const testing::TestParamInfo<cache::PolicyInfo>& info) {
-  return test_name_of(info.param.name);
+inline std::string name_of_policy(const testing::TestParamInfo<PolicyCase>& info) {
+  return info.param.name;
 }
 
 inline std::string name_of_mode(const testing::TestParamInfo<PolicyInMode>& info) {
   return std::string(format::replay_mode_name(std::get<format::ReplayMode>(info.param))) + "_" +
-         test_name_of(std::get<cache::PolicyInfo>(info.param).name);
+         std::get<PolicyCase>(info.param).name;
 }
 
 }  // namespace kvtool::engine

@@ -108,7 +108,7 @@ void CodedCache::take_in(const AttentionCall& call) {
   }
   encode(call.k, layout().key(call.layer), slots_of(kept.k, pass()));
   encode(call.v, layout().value(call.layer), slots_of(kept.v, pass()));
-  note_applied(pass(), shape().rows() * pass().count);
+  note_applied(pass(), positions_in(pass()));
 }
 
 LayerKv CodedCache::seen(std::int64_t layer, SlotRange slots) {
@@ -206,7 +206,7 @@ void CodedCache::write_slot(std::int64_t slot, const at::Tensor& deltas, const R
     codec_->encode(from.group_view(deltas, from.groups()[index]).to(layout().groups()[index].dtype),
                    slot_of(storage_[index], slot));
   }
-  note_applied({slot, 1}, shape().rows() * layout().num_layers());
+  note_applied({slot, 1}, positions_in({slot, 1}) * layout().num_layers());
 }
 
 void CodedCache::note_applied(SlotRange slots, std::int64_t rows) {

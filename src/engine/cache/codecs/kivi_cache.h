@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine/cache/codecs/group_codec.h"
+#include "engine/cache/codecs/recent_rows.h"
 #include "engine/cache/row_buffer.h"
 #include "engine/cache/stored_cache.h"
 #include "engine/cache/work_space.h"
@@ -21,8 +22,7 @@ namespace kvtool::engine {
 // quantized once, when a pass begins in which it is old enough, so that a pass ends with the rows
 // that it made as it made them: they are what is recorded, compared and injected.
 //
-// Positions of a row: its sinks, coded groups up to settled_, then whole rows, in `recent_`, a
-// ring of slots, or, those of a pass of many, in `wide_` until the next pass begins.
+// Positions of a row: its sinks, coded groups up to settled_, then whole rows, in `recent_`.
 class KiviCache : public StoredCache {
  public:
   // Error kIncompatible for rows of 8 bits. `layout` and `shape` outlive the cache.
@@ -52,18 +52,6 @@ class KiviCache : public StoredCache {
     CodedGroups k;  // [B, heads, ..]
     CodedGroups v;
   };
-  // Slots that stand side by side in one of the buffers, from `index` on.
-  struct Piece {
-    const RowBuffer* buffer;
-    std::int64_t index;
-    SlotRange slots;
-  };
-
-  // Of the buffer that holds `slot`, up to `end` or where its memory ends.
-  [[nodiscard]] Piece piece_at(std::int64_t slot, std::int64_t end) const;
-  // Calls `visit(piece)` for all of `slots`, which hold whole rows.
-  template <typename Visit>
-  void each_piece(SlotRange slots, const Visit& visit) const;
   // As KiviSettings::settled().
   [[nodiscard]] std::int64_t settled_end(std::int64_t positions) const;
   [[nodiscard]] std::int64_t first_whole_slot(std::int64_t row) const;
@@ -72,9 +60,6 @@ class KiviCache : public StoredCache {
 
   // Quantizes what is old enough in a pass over `next`, and was there before it.
   void settle(std::int64_t row, SlotRange next);
-  void move_to_ring(SlotRange next);
-  // Whole rows of one row's slots: [heads, slots, dim].
-  [[nodiscard]] LayerKv whole_rows(std::int64_t layer, std::int64_t row, SlotRange slots) const;
   // Fills `kv` [heads, slots, dim] on the device; of padding, zeros.
   void fill(const LayerRows& where, const LayerKv& kv) const;
   // What of `where` is before the whole rows: padding, sinks, coded groups.
@@ -87,11 +72,8 @@ class KiviCache : public StoredCache {
   std::int64_t sink_positions_;
   GroupCodec key_codec_;
   GroupCodec value_codec_;
-  std::int64_t ring_slots_;
-  RowBuffer sinks_;       // of rows that have coded groups; by position
-  RowBuffer recent_;      // slot s at s % ring_slots_
-  RowBuffer wide_;        // of the last pass of more than one slot, until the next begins
-  SlotRange wide_slots_;  // its slots
+  RowBuffer sinks_;  // of rows that have coded groups; by position
+  RecentRows recent_;
   std::vector<CodedLayer> coded_;
   std::vector<std::int64_t> settled_;  // per row: its first positions, sinks included
   WorkSpace work_;

@@ -15,9 +15,15 @@ namespace {
 constexpr double kGigabyte = 1e9;
 constexpr std::int64_t kNone = -1;
 
-void copy_page_rows(const LayerKv& from, const LayerKv& to) {
-  to.k.copy_(from.k, /*non_blocking=*/true);
-  to.v.copy_(from.v, /*non_blocking=*/true);
+// One of `count` that stand side by side in [B, heads, lines, width]: [heads, lines / count,
+// width].
+PageParts one_of(const PageParts& all, std::int64_t row, std::int64_t index, std::int64_t count) {
+  PageParts one;
+  for (const at::Tensor& part : all) {
+    const std::int64_t lines = part.size(2) / count;
+    one.push_back(part.select(0, row).narrow(1, index * lines, lines));
+  }
+  return one;
 }
 
 // Copies to pageable or from the device's memory may be under way.
@@ -27,27 +33,33 @@ void wait_for(at::Device device) {
 
 }  // namespace
 
-PageStore::PageStore(const cache::PagedSettings& settings, std::int64_t frames,
-                     const RowLayout& layout, const BatchShape& shape, at::Device device)
+PageStore::PageStore(const cache::PagedSettings& settings, const Room& room, PageFormat& format,
+                     std::int64_t layers, std::int64_t rows, at::Device device)
     : settings_(settings),
       page_(static_cast<std::int64_t>(settings.page)),
-      frames_(frames),
-      pages_(
-          static_cast<std::int64_t>(settings.pages(static_cast<std::uint64_t>(shape.capacity())))),
-      rows_(shape.rows()),
+      frames_(room.frames),
+      pages_(room.pages),
+      rows_(rows),
       check_(settings.check),
-      device_(layout, shape.rows(), frames * page_, device),
-      host_(layout, shape.rows(), pages_ * page_, at::kCPU, RowBuffer::Fill::kNothing,
-            /*pinned=*/!device.is_cpu()) {
+      format_(format),
+      on_(device) {
+  const at::TensorOptions host = at::TensorOptions(at::kCPU).pinned_memory(!device.is_cpu());
+  for (std::int64_t layer = 0; layer < layers; ++layer) {
+    device_.push_back(format.allocate(layer, rows, frames_ * page_, device));
+    host_.push_back(format.allocate(layer, rows, pages_ * page_, host));
+  }
   if (settings.link_gigabytes && device.is_cpu()) {
     bytes_per_second_ = *settings.link_gigabytes * kGigabyte;
   }
-  tables_.resize(static_cast<std::size_t>(layout.num_layers() * rows_));
+  tables_.resize(static_cast<std::size_t>(layers * rows_));
   clear();
 }
 
 void PageStore::clear() {
-  device_.zero();  // frames are attended before they are full
+  // Frames are attended before they are full.
+  for (const PageParts& layer : device_) {
+    for (const at::Tensor& part : layer) part.view(at::kByte).zero_();
+  }
   const auto pages = static_cast<std::size_t>(pages_);
   for (Table& table : tables_) {
     table.frame_of.assign(pages, kNone);
@@ -60,12 +72,12 @@ void PageStore::clear() {
   moved_bytes_ = paged_out_ = read_back_ = 0;
 }
 
-LayerKv PageStore::in_frame(const PageName& name, std::int64_t frame) const {
-  return row_slots(device_.layer(name.layer), name.row, {frame * page_, page_});
+PageParts PageStore::in_frame(const PageName& name, std::int64_t frame) const {
+  return one_of(device_[static_cast<std::size_t>(name.layer)], name.row, frame, frames_);
 }
 
-LayerKv PageStore::on_host(const PageName& name) const {
-  return row_slots(host_.layer(name.layer), name.row, {name.page * page_, page_});
+PageParts PageStore::on_host(const PageName& name) const {
+  return one_of(host_[static_cast<std::size_t>(name.layer)], name.row, name.page, pages_);
 }
 
 std::int64_t PageStore::free_frame(const PageName& name, const std::vector<bool>& kept) {
@@ -88,7 +100,7 @@ std::int64_t PageStore::fetch(const PageName& name, const std::vector<bool>& kep
   Table& own = table(name.layer, name.row);
   const auto page = static_cast<std::size_t>(name.page);
   const std::int64_t frame = free_frame(name, kept);
-  const LayerKv target = in_frame(name, frame);
+  const PageParts target = in_frame(name, frame);
   if (own.on_host[page]) {
     move(on_host(name), target);
     if (check_ && checksum(target) != own.checksums[page]) {
@@ -114,16 +126,19 @@ void PageStore::save(const PageName& name) {
   const auto page = static_cast<std::size_t>(name.page);
   const std::int64_t frame = own.frame_of[page];
   if (own.on_host[page] || frame == kNone) return;
-  const LayerKv source = in_frame(name, frame);
+  const PageParts source = in_frame(name, frame);
   move(source, on_host(name));
   if (check_) own.checksums[page] = checksum(source);
   own.on_host[page] = true;
 }
 
-void PageStore::move(const LayerKv& from, const LayerKv& to) {
+void PageStore::move(const PageParts& from, const PageParts& to) {
   const auto started = std::chrono::steady_clock::now();
-  copy_page_rows(from, to);
-  const std::uint64_t bytes = from.k.nbytes() + from.v.nbytes();
+  std::uint64_t bytes = 0;
+  for (std::size_t part = 0; part < from.size(); ++part) {
+    to[part].copy_(from[part], /*non_blocking=*/true);
+    bytes += from[part].nbytes();
+  }
   moved_bytes_ += bytes;
   if (!bytes_per_second_) return;
   const std::chrono::duration<double> least(static_cast<double>(bytes) / *bytes_per_second_);
@@ -131,18 +146,26 @@ void PageStore::move(const LayerKv& from, const LayerKv& to) {
       started + std::chrono::duration_cast<std::chrono::steady_clock::duration>(least));
 }
 
-std::uint64_t PageStore::checksum(const LayerKv& page) const {
+std::uint64_t PageStore::checksum(const PageParts& page) {
   XXH64_hash_t sum = 0;
-  for (const at::Tensor& part : {page.k, page.v}) {
+  for (const at::Tensor& part : page) {
     const at::Tensor bytes = part.cpu().contiguous();
     sum = XXH3_64bits_withSeed(bytes.const_data_ptr(), bytes.nbytes(), sum);
   }
   return sum;
 }
 
+std::uint64_t PageStore::nbytes(const std::vector<PageParts>& layers) {
+  std::uint64_t bytes = 0;
+  for (const PageParts& parts : layers) {
+    for (const at::Tensor& part : parts) bytes += part.nbytes();
+  }
+  return bytes;
+}
+
 void PageStore::damage_host_copy(const PageName& name) {
-  const at::Tensor page = on_host(name).v;
-  page.select(0, 0).select(0, 0).select(0, 0).add_(1.0);
+  const at::Tensor first = on_host(name).back().select(0, 0).select(0, 0);
+  first.view(at::kByte).select(0, 0).bitwise_xor_(1);
 }
 
 template <typename Visit>
@@ -160,33 +183,39 @@ void PageStore::read(std::int64_t layer, std::int64_t row, SlotRange positions,
   each_page(positions, [&](std::int64_t page, SlotRange within, std::int64_t at) {
     const PageName name{layer, row, page};
     const std::int64_t frame = frame_of(name);
-    const LayerKv source = frame == kNone ? on_host(name) : in_frame(name, frame);
-    copy_page_rows(positions_of(source, within.first, within.count),
+    format_.decode(layer, row, frame == kNone ? on_host(name) : in_frame(name, frame), within,
                    positions_of(kv, at, within.count));
   });
-  wait_for(device_.layer(0).k.device());
+  wait_for(on_);
 }
 
 void PageStore::write(std::int64_t layer, std::int64_t row, SlotRange positions,
                       const LayerKv& kv) {
   Table& own = table(layer, row);
+  if (positions.first == 0) format_.measure(layer, row, kv);
   each_page(positions, [&](std::int64_t page, SlotRange within, std::int64_t at) {
     const PageName name{layer, row, page};
     const LayerKv rows = positions_of(kv, at, within.count);
     const std::int64_t frame = frame_of(name);
     const auto index = static_cast<std::size_t>(page);
     if (frame != kNone) {
-      copy_page_rows(rows, positions_of(in_frame(name, frame), within.first, within.count));
+      format_.encode(layer, row, rows, in_frame(name, frame), within);
       own.on_host[index] = false;
       return;
     }
-    const LayerKv target = positions_of(on_host(name), within.first, within.count);
-    copy_page_rows(rows, target);
-    if (!rows.k.is_cpu()) moved_bytes_ += rows.k.nbytes() + rows.v.nbytes();
-    wait_for(rows.k.device());
-    if (check_) own.checksums[index] = checksum(on_host(name));
+    const PageParts target = on_host(name);
+    format_.encode(layer, row, rows, target, within);
+    if (!on_.is_cpu()) moved_bytes_ += part_bytes(target, within.count);
+    wait_for(on_);
+    if (check_) own.checksums[index] = checksum(target);
     own.on_host[index] = true;
   });
+}
+
+std::uint64_t PageStore::part_bytes(const PageParts& page, std::int64_t positions) const {
+  std::uint64_t bytes = 0;
+  for (const at::Tensor& part : page) bytes += part.nbytes();
+  return bytes * static_cast<std::uint64_t>(positions) / static_cast<std::uint64_t>(page_);
 }
 
 }  // namespace kvtool::engine

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "engine/batch_shape.h"
-#include "engine/cache/row_buffer.h"
+#include "engine/cache/paging/page_format.h"
 #include "engine/row_layout.h"
 #include "kvtool/cache/paged_settings.h"
 #include "kvtool/cache/residency.h"
@@ -26,21 +26,30 @@ struct PageName {
 };
 
 // Every row has the same number of frames of each layer, side by side in one buffer on the device.
+// A page is kept as its format says, on the device as in host memory.
 // A page is written in its frame. Once it is whole it is copied to host memory, once: then losing
 // its frame moves no bytes.
 class PageStore {
  public:
-  // `layout` and `shape` outlive the store. frames: of each row and layer, fewer than its pages.
-  PageStore(const cache::PagedSettings& settings, std::int64_t frames, const RowLayout& layout,
-            const BatchShape& shape, at::Device device);
+  // Of each row and layer: frames, and more pages.
+  struct Room {
+    std::int64_t frames = 0;
+    std::int64_t pages = 0;
+  };
+
+  // `format` outlives the store.
+  PageStore(const cache::PagedSettings& settings, const Room& room, PageFormat& format,
+            std::int64_t layers, std::int64_t rows, at::Device device);
 
   // No page has a frame or is in host memory, and nothing was counted.
   void clear();
 
   [[nodiscard]] std::int64_t page_size() const { return page_; }
   [[nodiscard]] std::int64_t frames() const { return frames_; }
-  // [B, heads, frames * page size, dim]
-  [[nodiscard]] const LayerKv& frames_of(std::int64_t layer) const { return device_.layer(layer); }
+  // What queries see of the frames, one behind the other: [B, heads, frames * page size, dim].
+  [[nodiscard]] LayerKv shown(std::int64_t layer) {
+    return format_.shown(layer, device_[static_cast<std::size_t>(layer)]);
+  }
   // The page in a frame; -1: none.
   [[nodiscard]] std::int64_t page_in(std::int64_t layer, std::int64_t row,
                                      std::int64_t frame) const {
@@ -66,8 +75,8 @@ class PageStore {
   void read(std::int64_t layer, std::int64_t row, SlotRange positions, const LayerKv& kv) const;
   void write(std::int64_t layer, std::int64_t row, SlotRange positions, const LayerKv& kv);
 
-  [[nodiscard]] std::uint64_t device_bytes() const { return device_.nbytes(); }
-  [[nodiscard]] std::uint64_t host_bytes() const { return host_.nbytes(); }
+  [[nodiscard]] std::uint64_t device_bytes() const { return nbytes(device_); }
+  [[nodiscard]] std::uint64_t host_bytes() const { return nbytes(host_); }
   [[nodiscard]] std::uint64_t moved_bytes() const { return moved_bytes_; }
   // For a test: one byte of what host memory has of the page becomes another.
   void damage_host_copy(const PageName& name);
@@ -91,11 +100,14 @@ class PageStore {
   [[nodiscard]] const Table& table(std::int64_t layer, std::int64_t row) const {
     return tables_[static_cast<std::size_t>(layer * rows_ + row)];
   }
-  [[nodiscard]] LayerKv in_frame(const PageName& name, std::int64_t frame) const;
-  [[nodiscard]] LayerKv on_host(const PageName& name) const;
+  [[nodiscard]] PageParts in_frame(const PageName& name, std::int64_t frame) const;
+  [[nodiscard]] PageParts on_host(const PageName& name) const;
   std::int64_t free_frame(const PageName& name, const std::vector<bool>& kept);
-  void move(const LayerKv& from, const LayerKv& to);
-  [[nodiscard]] std::uint64_t checksum(const LayerKv& page) const;
+  void move(const PageParts& from, const PageParts& to);
+  [[nodiscard]] static std::uint64_t checksum(const PageParts& page);
+  [[nodiscard]] static std::uint64_t nbytes(const std::vector<PageParts>& layers);
+  // Of so many positions of a page.
+  [[nodiscard]] std::uint64_t part_bytes(const PageParts& page, std::int64_t positions) const;
   template <typename Visit>
   void each_page(SlotRange positions, const Visit& visit) const;
 
@@ -106,9 +118,11 @@ class PageStore {
   std::int64_t rows_;
   bool check_;
   std::optional<double> bytes_per_second_;  // of the emulated link
-  RowBuffer device_;
-  RowBuffer host_;
-  std::vector<Table> tables_;  // per layer and row
+  PageFormat& format_;
+  at::Device on_;
+  std::vector<PageParts> device_;  // per layer, of all rows: its frames
+  std::vector<PageParts> host_;    // likewise: its pages
+  std::vector<Table> tables_;      // per layer and row
   std::uint64_t moved_bytes_ = 0;
   std::uint64_t paged_out_ = 0;
   std::uint64_t read_back_ = 0;

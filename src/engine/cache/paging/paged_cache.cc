@@ -1,17 +1,48 @@
 #include "engine/cache/paging/paged_cache.h"
 
 #include <algorithm>
+#include <limits>
+#include <string>
 
-#include "engine/cache/paging/partial_attention.h"
+#include "kvtool/base/error.h"
 
 namespace kvtool::engine {
+namespace {
+
+std::optional<cache::KiviSettings> groups_of(const cache::CacheSpec& store) {
+  if (store.policy() != "kivi") return std::nullopt;
+  return cache::kivi_settings(store);
+}
+
+std::uint64_t no_padding(std::int64_t positions) {
+  return static_cast<std::uint64_t>(std::max<std::int64_t>(0, positions));
+}
+
+}  // namespace
 
 PagedCache::PagedCache(const cache::PagedSettings& settings, std::int64_t frames,
-                       const RowLayout& layout, const BatchShape& shape, at::Device device)
+                       const RowLayout& layout, const BatchShape& shape, at::Device device,
+                       std::unique_ptr<PageSelector> selector)
     : StoredCache(layout, shape, device),
-      store_(settings, frames, layout, shape, device),
-      emulates_link_(settings.link_gigabytes.has_value() && device.is_cpu()),
-      kept_(static_cast<std::size_t>(store_.pages()), false) {}
+      settings_(settings),
+      groups_(groups_of(settings.store)),
+      format_(make_page_format(settings.store, layout, shape,
+                               frames * static_cast<std::int64_t>(settings.page), device)),
+      store_(settings,
+             {frames, static_cast<std::int64_t>(
+                          settings.pages(static_cast<std::uint64_t>(shape.capacity())))},
+             *format_, layout.num_layers(), shape.rows(), device),
+      chooser_(selector.get()),
+      kept_(static_cast<std::size_t>(store_.pages()), false) {
+  if (selector) select_with(std::move(selector));
+  if (groups_) {
+    const auto most = static_cast<std::int64_t>(groups_->ring_positions());
+    recent_ = std::make_unique<RecentRows>(layout, shape.rows(), std::min(shape.capacity(), most),
+                                           device);
+    settled_.assign(static_cast<std::size_t>(shape.rows()), 0);
+  }
+  peak_bytes_ = device_bytes();
+}
 
 SlotRange PagedCache::positions_of_row(std::int64_t row, SlotRange slots) const {
   const std::int64_t padding = shape().padding(row);
@@ -19,20 +50,57 @@ SlotRange PagedCache::positions_of_row(std::int64_t row, SlotRange slots) const 
   return {first, std::max<std::int64_t>(0, slots.end() - padding - first)};
 }
 
+std::int64_t PagedCache::paged_end(std::int64_t row) const {
+  return recent_ ? settled_[static_cast<std::size_t>(row)] : shape().capacity();
+}
+
 void PagedCache::clear(const BatchShape& shape) {
   StoredCache::clear(shape);
   const std::lock_guard lock(mutex_);
   store_.clear();
+  format_->clear();
+  if (recent_) recent_->clear();
+  settled_.assign(settled_.size(), 0);
   written_.clear();
+  applied_rows_ = 0;
+  peak_bytes_ = device_bytes();
 }
 
-// What was written since the last pass, injected rows included, goes to host memory once its page
-// is whole.
 void PagedCache::begin(SlotRange slots) {
+  check_room(slots);
+  {
+    const std::lock_guard lock(mutex_);
+    std::int64_t first_whole = slots.first;
+    for (std::int64_t row = 0; recent_ && row < shape().rows(); ++row) {
+      settle(row, slots);
+      first_whole = std::min(first_whole, shape().padding(row) + paged_end(row));
+    }
+    if (recent_) recent_->begin(slots, first_whole);
+    save_whole_pages(slots);
+    peak_bytes_ = std::max(peak_bytes_, device_bytes());
+  }
   StoredCache::begin(slots);
-  const std::lock_guard lock(mutex_);
+}
+
+void PagedCache::settle(std::int64_t row, SlotRange next) {
+  const std::int64_t padding = shape().padding(row);
+  const std::int64_t done = paged_end(row);
+  const auto target = static_cast<std::int64_t>(
+      groups_->settled_in_pass(no_padding(next.first - padding), no_padding(next.end() - padding)));
+  if (target <= done) return;
+  const SlotRange positions{done, target - done};
+  for (std::int64_t layer = 0; layer < layout().num_layers(); ++layer) {
+    make_frames(layer, row, positions, next.first);
+    write_row({layer, row, positions},
+              recent_->rows({layer, row, {padding + positions.first, positions.count}}));
+  }
+  settled_[static_cast<std::size_t>(row)] = target;
+}
+
+void PagedCache::save_whole_pages(SlotRange next) {
   const auto is_whole = [&](const PageName& name) {
-    return (name.page + 1) * store_.page_size() <= slots.first - shape().padding(name.row);
+    const std::int64_t end = std::min(paged_end(name.row), next.first - shape().padding(name.row));
+    return (name.page + 1) * store_.page_size() <= end;
   };
   std::vector<PageName> open;
   for (const PageName& name : written_) {
@@ -45,7 +113,8 @@ void PagedCache::begin(SlotRange slots) {
   written_ = std::move(open);
 }
 
-void PagedCache::make_frames(std::int64_t layer, std::int64_t row, SlotRange positions) {
+void PagedCache::make_frames(std::int64_t layer, std::int64_t row, SlotRange positions,
+                             std::int64_t step) {
   if (positions.count == 0) return;
   const std::int64_t last = (positions.end() - 1) / store_.page_size();
   const std::int64_t first =
@@ -55,22 +124,22 @@ void PagedCache::make_frames(std::int64_t layer, std::int64_t row, SlotRange pos
     store_.save({layer, row, page});
   }
   for (std::int64_t page = first; page <= last; ++page) {
-    if (store_.frame_of({layer, row, page}) < 0) {
-      store_.fetch({layer, row, page}, kept_, pass().first);
-    }
+    if (store_.frame_of({layer, row, page}) < 0) store_.fetch({layer, row, page}, kept_, step);
   }
 }
 
 void PagedCache::take_in(const AttentionCall& call) {
   const std::lock_guard lock(mutex_);
+  if (recent_) {
+    recent_->take_in(call.layer, pass(), {call.k, call.v});
+    return;
+  }
   for (std::int64_t row = 0; row < shape().rows(); ++row) {
     const SlotRange positions = positions_of_row(row, pass());
-    make_frames(call.layer, row, positions);
+    make_frames(call.layer, row, positions, pass().first);
     const std::int64_t first = positions.first + shape().padding(row) - pass().first;
-    const auto own = [&](const at::Tensor& rows) {
-      return rows.select(0, row).narrow(1, first, positions.count);
-    };
-    write_row({call.layer, row, positions}, {own(call.k), own(call.v)});
+    write_row({call.layer, row, positions},
+              row_slots({call.k, call.v}, row, {first, positions.count}));
   }
 }
 
@@ -78,11 +147,24 @@ void PagedCache::take_in(const AttentionCall& call) {
 void PagedCache::write_row(const LayerRows& where, const LayerKv& kv) {
   if (where.slots.count == 0) return;
   store_.write(where.layer, where.row, where.slots, kv);
+  if (settings_.store != cache::CacheSpec()) {
+    applied_rows_ += static_cast<std::uint64_t>(where.slots.count);
+  }
   const std::int64_t last = (where.slots.end() - 1) / store_.page_size();
   for (std::int64_t page = where.slots.first / store_.page_size(); page <= last; ++page) {
     const PageName name{where.layer, where.row, page};
     if (store_.frame_of(name) >= 0) written_.push_back(name);
   }
+}
+
+void PagedCache::read_row(std::int64_t layer, std::int64_t row, SlotRange positions,
+                          const LayerKv& kv) const {
+  const std::int64_t end = std::clamp(paged_end(row), positions.first, positions.end());
+  const SlotRange paged{positions.first, end - positions.first};
+  if (paged.count > 0) store_.read(layer, row, paged, positions_of(kv, 0, paged.count));
+  const SlotRange whole{end + shape().padding(row), positions.end() - end};
+  if (whole.count == 0) return;
+  copy_rows(recent_->rows({layer, row, whole}), positions_of(kv, paged.count, whole.count));
 }
 
 LayerKv PagedCache::seen(std::int64_t layer, SlotRange slots) {
@@ -95,29 +177,100 @@ LayerKv PagedCache::seen(std::int64_t layer, SlotRange slots) {
   for (std::int64_t row = 0; row < shape().rows(); ++row) {
     const SlotRange positions = positions_of_row(row, slots);
     const std::int64_t first = positions.first + shape().padding(row) - slots.first;
-    store_.read(layer, row, positions, row_slots(rows, row, {first, positions.count}));
+    read_row(layer, row, positions, row_slots(rows, row, {first, positions.count}));
   }
   return rows;
 }
 
 at::Tensor PagedCache::attend_held(const AttentionCall& call) {
   if (pass().count == 1) return attend_step(call);
-  if (pass().first == 0)
+  const bool sees_own_rows = recent_ || settings_.store == cache::CacheSpec();
+  if (pass().first == 0 && sees_own_rows) {
     return padded_attention().attend(call.q, params_of(call), pass(), {call.k, call.v});
+  }
   return StoredCache::attend_held(call);
 }
 
-PagedCache::RowPages PagedCache::pages_of(const AttentionCall& call, std::int64_t row) {
-  RowPages pages;
-  pages.end_position = pass().end() - shape().padding(row);
-  if (call.sliding_window > 0) {
-    pages.first_position = std::max<std::int64_t>(0, pages.end_position - call.sliding_window);
+at::Tensor PagedCache::attend_step(const AttentionCall& call) {
+  if (chooser_ != nullptr) count_steps(call);
+  PartialAttention attention(call.q, params_of(call));
+  const std::lock_guard lock(mutex_);
+  const std::vector<Sight> rows = sights(call);
+  std::vector<RowPages> pages;
+  for (std::int64_t row = 0; row < shape().rows(); ++row) {
+    pages.push_back(pages_of(call.layer, row, rows[static_cast<std::size_t>(row)]));
   }
-  pages.first = pages.first_position / store_.page_size();
-  pages.last = (pages.end_position - 1) / store_.page_size();
+  attend_pages(call, pages, attention);
+  if (recent_) attend_recent(call, rows, attention);
+  return attention.result().transpose(1, 2).contiguous();
+}
+
+std::vector<PagedCache::Sight> PagedCache::sights(const AttentionCall& call) {
+  std::vector<Sight> rows;
+  for (std::int64_t row = 0; row < shape().rows(); ++row) {
+    Sight sight;
+    sight.end = std::max<std::int64_t>(0, pass().end() - shape().padding(row));
+    if (call.sliding_window > 0)
+      sight.first = std::max<std::int64_t>(0, sight.end - call.sliding_window);
+    rows.push_back(std::move(sight));
+  }
+  if (!chooses(call)) return rows;
+  const std::size_t together = shape().is_padded() ? 1 : rows.size();
+  for (std::size_t row = 0; row < rows.size(); row += together) {
+    if (!chooser_->chooses(call, rows[row].end - 1)) continue;
+    choose(call, std::span(rows).subspan(row, together), static_cast<std::int64_t>(row));
+  }
+  return rows;
+}
+
+void PagedCache::choose(const AttentionCall& call, std::span<Sight> rows, std::int64_t first) {
+  const auto count = static_cast<std::int64_t>(rows.size());
+  const auto keys = [&](std::int64_t position, std::int64_t positions) {
+    const RowLayout::Entry& entry = layout().key(call.layer);
+    const at::Tensor all = at::empty({count, entry.heads, positions, entry.dim},
+                                     at::TensorOptions(entry.dtype).device(device()));
+    for (std::int64_t row = 0; row < count; ++row) {
+      const LayerKv own = layout().empty_rows(call.layer, positions, device());
+      read_row(call.layer, first + row, {position, positions}, own);
+      all.select(0, row).copy_(own.k);
+    }
+    return all;
+  };
+  const PageSelector::Choice choice =
+      chooser_->choose(call, {first, rows.front().end - 1, call.q.narrow(0, first, count), keys});
+  const std::int64_t size = store_.page_size();
+  const auto pages = static_cast<std::int64_t>((rows.front().end + size - 1) / size);
+  const at::Tensor best = choice.pages.cpu();
+  const auto chosen = best.accessor<std::int64_t, 3>();
+  for (std::int64_t row = 0; row < count; ++row) {
+    std::vector<std::vector<bool>> heads;
+    for (std::int64_t head = 0; head < best.size(1); ++head) {
+      std::vector<bool> sees(static_cast<std::size_t>(pages), false);
+      for (std::int64_t page = 0; page < pages; ++page) {
+        sees[static_cast<std::size_t>(page)] =
+            page * size < static_cast<std::int64_t>(choice.split.sinks_end) ||
+            page >= static_cast<std::int64_t>(choice.split.recent_page);
+      }
+      for (std::int64_t rank = 0; rank < best.size(2); ++rank) {
+        sees[static_cast<std::size_t>(chosen[row][head][rank])] = true;
+      }
+      heads.push_back(std::move(sees));
+    }
+    rows[static_cast<std::size_t>(row)].chosen = std::move(heads);
+  }
+}
+
+PagedCache::RowPages PagedCache::pages_of(std::int64_t layer, std::int64_t row, Sight sight) {
+  RowPages pages;
+  pages.end = std::min(sight.end, paged_end(row));
   pages.shown.assign(static_cast<std::size_t>(store_.pages()), false);
-  for (std::int64_t page = pages.first; page <= pages.last; ++page) {
-    const PageName name{call.layer, row, page};
+  const std::int64_t heads = sight.chosen ? std::ssize(*sight.chosen) : 1;
+  for (std::int64_t page = sight.first / store_.page_size(); page * store_.page_size() < pages.end;
+       ++page) {
+    bool is_seen = false;
+    for (std::int64_t head = 0; head < heads; ++head) is_seen = is_seen || sight.sees(head, page);
+    if (!is_seen) continue;
+    const PageName name{layer, row, page};
     if (store_.frame_of(name) < 0) {
       pages.missing.push_back(page);
       continue;
@@ -125,13 +278,15 @@ PagedCache::RowPages PagedCache::pages_of(const AttentionCall& call, std::int64_
     store_.use(name);
     pages.shown[static_cast<std::size_t>(page)] = true;
   }
+  pages.sight = std::move(sight);
   return pages;
 }
 
 void PagedCache::fetch_some(std::int64_t layer, std::int64_t row, RowPages& pages) {
   std::fill(pages.shown.begin(), pages.shown.end(), false);
+  if (pages.missing.empty()) return;
   // The page that is written stays.
-  kept_[static_cast<std::size_t>(pages.last)] = true;
+  kept_[static_cast<std::size_t>((pages.end - 1) / store_.page_size())] = true;
   const auto count = std::min(static_cast<std::ptrdiff_t>(store_.frames() - 1),
                               static_cast<std::ptrdiff_t>(pages.missing.size()));
   const auto end = pages.missing.begin() + count;
@@ -144,69 +299,142 @@ void PagedCache::fetch_some(std::int64_t layer, std::int64_t row, RowPages& page
   std::fill(kept_.begin(), kept_.end(), false);
 }
 
-at::Tensor PagedCache::attend_step(const AttentionCall& call) {
-  PartialAttention attention(call.q, params_of(call));
-  const LayerKv& frames = store_.frames_of(call.layer);
-  const std::lock_guard lock(mutex_);
-  std::vector<RowPages> rows;
-  for (std::int64_t row = 0; row < shape().rows(); ++row) rows.push_back(pages_of(call, row));
-  attention.add(frames.k, frames.v, hidden(call.layer, rows));
-  const auto is_done = [](const RowPages& pages) { return pages.missing.empty(); };
-  while (!std::all_of(rows.begin(), rows.end(), is_done)) {
+void PagedCache::attend_pages(const AttentionCall& call, std::vector<RowPages>& rows,
+                              PartialAttention& attention) {
+  const auto shows_any = [](const RowPages& pages) {
+    return std::find(pages.shown.begin(), pages.shown.end(), true) != pages.shown.end();
+  };
+  const auto lacks_any = [](const RowPages& pages) { return !pages.missing.empty(); };
+  std::vector<Sight> sights;
+  for (const RowPages& pages : rows) sights.push_back(pages.sight);
+  const std::int64_t size = store_.page_size();
+  const auto position_at = [&](std::int64_t row, std::int64_t key) -> std::int64_t {
+    const RowPages& pages = rows[static_cast<std::size_t>(row)];
+    const std::int64_t page = store_.page_in(call.layer, row, key / size);
+    if (page < 0 || !pages.shown[static_cast<std::size_t>(page)]) return -1;
+    const std::int64_t position = page * size + key % size;
+    return position < pages.end ? position : -1;
+  };
+  const auto attend = [&] {
+    const LayerKv frames = store_.shown(call.layer);
+    attention.add(frames.k, frames.v,
+                  hidden(sights, frames.k.size(1), store_.frames() * size, position_at));
+  };
+  if (std::any_of(rows.begin(), rows.end(), shows_any)) attend();
+  while (std::any_of(rows.begin(), rows.end(), lacks_any)) {
     for (std::int64_t row = 0; row < shape().rows(); ++row) {
       fetch_some(call.layer, row, rows[static_cast<std::size_t>(row)]);
     }
-    attention.add(frames.k, frames.v, hidden(call.layer, rows));
+    attend();
   }
-  return attention.result().transpose(1, 2).contiguous();
 }
 
-const at::Tensor& PagedCache::hidden(std::int64_t layer, std::span<const RowPages> rows) {
-  const std::int64_t size = store_.page_size();
-  std::vector<std::uint8_t> bytes;
-  bytes.reserve(rows.size() * static_cast<std::size_t>(store_.frames() * size));
+void PagedCache::attend_recent(const AttentionCall& call, std::span<const Sight> rows,
+                               PartialAttention& attention) {
+  std::int64_t first = pass().first;
+  for (std::int64_t row = 0; row < shape().rows(); ++row) {
+    const std::int64_t seen = std::max(paged_end(row), rows[static_cast<std::size_t>(row)].first);
+    first = std::min(first, shape().padding(row) + seen);
+  }
+  recent_->each_piece({first, pass().end() - first}, [&](const RecentRows::Piece& piece) {
+    const LayerKv own = piece.of_all(call.layer);
+    attention.add(own.k, own.v,
+                  hidden(rows, own.k.size(1), piece.slots.count,
+                         [&](std::int64_t row, std::int64_t key) -> std::int64_t {
+                           const std::int64_t position =
+                               piece.slots.first + key - shape().padding(row);
+                           return position < paged_end(row) ? -1 : position;
+                         }));
+  });
+}
+
+template <typename PositionAt>
+const at::Tensor& PagedCache::hidden(std::span<const Sight> rows, std::int64_t heads,
+                                     std::int64_t keys, const PositionAt& at) {
+  const auto chooses = [](const Sight& sight) { return sight.chosen.has_value(); };
+  if (std::none_of(rows.begin(), rows.end(), chooses)) heads = 1;
+  std::vector<std::uint8_t> bytes(rows.size() * static_cast<std::size_t>(heads * keys), 1);
   for (std::size_t row = 0; row < rows.size(); ++row) {
-    const RowPages& pages = rows[row];
-    for (std::int64_t frame = 0; frame < store_.frames(); ++frame) {
-      const std::int64_t page = store_.page_in(layer, static_cast<std::int64_t>(row), frame);
-      const bool shown = page >= 0 && pages.shown[static_cast<std::size_t>(page)];
-      for (std::int64_t position = page * size; position < (page + 1) * size; ++position) {
-        bytes.push_back(static_cast<std::uint8_t>(!shown || position < pages.first_position ||
-                                                  position >= pages.end_position));
+    const Sight& sight = rows[row];
+    for (std::int64_t key = 0; key < keys; ++key) {
+      const std::int64_t position = at(static_cast<std::int64_t>(row), key);
+      if (position < sight.first || position >= sight.end || position < 0) continue;
+      for (std::int64_t head = 0; head < heads; ++head) {
+        if (!sight.sees(head, position / store_.page_size())) continue;
+        bytes[(row * static_cast<std::size_t>(heads) + static_cast<std::size_t>(head)) *
+                  static_cast<std::size_t>(keys) +
+              static_cast<std::size_t>(key)] = 0;
       }
     }
   }
   // Layers mostly show the same.
-  if (bytes == hidden_bytes_ && hidden_.defined()) return hidden_;
+  const auto count = static_cast<std::int64_t>(rows.size());
+  if (hidden_.defined() && hidden_.size(1) == heads && bytes == hidden_bytes_) return hidden_;
   hidden_bytes_ = std::move(bytes);
-  hidden_ =
-      at::from_blob(hidden_bytes_.data(), {shape().rows(), 1, 1, store_.frames() * size}, at::kByte)
-          .to(at::kBool)
-          .to(device());
+  hidden_ = at::from_blob(hidden_bytes_.data(), {count, heads, 1, keys}, at::kByte)
+                .to(at::kBool)
+                .to(device());
   return hidden_;
 }
 
 void PagedCache::read(const LayerRows& where, const LayerKv& kv) const {
   const std::lock_guard lock(mutex_);
-  store_.read(where.layer, where.row, positions_of_row(where.row, where.slots), kv);
+  read_row(where.layer, where.row, positions_of_row(where.row, where.slots), kv);
 }
 
 void PagedCache::write(const LayerRows& where, const LayerKv& kv) {
   note(where.slots);
   const std::lock_guard lock(mutex_);
-  write_row({where.layer, where.row, positions_of_row(where.row, where.slots)}, kv);
+  if (!recent_) {
+    write_row({where.layer, where.row, positions_of_row(where.row, where.slots)}, kv);
+    return;
+  }
+  const std::int64_t least = std::max(recent_->least_slot(held_end(), where.slots.end()),
+                                      shape().padding(where.row) + paged_end(where.row));
+  if (where.slots.first < least) {
+    throw_misuse(name() + " takes no rows before slot " + std::to_string(least) +
+                 ", not those of " + std::to_string(where.slots.first) +
+                 ": they have been quantized, or there is no room");
+  }
+  recent_->write(where, kv);
+}
+
+LayerKv PagedCache::as_kept(const LayerRows& where, const LayerKv& kv) const {
+  if (recent_) return KvCache::as_kept(where, kv);
+  const bool is_prompt = where.slots.first == shape().padding(where.row);
+  if (kv.k.dim() == 3) return format_->as_kept(where.layer, where.row, kv, is_prompt);
+  const LayerKv kept =
+      format_->as_kept(where.layer, where.row, {kv.k.squeeze(0), kv.v.squeeze(0)}, is_prompt);
+  return {kept.k.unsqueeze(0), kept.v.unsqueeze(0)};
+}
+
+std::optional<SlotRange> PagedCache::settled(std::int64_t positions) const {
+  if (!groups_) return SlotRange{};
+  return SlotRange{0, static_cast<std::int64_t>(groups_->settled(no_padding(positions)))};
+}
+
+LayerKv PagedCache::as_settled(std::int64_t layer, const LayerKv& kv) const {
+  return recent_ ? format_->as_kept(layer, 0, kv, false) : kv;
+}
+
+std::uint64_t PagedCache::device_bytes() const {
+  return store_.device_bytes() + format_->nbytes() + (recent_ ? recent_->nbytes() : 0) +
+         (chooser_ != nullptr ? chooser_->bytes() : 0);
 }
 
 cache::CacheUse PagedCache::use() const {
   const std::lock_guard lock(mutex_);
   cache::CacheUse use =
-      use_of(layout(), shape(), held_end(), store_.device_bytes() + store_.host_bytes(), device());
-  use.places = {{device().str(), store_.device_bytes(), store_.device_bytes()},
+      use_of(layout(), shape(), held_end(), device_bytes() + store_.host_bytes(), device());
+  use.peak_bytes = peak_bytes_ + store_.host_bytes();
+  use.places = {{device().str(), device_bytes(), peak_bytes_},
                 {"host", store_.host_bytes(), store_.host_bytes()}};
   use.moved_bytes = store_.moved_bytes();
   use.paged_out = store_.paged_out();
   use.read_back = store_.read_back();
-  use.emulated_link = emulates_link_;
+  use.emulated_link = settings_.link_gigabytes.has_value() && device().is_cpu();
+  use.applied_rows = applied_rows_;
+  if (chooser_ != nullptr) chooser_->add_to(use);
   return use;
 }
 

@@ -5,31 +5,47 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "engine/cache/codecs/recent_rows.h"
+#include "engine/cache/paging/page_format.h"
 #include "engine/cache/paging/page_store.h"
+#include "engine/cache/paging/partial_attention.h"
+#include "engine/cache/selection/page_selector.h"
 #include "engine/cache/stored_cache.h"
+#include "kvtool/cache/kivi_settings.h"
 
 namespace kvtool::engine {
 
 // With fewer frames than pages. A step attends over the pages that have a frame, then over those
 // that it has to fetch, as many at a time as there is room for, and merges the parts; the result
-// does not depend on the order but for rounding. A prompt is attended as the model made it.
+// does not depend on the order but for rounding. A prompt is attended at once.
+//
+// Rows are kept as `settings.store` says. Where that is in groups, pages begin with a row's first
+// position, and what is not settled is whole, beside them.
 //
 // Threads: read(), read_slot() and use() may be called on any while a pass runs.
 class PagedCache : public StoredCache {
  public:
-  // `layout` and `shape` outlive the cache.
+  // `layout` and `shape` outlive the cache. frames: of each row and layer. selector: of pages of
+  // the same size; null: a query sees everything.
   PagedCache(const cache::PagedSettings& settings, std::int64_t frames, const RowLayout& layout,
-             const BatchShape& shape, at::Device device);
+             const BatchShape& shape, at::Device device,
+             std::unique_ptr<PageSelector> selector = nullptr);
 
   void clear(const BatchShape& shape) override;
   void begin(SlotRange slots) override;
 
   void read(const LayerRows& where, const LayerKv& kv) const override;
   void write(const LayerRows& where, const LayerKv& kv) override;
+  [[nodiscard]] LayerKv as_kept(const LayerRows& where, const LayerKv& kv) const override;
+  [[nodiscard]] bool is_append_only() const override { return recent_ == nullptr; }
+  [[nodiscard]] std::optional<SlotRange> settled(std::int64_t positions) const override;
+  [[nodiscard]] LayerKv as_settled(std::int64_t layer, const LayerKv& kv) const override;
   [[nodiscard]] cache::CacheUse use() const override;
 
  protected:
@@ -39,34 +55,69 @@ class PagedCache : public StoredCache {
   at::Tensor attend_held(const AttentionCall& call) override;
 
  private:
-  // Of one row in a step: pages, from the first that its query sees to its own.
-  struct RowPages {
+  // What of its positions the query of one row sees in a step.
+  struct Sight {
     std::int64_t first = 0;
-    std::int64_t last = 0;
-    std::int64_t first_position = 0;  // that the query sees
-    std::int64_t end_position = 0;
-    std::vector<std::int64_t> missing;  // without a frame, ascending
+    std::int64_t end = 0;
+    // Per K/V head and page, where the query chooses.
+    std::optional<std::vector<std::vector<bool>>> chosen;
+
+    [[nodiscard]] bool sees(std::int64_t head, std::int64_t page) const {
+      return !chosen || (*chosen)[static_cast<std::size_t>(head)][static_cast<std::size_t>(page)];
+    }
+  };
+  // Of one row in a step, of the positions that are in pages.
+  struct RowPages {
+    Sight sight;
+    std::int64_t end = 0;               // position
+    std::vector<std::int64_t> missing;  // that it sees and that have no frame, ascending
     std::vector<bool> shown;            // per page: attended now
   };
 
   at::Tensor attend_step(const AttentionCall& call);
-  [[nodiscard]] RowPages pages_of(const AttentionCall& call, std::int64_t row);
+  [[nodiscard]] std::vector<Sight> sights(const AttentionCall& call);
+  // Of rows first..., which stand at the same position and choose.
+  void choose(const AttentionCall& call, std::span<Sight> rows, std::int64_t first);
+  [[nodiscard]] RowPages pages_of(std::int64_t layer, std::int64_t row, Sight sight);
   // Fetches of `missing` as many as fit, and shows them alone.
   void fetch_some(std::int64_t layer, std::int64_t row, RowPages& pages);
-  // bool [B, 1, 1, frames * page]: what of a layer's frames is not shown.
-  [[nodiscard]] const at::Tensor& hidden(std::int64_t layer, std::span<const RowPages> rows);
+  void attend_pages(const AttentionCall& call, std::vector<RowPages>& rows,
+                    PartialAttention& attention);
+  void attend_recent(const AttentionCall& call, std::span<const Sight> rows,
+                     PartialAttention& attention);
+  // bool [B, 1 or heads, 1, keys]: what is not seen of `keys` in each row, of which the k-th has
+  // the position `at(row, k)`, below 0 for one that there is not.
+  template <typename PositionAt>
+  const at::Tensor& hidden(std::span<const Sight> rows, std::int64_t heads, std::int64_t keys,
+                           const PositionAt& at);
+
   // Positions of one row, without its padding.
   [[nodiscard]] SlotRange positions_of_row(std::int64_t row, SlotRange slots) const;
+  // Of its positions, the first that is not in a page.
+  [[nodiscard]] std::int64_t paged_end(std::int64_t row) const;
+  // Positions of one row, wherever they are.
+  void read_row(std::int64_t layer, std::int64_t row, SlotRange positions, const LayerKv& kv) const;
   void write_row(const LayerRows& where, const LayerKv& kv);
-  void make_frames(std::int64_t layer, std::int64_t row, SlotRange positions);
+  void settle(std::int64_t row, SlotRange next);
+  void make_frames(std::int64_t layer, std::int64_t row, SlotRange positions, std::int64_t step);
+  // What was written since the last time goes to host memory once its page is whole.
+  void save_whole_pages(SlotRange next);
+  [[nodiscard]] std::uint64_t device_bytes() const;
 
-  mutable std::mutex mutex_;  // over the store
+  mutable std::mutex mutex_;  // over everything below
+  cache::PagedSettings settings_;
+  std::optional<cache::KiviSettings> groups_;
+  std::unique_ptr<PageFormat> format_;
   PageStore store_;
-  bool emulates_link_;
+  std::unique_ptr<RecentRows> recent_;  // of a cache whose rows are settled in groups
+  std::vector<std::int64_t> settled_;   // likewise, per row: its first positions
+  PageSelector* chooser_;
   std::vector<PageName> written_;  // since they were last saved
   std::vector<std::uint8_t> hidden_bytes_;
   at::Tensor hidden_;  // what hidden_bytes_ says
   std::vector<bool> kept_;
+  std::uint64_t applied_rows_ = 0;  // of one layer
+  std::uint64_t peak_bytes_ = 0;    // on the device
 };
 
 }  // namespace kvtool::engine

@@ -12,6 +12,16 @@ at::Tensor decay(const at::Tensor& a, const at::Tensor& b) {
   return at::where(a.eq(kNever), at::zeros_like(a), a.sub(b).exp());
 }
 
+// Weights of hidden keys are 0, and 0 times what is not finite is not. To find out where there is
+// such a value waits for a device, so there all hidden ones are left out.
+at::Tensor weighted(const at::Tensor& weights, const at::Tensor& values, const at::Tensor& hidden) {
+  if (values.is_cpu()) {
+    at::Tensor output = at::matmul(weights, values).to(at::kFloat);
+    if (output.isfinite().all().item<bool>()) return output;
+  }
+  return at::matmul(weights, values.masked_fill(hidden.transpose(2, 3), 0.0)).to(at::kFloat);
+}
+
 }  // namespace
 
 PartialAttention::PartialAttention(const at::Tensor& q, const AttentionParams& params)
@@ -27,7 +37,7 @@ void PartialAttention::add(const at::Tensor& keys, const at::Tensor& values,
   const at::Tensor largest = scores.amax(-1, /*keepdim=*/true);
   const at::Tensor weights = decay(scores, largest);
   const at::Tensor sum = weights.sum(-1, /*keepdim=*/true);
-  const at::Tensor output = at::matmul(weights.to(dtype_), values).to(at::kFloat);
+  const at::Tensor output = weighted(weights.to(dtype_), values, hidden);
   if (!largest_.defined()) {
     largest_ = largest;
     sum_ = sum;

@@ -15,8 +15,8 @@ class PartialAttention {
   // params: scale and softcap are used here, sinks in result(); the window is the caller's.
   PartialAttention(const at::Tensor& q, const AttentionParams& params);
 
-  // keys [B, Hkv, T, Dk], values [B, Hkv, T, Dv]; hidden bool [B, 1, 1, T]: keys that the queries
-  // of a batch row do not see, whose numbers are finite all the same. It may see none of them.
+  // keys [B, Hkv, T, Dk], values [B, Hkv, T, Dv]; hidden bool [B, 1 or Hkv, 1, T]: keys that the
+  // queries of a batch row and K/V head do not see. They may see none of them.
   void add(const at::Tensor& keys, const at::Tensor& values, const at::Tensor& hidden);
 
   // Over all that was added: [B, Hq, S, Dv] in the type of the values. Needs a visible key.

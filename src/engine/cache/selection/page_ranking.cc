@@ -65,8 +65,8 @@ class MeanDeviationRanking : public LinearRanking {
 class MassRanking : public PageRanking {
  public:
   [[nodiscard]] at::Tensor scores(const PageQuery& query) const override {
-    const std::int64_t visible = query.position() + 1 - query.first_visible;
-    const at::Tensor keys = query.keys.narrow(2, query.first_visible, visible).to(at::kFloat);
+    const std::int64_t visible = query.position + 1 - query.first_visible;
+    const at::Tensor keys = query.keys(query.first_visible, visible).to(at::kFloat);
     at::Tensor scores = at::matmul(query.q, keys.transpose(2, 3)).mul_(query.call.scale);
     const double softcap = query.call.softcap;
     if (softcap > 0.0) scores.div_(softcap).tanh_().mul_(softcap);
@@ -108,7 +108,7 @@ class RandomRanking : public PageRanking {
     for (std::int64_t head = 0; head < heads; ++head) {
       std::uint64_t place = mix(static_cast<std::uint64_t>(query.call.layer));
       place = mix(place ^ static_cast<std::uint64_t>(head));
-      place = mix(place ^ static_cast<std::uint64_t>(query.position()));
+      place = mix(place ^ static_cast<std::uint64_t>(query.position));
       for (std::int64_t page = query.first; page < query.end; ++page) {
         // 24 bits, as many as a float holds.
         drawn.push_back(static_cast<float>(mix(place ^ static_cast<std::uint64_t>(page)) >> 40));

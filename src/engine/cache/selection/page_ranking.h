@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string_view>
 
@@ -12,19 +13,22 @@
 
 namespace kvtool::engine {
 
+// Positions [first, first + count) of the inputs of a step, as the cache shows them:
+// [inputs, num_kv_heads, count, key_dim].
+using KeysAt = std::function<at::Tensor(std::int64_t first, std::int64_t count)>;
+
 // One query for each of some inputs, all at the same position, and the pages [first, end) of
 // which some are chosen.
 struct PageQuery {
   const AttentionCall& call;  // of the layer; its q, k and v may be those of further queries
   at::Tensor q;               // [inputs, num_kv_heads, group, key_dim], float32
-  at::Tensor keys;            // [inputs, num_kv_heads, position + 1, key_dim]
+  std::int64_t position = 0;
+  KeysAt keys;
   at::Tensor summaries;  // of the pages, [inputs, num_kv_heads, end - first, numbers * key_dim]
   std::int64_t first_visible = 0;  // position, by the layer's own window
   std::int64_t page = 0;           // positions
   std::int64_t first = 0;
   std::int64_t end = 0;
-
-  [[nodiscard]] std::int64_t position() const { return keys.size(2) - 1; }
 };
 
 class PageRanking {

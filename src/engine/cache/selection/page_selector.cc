@@ -116,25 +116,31 @@ std::uint64_t PageSelector::bytes() const {
 }
 
 at::Tensor PageSelector::attend_chosen(const AttentionCall& call, const StepQueries& step) {
-  const cache::QueryPlace place = place_of(call, step.position);
-  const cache::PageSplit split = budget().split(place).value();
-  const Chunks chunks = chunks_of(choose(call, step, split), place, split, step.q.scalar_type());
+  const Choice choice = choose(
+      call, {step.first_row, step.position, step.q, [&](std::int64_t first, std::int64_t count) {
+               return step.rows.k.narrow(2, first, count);
+             }});
+  const Chunks chunks =
+      chunks_of(choice.pages, place_of(call, step.position), choice.split, step.q.scalar_type());
   AttentionParams params = params_of(call);
   params.sliding_window = 0;  // held by the chunks
   return causal_attention(step.q, gather_chunks(step.rows.k, chunks.starts, page_),
                           gather_chunks(step.rows.v, chunks.starts, page_), params, chunks.bias);
 }
 
-at::Tensor PageSelector::choose(const AttentionCall& call, const StepQueries& step,
-                                const cache::PageSplit& split) {
+PageSelector::Choice PageSelector::choose(const AttentionCall& call, const Step& step) {
+  const cache::QueryPlace place = place_of(call, step.position);
+  const cache::PageSplit split = budget().split(place).value();
   const auto first = static_cast<std::int64_t>(split.first_candidate);
   const auto end = static_cast<std::int64_t>(split.recent_page);
+  const std::int64_t heads = call.k.size(1);
   if (split.chosen == 0) {
-    return at::empty({step.q.size(0), step.rows.k.size(1), 0}, step.q.options().dtype(at::kLong));
+    return {split, at::empty({step.q.size(0), heads, 0}, step.q.options().dtype(at::kLong)),
+            at::empty({step.q.size(0), heads, 0}, step.q.options().dtype(at::kFloat))};
   }
   LayerPages& layer = layers_[static_cast<std::size_t>(call.layer)];
-  PageQuery query{call, grouped(step.q, step.rows.k.size(1)), step.rows.k, {}};
-  query.first_visible = static_cast<std::int64_t>(place_of(call, step.position).first_visible());
+  PageQuery query{call, grouped(step.q, heads), step.position, step.keys, {}};
+  query.first_visible = static_cast<std::int64_t>(place.first_visible());
   query.page = page_;
   query.first = first;
   query.end = end;
@@ -143,24 +149,31 @@ at::Tensor PageSelector::choose(const AttentionCall& call, const StepQueries& st
     query.summaries =
         layer.summaries.narrow(0, step.first_row, step.q.size(0)).narrow(2, first, end - first);
   }
+  at::Tensor scores = ranking_->scores(query);
   // Stable: of equal scores the earlier page comes first.
-  const auto [scores, pages] =
-      at::sort(ranking_->scores(query), /*stable=*/true, /*dim=*/2, /*descending=*/true);
-  return pages.narrow(2, 0, static_cast<std::int64_t>(split.chosen)) + first;
+  const at::Tensor pages =
+      std::get<1>(at::sort(scores, /*stable=*/true, /*dim=*/2, /*descending=*/true));
+  return {split, pages.narrow(2, 0, static_cast<std::int64_t>(split.chosen)) + first,
+          std::move(scores)};
 }
 
-void PageSelector::summarize_up_to(std::int64_t pages, LayerPages& layer,
-                                   const StepQueries& step) const {
+void PageSelector::summarize_up_to(std::int64_t pages, LayerPages& layer, const Step& step) const {
+  // Of inputs that stand at the same position; what was written over may differ.
+  std::int64_t from = pages;
+  for (std::int64_t input = 0; input < step.q.size(0); ++input) {
+    from = std::min(from, layer.ready[static_cast<std::size_t>(step.first_row + input)]);
+  }
+  if (from >= pages) return;
+  const std::int64_t count = pages - from;
+  const at::Tensor keys =
+      step.keys(from * page_, count * page_).to(at::kFloat).unflatten(2, {count, page_});
   for (std::int64_t input = 0; input < step.q.size(0); ++input) {
     const std::int64_t row = step.first_row + input;
     std::int64_t& ready = layer.ready[static_cast<std::size_t>(row)];
     if (ready >= pages) continue;
-    const std::int64_t count = pages - ready;
-    const at::Tensor keys = step.rows.k.select(0, input)
-                                .narrow(1, ready * page_, count * page_)
-                                .to(at::kFloat)
-                                .unflatten(1, {count, page_});
-    layer.summaries.select(0, row).narrow(1, ready, count).copy_(ranking_->summarize(keys));
+    layer.summaries.select(0, row)
+        .narrow(1, ready, pages - ready)
+        .copy_(ranking_->summarize(keys.select(0, input).narrow(1, ready - from, pages - ready)));
     ready = pages;
   }
 }

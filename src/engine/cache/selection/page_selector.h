@@ -26,6 +26,21 @@ class PageSelector : public KeySelector {
   PageSelector(const cache::CacheSpec& spec, const RowLayout& layout, const BatchShape& shape,
                at::Device device);
 
+  // One query for each of the inputs `first_row`... of a batch, all at the same position.
+  struct Step {
+    std::int64_t first_row = 0;
+    std::int64_t position = 0;
+    at::Tensor q;  // [inputs, Hq, 1, Dk]
+    KeysAt keys;
+  };
+  struct Choice {
+    cache::PageSplit split;
+    at::Tensor pages;   // [inputs, num_kv_heads, split.chosen], best first
+    at::Tensor scores;  // of the pages [first_candidate, recent_page), float32 likewise
+  };
+  // Of a step that chooses.
+  [[nodiscard]] Choice choose(const AttentionCall& call, const Step& step);
+
   [[nodiscard]] bool chooses(const AttentionCall& call, std::int64_t position) const override;
   void clear(const BatchShape& shape) override;
   void forget_from(std::int64_t slot) override;
@@ -54,10 +69,7 @@ class PageSelector : public KeySelector {
     std::optional<at::Tensor> bias;
   };
 
-  void summarize_up_to(std::int64_t pages, LayerPages& layer, const StepQueries& step) const;
-  // Pages, [inputs, heads, split.chosen].
-  [[nodiscard]] at::Tensor choose(const AttentionCall& call, const StepQueries& step,
-                                  const cache::PageSplit& split);
+  void summarize_up_to(std::int64_t pages, LayerPages& layer, const Step& step) const;
   [[nodiscard]] Chunks chunks_of(const at::Tensor& pages, const cache::QueryPlace& place,
                                  const cache::PageSplit& split, at::ScalarType dtype);
   [[nodiscard]] AlwaysSeen always_seen(const cache::QueryPlace& place,
