@@ -43,9 +43,9 @@ struct SetVariable {
   std::string value;
 };
 
-class Side {
+class MetaSide {
  public:
-  explicit Side(const json& meta) {
+  explicit MetaSide(const json& meta) {
     static const json::json_pointer kPlace("/device/provenance/environment");
     if (meta.contains(kPlace) && meta.at(kPlace).is_object()) {
       is_whole_ = true;
@@ -88,8 +88,8 @@ class Side {
   bool is_whole_ = false;
 };
 
-std::string spelled(const std::string& name, const Side& recorded, const Side& live) {
-  for (const Side* side : {&live, &recorded}) {
+std::string spelled(const std::string& name, const MetaSide& recorded, const MetaSide& live) {
+  for (const MetaSide* side : {&live, &recorded}) {
     const auto found = side->variables().find(name);
     if (found != side->variables().end()) return found->second.spelled;
   }
@@ -107,7 +107,7 @@ bool explains(const format::KernelVariable* row,
   return row == nullptr || (row->effect != VariableEffect::kNone && applies(row->effect));
 }
 
-std::string listed(const std::vector<std::string>& variables, const Side& side) {
+std::string listed(const std::vector<std::string>& variables, const MetaSide& side) {
   std::string text;
   for (const std::string& name : variables) {
     text += (text.empty() ? "" : ", ") + name + "=" + side.value_of(name).value_or(kNotSet);
@@ -116,10 +116,10 @@ std::string listed(const std::vector<std::string>& variables, const Side& side) 
 }
 
 // Variables of `side` of which the other one does not tell whether they were set.
-void add_untold(const std::vector<std::string>& variables, const Side& recorded, const Side& live,
+void add_untold(const std::vector<std::string>& variables, const MetaSide& recorded, const MetaSide& live,
                 std::vector<ProvenanceDifference>& differences) {
   if (variables.empty()) return;
-  const auto tells = [&](const Side& side) { return side.value_of(variables.front()).has_value(); };
+  const auto tells = [&](const MetaSide& side) { return side.value_of(variables.front()).has_value(); };
   differences.push_back({.key = kEnvironmentKey,
                          .label = "environment variables",
                          .recorded = tells(recorded) ? listed(variables, recorded) : kNotRecorded,
@@ -135,7 +135,7 @@ bool is_environment_setting(std::string_view name) {
 
 std::optional<std::map<std::string, std::string>> set_variables(
     const json& meta, const std::function<bool(VariableEffect)>& applies) {
-  const Side side(meta);
+  const MetaSide side(meta);
   if (!side.is_whole()) return std::nullopt;
   std::map<std::string, std::string> set;
   for (const auto& [name, variable] : side.variables()) {
@@ -147,10 +147,10 @@ std::optional<std::map<std::string, std::string>> set_variables(
 void add_environment(const json& recorded, const json& live,
                      const std::function<bool(VariableEffect)>& applies,
                      std::vector<ProvenanceDifference>& differences) {
-  const Side was(recorded);
-  const Side is(live);
+  const MetaSide was(recorded);
+  const MetaSide is(live);
   std::set<std::string> names;
-  for (const Side* side : {&was, &is}) {
+  for (const MetaSide* side : {&was, &is}) {
     for (const auto& [name, variable] : side->variables()) names.insert(name);
   }
   std::vector<std::string> untold;

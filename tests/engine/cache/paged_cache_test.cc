@@ -222,24 +222,28 @@ TEST_F(PagedPasses, AnEmulatedLinkTakesItsTimeAndSaysSo) {
   EXPECT_GE(elapsed.count(), static_cast<double>(slow->use().moved_bytes) / 1e6);
 }
 
-// Under ThreadSanitizer this is the test that matters.
+// Under ThreadSanitizer this is the test that matters (tools/sanitize_engine.sh).
 TEST_F(PagedPasses, OthersMayReadWhileItWorks) {
-  const auto paged = make("page=3,device=4");
-  pass({paged.get()}, 0, 11);
-  const LayerKv before = layout_.empty_rows(0, 11, at::kCPU);
-  paged->read({0, 0, {0, 11}}, before);
-  std::atomic<bool> done = false;
-  std::thread reader([&] {
-    while (!done) {
-      const LayerKv rows = layout_.empty_rows(0, 11, at::kCPU);
-      paged->read({0, 0, {0, 11}}, rows);
-      EXPECT_TRUE(rows.k.equal(before.k));
-      EXPECT_GT(paged->use().physical_bytes, 0U);
-    }
-  });
-  for (std::int64_t slot = 11; slot < 40; ++slot) pass({paged.get()}, slot, 1);
-  done = true;
-  reader.join();
+  for (const std::string spec :
+       {"paged:page=3,device=4", "paged:page=3,device=4,codec=int8",
+        "paged:page=3,device=6,select=quest,budget=3,sinks=0,recent=1,dense=1"}) {
+    const auto paged = cache_maker(cache::CacheSpec::parse(spec))(layout_, shape_, at::kCPU);
+    pass({paged.get()}, 0, 11);
+    const LayerKv before = layout_.empty_rows(0, 11, at::kCPU);
+    paged->read({0, 0, {0, 11}}, before);
+    std::atomic<bool> done = false;
+    std::thread reader([&] {
+      while (!done) {
+        const LayerKv rows = layout_.empty_rows(0, 11, at::kCPU);
+        paged->read({0, 0, {0, 11}}, rows);
+        EXPECT_TRUE(rows.k.equal(before.k));
+        EXPECT_GT(paged->use().physical_bytes, 0U);
+      }
+    });
+    for (std::int64_t slot = 11; slot < 40; ++slot) pass({paged.get()}, slot, 1);
+    done = true;
+    reader.join();
+  }
 }
 
 TEST(PagedRun, RoomForEverythingIsContiguousToTheBit) {

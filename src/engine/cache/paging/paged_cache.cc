@@ -55,8 +55,8 @@ std::int64_t PagedCache::paged_end(std::int64_t row) const {
 }
 
 void PagedCache::clear(const BatchShape& shape) {
-  StoredCache::clear(shape);
   const std::lock_guard lock(mutex_);
+  StoredCache::clear(shape);
   store_.clear();
   format_->clear();
   if (recent_) recent_->clear();
@@ -67,18 +67,16 @@ void PagedCache::clear(const BatchShape& shape) {
 }
 
 void PagedCache::begin(SlotRange slots) {
+  const std::lock_guard lock(mutex_);
   check_room(slots);
-  {
-    const std::lock_guard lock(mutex_);
-    std::int64_t first_whole = slots.first;
-    for (std::int64_t row = 0; recent_ && row < shape().rows(); ++row) {
-      settle(row, slots);
-      first_whole = std::min(first_whole, shape().padding(row) + paged_end(row));
-    }
-    if (recent_) recent_->begin(slots, first_whole);
-    save_whole_pages(slots);
-    peak_bytes_ = std::max(peak_bytes_, device_bytes());
+  std::int64_t first_whole = slots.first;
+  for (std::int64_t row = 0; recent_ && row < shape().rows(); ++row) {
+    settle(row, slots);
+    first_whole = std::min(first_whole, shape().padding(row) + paged_end(row));
   }
+  if (recent_) recent_->begin(slots, first_whole);
+  save_whole_pages(slots);
+  peak_bytes_ = std::max(peak_bytes_, device_bytes());
   StoredCache::begin(slots);
 }
 
@@ -173,7 +171,6 @@ LayerKv PagedCache::seen(std::int64_t layer, SlotRange slots) {
                      at::TensorOptions(entry.dtype).device(device()));
   };
   const LayerKv rows{zeros(layout().key(layer)), zeros(layout().value(layer))};
-  const std::lock_guard lock(mutex_);
   for (std::int64_t row = 0; row < shape().rows(); ++row) {
     const SlotRange positions = positions_of_row(row, slots);
     const std::int64_t first = positions.first + shape().padding(row) - slots.first;
@@ -183,6 +180,7 @@ LayerKv PagedCache::seen(std::int64_t layer, SlotRange slots) {
 }
 
 at::Tensor PagedCache::attend_held(const AttentionCall& call) {
+  const std::lock_guard lock(mutex_);
   if (pass().count == 1) return attend_step(call);
   const bool sees_own_rows = recent_ || settings_.store == cache::CacheSpec();
   if (pass().first == 0 && sees_own_rows) {
@@ -194,7 +192,6 @@ at::Tensor PagedCache::attend_held(const AttentionCall& call) {
 at::Tensor PagedCache::attend_step(const AttentionCall& call) {
   if (chooser_ != nullptr) count_steps(call);
   PartialAttention attention(call.q, params_of(call));
-  const std::lock_guard lock(mutex_);
   const std::vector<Sight> rows = sights(call);
   std::vector<RowPages> pages;
   for (std::int64_t row = 0; row < shape().rows(); ++row) {
@@ -383,8 +380,8 @@ void PagedCache::read(const LayerRows& where, const LayerKv& kv) const {
 }
 
 void PagedCache::write(const LayerRows& where, const LayerKv& kv) {
-  note(where.slots);
   const std::lock_guard lock(mutex_);
+  note(where.slots);
   if (!recent_) {
     write_row({where.layer, where.row, positions_of_row(where.row, where.slots)}, kv);
     return;

@@ -50,7 +50,7 @@ class PagedCache : public StoredCache {
 
  protected:
   void take_in(const AttentionCall& call) override;
-  // A copy of all of them.
+  // A copy of all of them. With the mutex.
   [[nodiscard]] LayerKv seen(std::int64_t layer, SlotRange slots) override;
   at::Tensor attend_held(const AttentionCall& call) override;
 
@@ -104,7 +104,7 @@ class PagedCache : public StoredCache {
   void save_whole_pages(SlotRange next);
   [[nodiscard]] std::uint64_t device_bytes() const;
 
-  mutable std::mutex mutex_;  // over everything below
+  mutable std::mutex mutex_;  // over everything below, and what StoredCache keeps
   cache::PagedSettings settings_;
   std::optional<cache::KiviSettings> groups_;
   std::unique_ptr<PageFormat> format_;
