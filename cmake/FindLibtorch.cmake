@@ -28,7 +28,7 @@ if(_status EQUAL 0)
   list(GET _answer 1 Libtorch_FULL_VERSION)
   string(REGEX MATCH "^[0-9]+\\.[0-9]+\\.[0-9]+" Libtorch_VERSION "${Libtorch_FULL_VERSION}")
 else()
-  set(Libtorch_NOT_FOUND_MESSAGE "${_python} has no torch (${_reason}): install torch 2.11 to 2.15, "
+  string(CONCAT Libtorch_NOT_FOUND_MESSAGE "${_python} has no torch (${_reason}): install torch 2.11 to 2.15, "
     "name another interpreter with -DKVTOOL_PYTHON, or build without the engine: -DKVTOOL_ENGINE=OFF")
 endif()
 

@@ -67,20 +67,6 @@ rooms_of_files() {
   done
 }
 
-# The interpreter whose torch the engine links: as build/ was configured, or as
-# tools/setup.sh chose it.
-chosen_python() {
-  local configured cache="$KVTOOL_ROOT/build/CMakeCache.txt"
-  configured="$(sed -n 's/^KVTOOL_PYTHON:[A-Z]*=//p' "$cache" 2>/dev/null || true)"
-  if [[ -n "${KVTOOL_PYTHON:-$configured}" ]]; then
-    printf '%s' "${KVTOOL_PYTHON:-$configured}"
-  elif [[ -f "$KVTOOL_ROOT/build/.python" ]]; then
-    cat "$KVTOOL_ROOT/build/.python"
-  else
-    die "check.sh: the engine needs torch, and no Python is chosen: run bash tools/setup.sh"
-  fi
-}
-
 build_folder() { if [[ $1 == engine ]]; then printf build; else printf build-notorch; fi; }
 
 # The options of a folder's last configuration stand, but for what a room needs.

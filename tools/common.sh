@@ -152,3 +152,17 @@ neutral_environment() {
   # ccache refuses precompiled headers without these.
   export CCACHE_SLOPPINESS="${CCACHE_SLOPPINESS:-pch_defines,time_macros,include_file_mtime,include_file_ctime}"
 }
+
+# The interpreter whose torch the engine links: as build/ was configured, or as
+# tools/setup.sh chose it.
+chosen_python() {
+  local configured cache="$KVTOOL_ROOT/build/CMakeCache.txt"
+  configured="$(sed -n 's/^KVTOOL_PYTHON:[A-Z]*=//p' "$cache" 2>/dev/null || true)"
+  if [[ -n "${KVTOOL_PYTHON:-$configured}" ]]; then
+    printf '%s' "${KVTOOL_PYTHON:-$configured}"
+  elif [[ -f "$KVTOOL_ROOT/build/.python" ]]; then
+    cat "$KVTOOL_ROOT/build/.python"
+  else
+    die "the engine needs torch, and no Python is chosen: run bash tools/setup.sh"
+  fi
+}

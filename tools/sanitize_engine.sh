@@ -8,8 +8,8 @@
 # and leaks are not looked for. thread: by default the tests of what has threads of its own.
 set -euo pipefail
 
-# shellcheck source=tools/setup.sh
-source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+# shellcheck source=tools/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 sanitizer=${1:-}
 case $sanitizer in
@@ -22,7 +22,7 @@ folder="build-engine-${1}"
 cd "$KVTOOL_ROOT"
 cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS_DEBUG=-g1 ${options[*]}" \
   -DKVTOOL_ENGINE=ON -DKVTOOL_UNITY=ON "-DKVTOOL_SANITIZE=$sanitizer" \
-  "-DKVTOOL_PYTHON=${KVTOOL_PYTHON:-$KVTOOL_ROOT/.venv/bin/python}"
+  "-DKVTOOL_PYTHON=$(chosen_python)"
 cmake --build "$folder" --target kvtool_engine_test
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 export TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1"

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "kvtool/base/setting.h"
+
 namespace kvtool::run {
 namespace {
 
@@ -21,6 +23,17 @@ void add_numerics(const std::optional<analysis::NumericsAgreement>& input,
   }
   run->policy.add(input->policy);
   run->platform.add(input->platform);
+}
+
+// What a default gate that passes does not say of another cache, which may be meant to cost
+// something.
+std::string describe_other_cache(const Verdict& verdict) {
+  const bool passed = verdict.finding == analysis::Finding::kReproducible;
+  if (!passed || verdict.gate_chosen || verdict.cache == verdict.reference_cache) return {};
+  return " Its K/V cache is another than the reference's, and the default gate looks for hard "
+         "flips "
+         "and NaN alone: the figures say what the cache costs, and a gate of your own (" +
+         setting("gate") + ") can bound that.";
 }
 
 }  // namespace
@@ -77,7 +90,8 @@ std::vector<Verdict> VerdictBuilder::build() const {
     verdict.gate_chosen = spec_.has_value();
     verdict.finding = analysis::find_cause(verdict.run, verdict.gate);
     verdict.finding_text = analysis::describe(verdict.finding, verdict.run) +
-                           analysis::describe_routed(verdict.run, group.context.routed_layers);
+                           analysis::describe_routed(verdict.run, group.context.routed_layers) +
+                           describe_other_cache(verdict);
     verdict.provenance = group.provenance.build();
     verdict.numerics = group.numerics;
     verdicts.push_back(std::move(verdict));

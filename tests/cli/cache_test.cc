@@ -173,6 +173,18 @@ TEST_F(CacheCommands, ADiffNamesTheCachesOfBothSides) {
   EXPECT_EQ(report()["results"][0]["replay"]["cache"], "int8");
 }
 
+TEST_F(CacheCommands, TheDefaultGateDoesNotVouchForAnotherCache) {
+  ASSERT_EQ(save("--out rec").status, 0);
+  const auto says_so = [&](const std::string& options) {
+    EXPECT_EQ(run("replay --from rec --json out.json" + options).status, 0) << options;
+    const std::string text = report()["verdicts"][0]["finding"]["text"];
+    return text.find("the figures say what the cache costs") != std::string::npos;
+  };
+  EXPECT_TRUE(says_so(" --kv-cache int8"));
+  EXPECT_FALSE(says_so(""));
+  EXPECT_FALSE(says_so(" --kv-cache int8 --gate 16bit-cross"));
+}
+
 TEST_F(CacheCommands, GatesMatchOnTheCache) {
   ASSERT_EQ(save("--out rec").status, 0);
   write("gate.json", R"({"overrides": [
