@@ -5,7 +5,8 @@
 #   bash tools/sanitize_engine.sh thread|address [GTEST_FILTER]
 #
 # torch itself is not instrumented: it runs on one thread here, so that its own pool is no noise,
-# and leaks are not looked for. thread: by default the tests of what has threads of its own.
+# and leaks are not looked for, nor mismatches of new and free: a test counts what new gives.
+# thread: by default the tests of what has threads of its own.
 set -euo pipefail
 
 # shellcheck source=tools/common.sh
@@ -26,6 +27,6 @@ cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS_DEB
 cmake --build "$folder" --target kvtool_engine_test
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 export TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1"
-export ASAN_OPTIONS="detect_leaks=0 detect_container_overflow=0"
+export ASAN_OPTIONS="detect_leaks=0 detect_container_overflow=0 alloc_dealloc_mismatch=0"
 export UBSAN_OPTIONS="print_stacktrace=1 halt_on_error=1"
 exec "$folder/tests/kvtool_engine_test" --gtest_brief=1 "--gtest_filter=$filter"

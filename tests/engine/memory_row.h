@@ -2,6 +2,7 @@
 // reference.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -55,8 +56,8 @@ class MemoryRow : public format::RowSink, public format::RowSource {
   [[nodiscard]] format::StepStats prefill_stats() const override { return first; }
   void read_prefill_layer(std::uint32_t layer, std::span<std::byte> key,
                           std::span<std::byte> value) const override {
-    std::memcpy(key.data(), prompt_keys.at(layer).data(), key.size());
-    std::memcpy(value.data(), prompt_values.at(layer).data(), value.size());
+    std::ranges::copy(std::span(prompt_keys.at(layer)).first(key.size()), key.begin());
+    std::ranges::copy(std::span(prompt_values.at(layer)).first(value.size()), value.begin());
   }
   [[nodiscard]] format::StepStats read_step(std::uint64_t step,
                                             std::span<std::byte> delta) const override {
