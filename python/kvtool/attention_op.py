@@ -14,7 +14,7 @@
 
 The engine has its own implementation, which owns the cache. The one here serves
 the exporter: it is what runs while a model is traced and while the trace is
-checked against the original model. Outside an `AttentionCache` it is plain
+checked against the original model. Outside an `AttentionScope` it is plain
 causal attention over the S given positions.
 """
 
@@ -40,13 +40,31 @@ class _LayerRows:
     values: torch.Tensor  # [B, Hkv, positions, Dv]
 
 
-class AttentionCache:
-    """A scope in which `kvtool::attention` remembers the rows of earlier calls.
+class AttentionScope:
+    """What `kvtool::attention` does within it.
 
-    Use it as a context manager around each forward pass of one sequence batch;
-    it acts on the calling thread only, and scopes may be nested. Rows are
-    appended by concatenation: it is made to be obviously right, for a handful of
-    steps, not to be fast.
+    Use it as a context manager around a forward pass; it acts on the calling thread only, and
+    scopes may be nested.
+    """
+
+    def __enter__(self) -> AttentionScope:
+        self._outer = getattr(_active, "scope", None)
+        _active.scope = self
+        return self
+
+    def __exit__(self, *_exc) -> None:
+        _active.scope = self._outer
+
+    def attend(self, q, k, v, layer, scale, sliding_window, softcap, sinks) -> torch.Tensor:
+        """The result of one call of the op."""
+        raise NotImplementedError
+
+
+class AttentionCache(AttentionScope):
+    """A scope in which the op remembers the rows of earlier calls.
+
+    Enter it around each forward pass of one sequence batch. Rows are appended by
+    concatenation: it is made to be obviously right, for a handful of steps, not to be fast.
 
     `pads` is i64[B] or None: the number of left-padding positions of each row.
     No query sees them, and the output at such positions is zero.
@@ -56,13 +74,9 @@ class AttentionCache:
         self.pads = pads
         self._layers: dict[int, _LayerRows] = {}
 
-    def __enter__(self) -> AttentionCache:
-        self._outer = getattr(_active, "cache", None)
-        _active.cache = self
-        return self
-
-    def __exit__(self, *_exc) -> None:
-        _active.cache = self._outer
+    def attend(self, q, k, v, layer, scale, sliding_window, softcap, sinks) -> torch.Tensor:
+        rows = self.append(layer, k, v)
+        return _attend(q, rows.keys, rows.values, scale, sliding_window, softcap, sinks, self.pads)
 
     def append(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> _LayerRows:
         """Adds the rows of this pass to `layer` and returns all its rows so far."""
@@ -97,12 +111,13 @@ def visible_keys(
 
 
 def _attention(q, k, v, layer, scale, sliding_window, softcap, sinks):
-    cache = getattr(_active, "cache", None)
-    pads = None
-    if cache is not None:
-        rows = cache.append(layer, k, v)
-        k, v, pads = rows.keys, rows.values, cache.pads
+    scope = getattr(_active, "scope", None)
+    if scope is not None:
+        return scope.attend(q, k, v, layer, scale, sliding_window, softcap, sinks)
+    return _attend(q, k, v, scale, sliding_window, softcap, sinks, None)
 
+
+def _attend(q, k, v, scale, sliding_window, softcap, sinks, pads):
     group = q.shape[1] // k.shape[1]
     k = k.repeat_interleave(group, dim=1)
     v = v.repeat_interleave(group, dim=1)

@@ -138,6 +138,7 @@ def _export(options: argparse.Namespace) -> None:
         model_source,
         output_file,
         rope,
+        rotation,
         tracing,
     )
     from kvtool.metadata import describe
@@ -180,6 +181,7 @@ def _export(options: argparse.Namespace) -> None:
     layers = tracing.find_layers(model, longest)
     with rope.fixed_at_original_length(model):
         traced = tracing.trace(model, layers, longest)
+    rotary = rotation.find(traced, model, layers, longest)
     _progress(f"traced {len(layers)} layers in {time.monotonic() - started:.1f} s")
 
     started = time.monotonic()
@@ -207,6 +209,7 @@ def _export(options: argparse.Namespace) -> None:
         model,
         tokenizer,
         layers,
+        rotary,
         model_id=source.model_id,
         quantized_from=loaded.quantized_from,
         logits_dtype=logits.dtype,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 import transformers
 
-from kvtool import CONTRACT_VERSION, __version__
+from kvtool import CONTRACT_VERSION, __version__, rotation
 from kvtool.canonical_config import canonical_config, config_digest
 from kvtool.generation_settings import not_applied
 from kvtool.layer_probe import LayerSpec
@@ -20,6 +20,7 @@ def describe(
     model,
     tokenizer,
     layers: Sequence[LayerSpec],
+    rotary: rotation.Found,
     *,
     model_id: str,
     quantized_from: str | None,
@@ -49,6 +50,7 @@ def describe(
         "bos_token_id": _first_id("bos_token_id", tokenizer, generation, model.config),
         "generation_not_applied": not_applied(generation),
         "layers": [_layer(spec) for spec in layers],
+        "rotary": rotation.describe(rotary),
         "weights_sha256": weights_sha256,
         "config": config,
         "config_sha256": config_digest(config),
