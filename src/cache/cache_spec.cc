@@ -241,11 +241,17 @@ class SpecParser {
       const bool is_given = found != given.end();
       if (!applies(option.where)) {
         if (is_given) refuse(option, places_[static_cast<std::size_t>(found - given.begin())]);
-      } else if (is_given) {
+        continue;
+      }
+      if (is_given) {
         spec_.settings_.push_back(std::move(*found));
       } else if (!option.fallback.empty()) {
         take_value(option, option.fallback, text_.size());
+      } else {
+        continue;
       }
+      CacheSpec::Setting& taken = spec_.settings_.back();
+      taken.is_named = option.names_fallback || taken.text != option.fallback;
     }
     return std::move(spec_);
   }
@@ -308,6 +314,7 @@ std::string CacheSpec::to_string() const {
   std::string text = policy_;
   char separator = ':';
   for (const Setting& one : settings_) {
+    if (!one.is_named) continue;
     text += separator + one.name + "=" + one.text;
     separator = ',';
   }

@@ -33,7 +33,10 @@ KeyBudget::KeyBudget(const CacheSpec& spec)
   kind_ = has_pages ? Kind::kPages : Kind::kWindow;
   sinks_ = capped(spec.number("sinks"));
   recent_ = capped(spec.number("recent"));
-  if (!has_pages) return;
+  if (!has_pages) {
+    closes_up_ = spec.word("positions") == "cache";
+    return;
+  }
   page_ = capped(spec.number("page"));
   amount_ = capped(spec.number("budget"));
   is_share_ = spec.is_share("budget");
@@ -59,6 +62,8 @@ std::uint64_t KeyBudget::seen(const QueryPlace& query) const {
 
 std::uint64_t KeyBudget::seen_of_window(const QueryPlace& query) const {
   const std::uint64_t visible = query.visible();
+  // The layer's own window counts what is between them, which is nothing.
+  if (closes_up_) return std::min(visible, sinks_ + recent_);
   if (visible <= recent_) return visible;
   const std::uint64_t first = query.first_visible();
   const std::uint64_t sinks = first < sinks_ ? sinks_ - first : 0;

@@ -41,7 +41,7 @@ class Generation {
       : model_(model),
         options_(options),
         run_(*model.module, model.layout, make_shape(model, inputs, options), model.device,
-             cache_maker(options.kv_cache)),
+             cache_maker(options.kv_cache, model.rotations)),
         stats_(model.info.vocab_size, std::min(options.top_k, model.info.vocab_size),
                {.sample = std::min(options.logits_sample, model.info.vocab_size)}, model.device),
         gathered_ids_(model.info.vocab_size, stats_.gathered(), 1, SinkPump::kSlots, model.device),

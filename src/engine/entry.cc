@@ -4,6 +4,7 @@
 #include <c10/core/DeviceGuard.h>
 
 #include "engine/device.h"
+#include "engine/key_rotations.h"
 #include "engine/model_metadata.h"
 #include "engine/script_module.h"
 #include "engine/torch_error.h"
@@ -81,9 +82,10 @@ class TorchEngine : public Engine {
     LoadedScript script = load_script(path, device_);
     ModelInfo info = parse_model_metadata(path, script.metadata_json);
     RowLayout layout(info.geometry);
+    KeyRotations rotations = key_rotations_of(info);
     return std::make_unique<ModelAdapter>(
         TorchModel{std::move(info), TokenTable(path, std::move(script.token_bytes)),
-                   std::move(layout), std::move(script.module), device_});
+                   std::move(layout), std::move(script.module), device_, std::move(rotations)});
   }
 
  private:

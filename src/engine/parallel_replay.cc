@@ -53,7 +53,7 @@ class ParallelReplay {
         references_(check_references(model.info, batch, options.allow_different_weights)),
         reference_layout_(references_.geometry),
         stats_(model.info.vocab_size, references_.top_k, references_.gathered, model.device),
-        make_cache_(cache_maker(options.kv_cache)),
+        make_cache_(cache_maker(options.kv_cache, model.rotations)),
         cache_(model.layout),
         limits_(pass_limits(model.info, options.kv_cache, options.parallel_memory_bytes)),
         rows_(batch.rows.size()) {

@@ -64,7 +64,7 @@ class Replay {
         gathered_ids_(model.info.vocab_size, references_.gathered,
                       static_cast<std::int64_t>(batch.rows.size()), SinkPump::kSlots, model.device),
         run_(*model.module, model.layout, make_shape(model, batch, options.kv_cache), model.device,
-             cache_maker(options.kv_cache)),
+             cache_maker(options.kv_cache, model.rotations)),
         fed_(batch.rows.size()),
         recorded_(batch.rows.size()),
         active_(batch.rows.size()),

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "engine/forward_module.h"
+#include "engine/key_rotations.h"
 #include "engine/row_layout.h"
 #include "engine/token_table.h"
 #include "kvtool/engine/api.h"
@@ -18,6 +19,7 @@ struct TorchModel {
   RowLayout layout;
   std::unique_ptr<ForwardModule> module;
   at::Device device;
+  KeyRotations rotations = {};
 };
 
 // Model::generate and Model::replay, see kvtool/engine/api.h.

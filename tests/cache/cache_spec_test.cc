@@ -75,6 +75,18 @@ TEST(CacheSpec, FillsInFallbacksAndLeavesOutWhatHasNone) {
   EXPECT_EQ(error_of([&] { std::ignore = spec.number("device"); }).code(), ErrorCode::kMisuse);
 }
 
+// What recordings were made with before there was the option.
+TEST(CacheSpec, TheFallbackOfALaterOptionIsNotNamed) {
+  const CacheSpec before = CacheSpec::parse("window:sinks=2,recent=9,codec=int8");
+  EXPECT_EQ(before.to_string(), "window:sinks=2,recent=9,codec=int8");
+  EXPECT_EQ(before.word("positions"), "original");
+  EXPECT_EQ(before, CacheSpec::parse("window:positions=original,sinks=2,recent=9,codec=int8"));
+  const CacheSpec other = CacheSpec::parse("window:sinks=2,recent=9,codec=int8,positions=cache");
+  EXPECT_EQ(other.to_string(), "window:sinks=2,recent=9,positions=cache,codec=int8");
+  EXPECT_EQ(CacheSpec::parse(other.to_string()), other);
+  EXPECT_NE(before, other);
+}
+
 TEST(CacheSpec, IsEqualWhereTheCachesAre) {
   EXPECT_EQ(parse("paged:device=1G"), parse("paged:device=1073741824,page=16"));
   EXPECT_NE(parse("paged:page=16"), parse("paged:page=17"));

@@ -37,6 +37,14 @@ TEST(KeyBudget, OfAWindowIsSinksAndRecentPositions) {
   EXPECT_EQ(seen("window:sinks=4,recent=10", {14, 12}), 11U);
   EXPECT_EQ(seen("window:sinks=4,recent=10", {1000, 12}), 10U);
   EXPECT_EQ(seen("window:sinks=4,recent=10", {1000, 6}), 6U);
+  // With positions of the cache the window of 12 hides 2 of the 14 keys that are left, for good.
+  EXPECT_EQ(seen("window:sinks=4,recent=10,positions=cache", {13, 0}), 14U);
+  EXPECT_EQ(seen("window:sinks=4,recent=10,positions=cache", {1000, 0}), 14U);
+  EXPECT_EQ(seen("window:sinks=4,recent=10,positions=cache", {7, 12}), 8U);
+  EXPECT_EQ(seen("window:sinks=4,recent=10,positions=cache", {14, 12}), 12U);
+  EXPECT_EQ(seen("window:sinks=4,recent=10,positions=cache", {1000, 12}), 12U);
+  EXPECT_EQ(seen("window:sinks=4,recent=10,positions=cache", {1000, 6}), 6U);
+  EXPECT_EQ(seen("window:sinks=4,recent=10,positions=cache", {1000, 500}), 14U);
   EXPECT_EQ(seen("window:sinks=18446744073709551615,recent=18446744073709551615", {1000, 0}),
             1001U);
 }

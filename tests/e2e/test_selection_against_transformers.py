@@ -123,11 +123,91 @@ class Selection:
 
 
 @pytest.mark.parametrize("family, spec", CASES)
-def test_every_query_sees_what_the_definition_says(family, spec, exported, tiny_directory,
-                                                   token_prompts, kvtool):
+def test_every_query_sees_what_the_definition_says(family, spec, exported, token_prompts, kvtool):
+    expect_same(kvtool, exported(family), token_prompts, spec,
+                lambda prompt: Selection(spec, prompt))
+
+
+class WindowInCache:
+    """A window with positions=cache: queries and keys as transformers turns them at the places
+    that they have in a cache of sinks and recent keys."""
+
+    def __init__(self, model, sinks, recent):
+        self._model, self._sinks, self._recent = model, sinks, recent
+
+    def __call__(self, module, query, key, value, attention_mask, scaling, softcap=None,
+                 s_aux=None, sliding_window=None, **kwargs):
+        q, k, v = (each[0].double() for each in (query, key, value))
+        positions = torch.arange(k.shape[1])
+        first = k.shape[1] - q.shape[1]
+        plain_q = self._turned(module.layer_idx, q, positions[first:], back=True)
+        plain_k = self._turned(module.layer_idx, k, positions, back=True)
+        output = torch.zeros(q.shape[1], q.shape[0], v.shape[2], dtype=torch.float64)
+        for row in range(q.shape[1]):
+            held = [key for key in range(first + row + 1)
+                    if key < self._sinks or first + row - key < self._recent]
+            places = torch.arange(len(held))
+            placed_q = self._turned(module.layer_idx, plain_q[:, row:row + 1], places[-1:])
+            placed_k = self._turned(module.layer_idx, plain_k[:, held], places)
+            for head in range(q.shape[0]):
+                kv_head = head * k.shape[0] // q.shape[0]
+                scores = placed_k[kv_head] @ placed_q[head, 0] * scaling
+                if softcap:
+                    scores = softcap * torch.tanh(scores / softcap)
+                weights = scores.exp()
+                if sliding_window:
+                    weights = weights.where(len(held) - 1 - places < sliding_window, 0)
+                total = weights.sum() + (0 if s_aux is None else s_aux[head].double().exp())
+                output[row, head] = weights @ v[kv_head, held] / total
+        return output.to(query.dtype)[None], None
+
+    def _turned(self, layer, rows, positions, back=False):
+        """Rows [heads, positions, dim], from 0 to their positions, or back."""
+        config, body = self._model.config, self._model.base_model
+        if not getattr(config, "no_rope_layers", [1] * 99)[layer]:
+            return rows
+        kind = [config.layer_types[layer]] if config.model_type == "gemma3_text" else []
+        cos, sin = (each[0].double() for each in body.rotary_emb(
+            torch.zeros(1, 1, 1), positions[None], *kind))
+        if config.model_type == "gpt_oss":  # of one half
+            cos, sin = torch.cat([cos, cos], -1), torch.cat([sin, sin], -1)
+        # DeepSeek turns the last channels, all others the first.
+        begin = rows.shape[-1] - cos.shape[-1] if config.model_type == "deepseek_v3" else 0
+        part = rows[..., begin:begin + cos.shape[-1]]
+        a, b = part.chunk(2, -1)
+        turned = part * cos + torch.cat([-b, a], -1) * (-sin if back else sin)
+        return torch.cat([rows[..., :begin], turned, rows[..., begin + cos.shape[-1]:]], -1)
+
+
+# One rotation for all; of a part of the channels; windows of 8 and a soft cap; windows and two
+# rotations; windows and sinks; a layer that is not turned; the last channels. A window of 8 of the
+# model's own lies between what is recent and all that the cache holds, or hides nothing of it.
+@pytest.mark.parametrize("sinks, recent", [(2, 7), (2, 4)])
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gemma2", "gemma3", "gpt_oss", "smollm3",
+                                    "deepseek_v3"])
+def test_a_window_gives_keys_the_positions_of_the_cache(family, sinks, recent, exported,
+                                                        tiny_directory, token_prompts, kvtool):
+    model = model_in(tiny_directory(family))
+    expect_same(kvtool, exported(family), token_prompts,
+                f"window:sinks={sinks},recent={recent},positions=cache",
+                lambda prompt: WindowInCache(model, sinks, recent))
+
+
+@pytest.mark.parametrize("family, table", [("gpt2", "transformer.wpe"),
+                                           ("opt", "model.decoder.embed_positions")])
+def test_positions_that_are_added_cannot_be_those_of_the_cache(family, table, exported,
+                                                               token_prompts, kvtool):
+    done = kvtool.run("save", "--model", exported(family).path, "--prompts", token_prompts,
+                      "--device", "cpu", "--kv-cache", "window:positions=cache", "--out", "rec")
+    assert done.returncode == 2
+    assert f"kvtool/Tiny-{family}: it adds its positions to the embeddings ({table})" in done.stderr
+    assert "positions=original" in done.stderr
+
+
+def expect_same(kvtool, model, token_prompts, spec, attention_of_prompt):
     """K and V of every layer but the first follow from what the queries before it saw, the tokens
     from the last. One row of the batch is padded, one is not."""
-    kvtool.ok("save", "--model", exported(family).path, "--prompts", token_prompts,
+    kvtool.ok("save", "--model", model.path, "--prompts", token_prompts,
               "--batch-size", 3, "--max-new-tokens", NEW_TOKENS, "--ignore-eos", "--device", "cpu",
               "--kv-cache", spec, "--out", "ref_cache")
     for index, line in list(enumerate(token_prompts.read_text().splitlines()))[:2]:
@@ -137,8 +217,7 @@ def test_every_query_sees_what_the_definition_says(family, spec, exported, tiny_
         dumped = load_file(target)
         ids = json.loads(line)["token_ids"]
         tokens = dumped["tokens"].tolist()
-        rows, chosen = run(tiny_directory(family), Selection(spec, len(ids)), ids,
-                           tokens[len(ids):])
+        rows, chosen = run(model.directory, attention_of_prompt(len(ids)), ids, tokens[len(ids):])
         for layer, (key, value) in rows.items():
             for name, ours, theirs in (("key", dumped[f"key.{layer}"], key),
                                        ("value", dumped[f"value.{layer}"], value)):

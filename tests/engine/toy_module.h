@@ -10,6 +10,7 @@
 
 #include "engine/forward_module.h"
 #include "engine/torch_model.h"
+#include "engine/turning.h"
 
 namespace kvtool::engine {
 
@@ -83,7 +84,9 @@ inline TorchModel toy_model(DType dtype = DType::kFloat32, std::uint8_t weights 
   info.weights_sha256[0] = weights;
   RowLayout layout(info.geometry);
   auto module = std::make_unique<ToyModule>(to_scalar_type(dtype), weights, layers);
-  return {std::move(info), TokenTable(), std::move(layout), std::move(module), at::kCPU};
+  KeyRotations rotations = turning_layers(layout);
+  return {std::move(info),   TokenTable(), std::move(layout),
+          std::move(module), at::kCPU,     std::move(rotations)};
 }
 
 }  // namespace kvtool::engine

@@ -55,7 +55,8 @@ class CacheSpec {
   [[nodiscard]] const std::string& word(std::string_view option) const;
 
   // Canonical: every option that has a value, in the order of the table, bytes with the
-  // largest suffix that is exact. parse() of it gives an equal spec.
+  // largest suffix that is exact; but for fallbacks that a name leaves out (OptionInfo). parse() of
+  // it gives an equal spec.
   [[nodiscard]] std::string to_string() const;
 
   friend bool operator==(const CacheSpec&, const CacheSpec&) = default;
@@ -65,6 +66,7 @@ class CacheSpec {
     std::string name;
     std::string text;  // canonical
     std::uint64_t number = 0;
+    bool is_named = true;
 
     friend bool operator==(const Setting&, const Setting&) = default;
   };

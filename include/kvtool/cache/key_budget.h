@@ -58,6 +58,10 @@ class KeyBudget {
   // of `positions`; it names the least budget.
   void check(std::uint64_t positions) const;
 
+  // Of a window: whether keys stand where they are in the cache, the sinks right before the recent
+  // ones, rather than in the input.
+  [[nodiscard]] bool closes_up() const { return closes_up_; }
+
   // The policy whose choice it is.
   [[nodiscard]] const std::string& selection() const { return selection_; }
   // In positions, of a policy that selects pages in pages.
@@ -83,6 +87,7 @@ class KeyBudget {
   std::uint64_t amount_ = 0;  // pages, or percent of them
   bool is_share_ = false;
   std::uint64_t dense_layers_ = 0;
+  bool closes_up_ = false;
 };
 
 }  // namespace kvtool::cache

@@ -46,6 +46,9 @@ struct OptionInfo {
   std::span<const std::string_view> words = {};
   std::uint64_t least = 0;  // of a number
   OptionValue where = {};   // it is there only where that option has that value
+  // False of an option that came after recordings were made: its fallback is left out of the name
+  // of a cache, so that theirs stays the same.
+  bool names_fallback = true;
 };
 
 // Options that several policies share.
@@ -57,6 +60,7 @@ inline constexpr OptionInfo kStoreOption{
     "how rows are kept: as the model made them, or as int8, fp8 or kivi of that many bits", "none",
     kStoreWords};
 
+inline constexpr std::array<std::string_view, 2> kPositionWords = {"original", "cache"};
 inline constexpr std::array kWindowOptions = {
     OptionInfo{"sinks", OptionKind::kCount, "first positions of an input that are always seen",
                "4"},
@@ -66,6 +70,15 @@ inline constexpr std::array kWindowOptions = {
                "1020",
                {},
                1},
+    OptionInfo{
+        "positions",
+        OptionKind::kWord,
+        "which ones keys have: original, or cache, as if nothing were between sinks and window",
+        "original",
+        kPositionWords,
+        0,
+        {},
+        false},
     kStoreOption,
 };
 

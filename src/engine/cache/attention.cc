@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "engine/cache/selection/key_turn.h"
+
 namespace kvtool::engine {
 namespace {
 
@@ -25,6 +27,14 @@ bool needs_scores(const AttentionParams& params) {
   return params.softcap > 0.0 || params.sinks.has_value();
 }
 
+// AttentionParams::gap() of `count` queries from `first_query` on.
+at::Tensor gaps_of(std::int64_t first_query, std::int64_t count, const AttentionParams& params,
+                   const at::TensorOptions& options) {
+  return at::arange(first_query, first_query + count, options)
+      .add_(1 - params.first_keys - params.sliding_window)
+      .clamp_min_(0);
+}
+
 // Softmax with the sink as one more column that receives probability and no value.
 at::Tensor softmax_with_sinks(const at::Tensor& scores, const at::Tensor& sinks,
                               std::int64_t num_kv_heads) {
@@ -36,19 +46,20 @@ at::Tensor softmax_with_sinks(const at::Tensor& scores, const at::Tensor& sinks,
   return all.narrow(-1, 0, scores.size(-1));
 }
 
-// Scores in float32, for the options that no fused kernel knows.
-at::Tensor explicit_attention(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
-                              const AttentionParams& params,
-                              const std::optional<at::Tensor>& mask) {
-  const std::int64_t batch = q.size(0);
-  const std::int64_t num_kv_heads = keys.size(1);
-  const std::int64_t groups = q.size(1) / num_kv_heads;
-  const std::int64_t queries = q.size(2);
-  const std::int64_t positions = keys.size(2);
-  at::Tensor scores = at::matmul(group_queries(q, num_kv_heads), keys.transpose(2, 3))
-                          .to(at::kFloat)
-                          .mul_(params.scale)
-                          .view({batch, num_kv_heads, groups, queries, positions});
+// In float32, [B, Hkv, G * S, T].
+at::Tensor products(const at::Tensor& q, const at::Tensor& keys) {
+  return at::matmul(group_queries(q, keys.size(1)), keys.transpose(2, 3)).to(at::kFloat);
+}
+
+// Attention by products() of the queries, which are `queries` of each head; scales them in place.
+at::Tensor attention_of(at::Tensor products, std::int64_t queries, const at::Tensor& values,
+                        const AttentionParams& params, const std::optional<at::Tensor>& mask) {
+  const std::int64_t batch = products.size(0);
+  const std::int64_t num_kv_heads = products.size(1);
+  const std::int64_t groups = products.size(2) / queries;
+  const std::int64_t positions = products.size(3);
+  at::Tensor scores =
+      products.mul_(params.scale).view({batch, num_kv_heads, groups, queries, positions});
   if (params.softcap > 0.0) scores.div_(params.softcap).tanh_().mul_(params.softcap);
   // mask [B or 1, 1, S or 1, T] -> [.., 1, 1, S or 1, T]
   if (mask) scores.add_(mask->unsqueeze(1));
@@ -56,7 +67,27 @@ at::Tensor explicit_attention(const at::Tensor& q, const at::Tensor& keys, const
                                           : at::softmax(scores, -1);
   const at::Tensor grouped =
       weights.to(values.scalar_type()).reshape({batch, num_kv_heads, groups * queries, positions});
-  return at::matmul(grouped, values).view({batch, q.size(1), queries, values.size(3)});
+  return at::matmul(grouped, values).view({batch, num_kv_heads * groups, queries, values.size(3)});
+}
+
+// For the options that no fused kernel knows.
+at::Tensor explicit_attention(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
+                              const AttentionParams& params,
+                              const std::optional<at::Tensor>& mask) {
+  return attention_of(products(q, keys), q.size(2), values, params, mask);
+}
+
+// Queries from `first_query` on, of whose keys the first `first_keys` are turned for each of them:
+// q · turned(k) is turned_back(q) · k.
+at::Tensor turned_attention(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
+                            const AttentionParams& params, const at::Tensor& mask,
+                            std::int64_t first_query, std::int64_t first_keys) {
+  const at::Tensor wide_keys = keys.to(at::kFloat);
+  const at::Tensor scores = products(q.to(at::kFloat), wide_keys);
+  const at::Tensor gaps = gaps_of(first_query, q.size(2), params, q.options().dtype(at::kLong));
+  scores.narrow(3, 0, first_keys)
+      .copy_(products(params.turn->queries(q, gaps), wide_keys.narrow(2, 0, first_keys)));
+  return attention_of(scores, q.size(2), values, params, mask);
 }
 
 at::Tensor fused_attention(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
@@ -84,6 +115,10 @@ struct BlockKeys {
   std::int64_t end = 0;
 
   [[nodiscard]] std::int64_t size() const { return lead + end - first; }
+  // Of the first keys, which come first.
+  [[nodiscard]] std::int64_t first_keys(const AttentionParams& params) const {
+    return lead > 0 ? lead : std::min(params.first_keys, end);
+  }
 };
 
 // That queries from `first_query` on can see, all before `end`.
@@ -116,7 +151,13 @@ at::Tensor band_mask(std::int64_t first_query, std::int64_t rows, const BlockKey
     at::Tensor out_of_reach = distance.ge(params.sliding_window);
     if (params.first_keys > 0) {
       out_of_reach.logical_and_(positions.ge(params.first_keys).unsqueeze(0));
-      if (params.first_reach > 0) out_of_reach.logical_or_(distance.ge(params.first_reach));
+      if (params.first_reach > 0) {
+        const at::Tensor in_cache =
+            params.closes_up
+                ? distance - gaps_of(first_query, rows, params, long_options).unsqueeze(1)
+                : distance;
+        out_of_reach.logical_or_(in_cache.ge(params.first_reach));
+      }
     }
     hidden.logical_or_(out_of_reach);
   }
@@ -178,6 +219,11 @@ at::Tensor attention_by_products(const at::Tensor& q, const at::Tensor& keys,
   return at::bmm(weights, values.squeeze(0)).view({1, q.size(1), q.size(2), values.size(3)});
 }
 
+// Whether queries up to the last of `positions` see first keys turned.
+bool turns(const AttentionParams& params, std::int64_t positions) {
+  return params.turn != nullptr && params.gap(positions - 1) > 0;
+}
+
 // Several queries with a mask: block by block.
 at::Tensor blockwise_attention(const at::Tensor& q, const at::Tensor& keys,
                                const at::Tensor& values, const AttentionParams& params,
@@ -193,10 +239,15 @@ at::Tensor blockwise_attention(const at::Tensor& q, const at::Tensor& keys,
     const at::Tensor block_q = q.narrow(2, begin, rows);
     const at::Tensor block_k = pick(keys, visible);
     const at::Tensor block_v = pick(values, visible);
-    output.narrow(2, begin, rows)
-        .copy_(needs_scores(params)
-                   ? explicit_attention(block_q, block_k, block_v, params, mask)
-                   : fused_attention(block_q, block_k, block_v, params.scale, mask, false));
+    const auto attend = [&] {
+      if (turns(params, past + begin + rows)) {
+        return turned_attention(block_q, block_k, block_v, params, mask, past + begin,
+                                visible.first_keys(params));
+      }
+      if (needs_scores(params)) return explicit_attention(block_q, block_k, block_v, params, mask);
+      return fused_attention(block_q, block_k, block_v, params.scale, mask, false);
+    };
+    output.narrow(2, begin, rows).copy_(attend());
   }
   return output;
 }
@@ -206,17 +257,25 @@ at::Tensor attend_last(const at::Tensor& q, const at::Tensor& keys, const at::Te
                        const AttentionParams& params, const std::optional<at::Tensor>& bias) {
   const std::int64_t positions = keys.size(2);
   const std::int64_t reach = params.first_reach;
+  const std::int64_t gap = params.gap(positions - 1);
   // Of the first keys, too, what is too far away for all of them.
   const std::int64_t far =
-      params.first_keys > 0 && reach > 0 ? std::max<std::int64_t>(0, positions - reach) : 0;
+      params.first_keys > 0 && reach > 0 ? std::max<std::int64_t>(0, positions - gap - reach) : 0;
   const std::int64_t count = positions - far;
   AttentionParams rest = params;
   rest.first_keys = std::max<std::int64_t>(0, params.first_keys - far);
   const BlockKeys visible = keys_before(count, count - 1, rest);
   const auto visible_bias =
       bias ? std::optional(bias->narrow(3, visible.first, visible.size())) : std::nullopt;
-  return decode_attention(q, pick(keys.narrow(2, far, count), visible),
-                          pick(values.narrow(2, far, count), visible), params, visible_bias);
+  const at::Tensor near = keys.narrow(2, far, count);
+  const bool turned = params.turn != nullptr && gap > 0 && visible.lead > 0;
+  const at::Tensor seen =
+      turned ? at::cat({params.turn->keys(near.narrow(2, 0, visible.lead), gap),
+                        near.narrow(2, visible.first, visible.end - visible.first)},
+                       2)
+             : pick(near, visible);
+  return decode_attention(q, seen, pick(values.narrow(2, far, count), visible), params,
+                          visible_bias);
 }
 
 }  // namespace
@@ -229,6 +288,8 @@ AttentionParams simplified(const AttentionParams& params, std::int64_t positions
   simple.sliding_window = params.first_reach;
   simple.first_keys = 0;
   simple.first_reach = 0;
+  simple.closes_up = false;
+  simple.turn = nullptr;
   return simple;
 }
 
@@ -250,8 +311,9 @@ const at::Tensor& DiagonalMasks::get(std::int64_t first_query, std::int64_t rows
                                      std::int64_t first_key, std::int64_t columns,
                                      const AttentionParams& params, std::int64_t repeats,
                                      const at::TensorOptions& options) {
-  at::Tensor& mask = masks_[{first_query, rows, lead, first_key, columns, params.sliding_window,
-                             params.first_keys, params.first_reach, repeats}];
+  at::Tensor& mask =
+      masks_[{first_query, rows, lead, first_key, columns, params.sliding_window, params.first_keys,
+              params.first_reach, params.closes_up ? 1 : 0, repeats}];
   if (!mask.defined()) {
     mask = diagonal_mask(first_query, rows, {lead, first_key, first_key + columns}, params, options)
                .repeat({1, 1, repeats, 1});
@@ -265,7 +327,7 @@ at::Tensor diagonal_attention(const at::Tensor& q, const at::Tensor& keys, const
   const AttentionParams params = simplified(given, keys.size(2));
   const std::int64_t queries = q.size(2);
   const std::int64_t past = keys.size(2) - queries;
-  const bool by_products = q.is_cpu() && !needs_scores(params);
+  const bool by_products = q.is_cpu() && !needs_scores(params) && params.turn == nullptr;
   const std::int64_t groups = by_products ? q.size(1) / keys.size(1) : 1;
   const at::TensorOptions mask_options = by_products ? q.options().dtype(at::kFloat) : q.options();
   at::Tensor output = at::empty({q.size(0), q.size(1), queries, values.size(3)}, values.options());
@@ -286,6 +348,10 @@ at::Tensor diagonal_attention(const at::Tensor& q, const at::Tensor& keys, const
     const at::Tensor block_k = joined(keys, own_k);
     const at::Tensor block_v = joined(values, own_v);
     const auto attend = [&] {
+      if (turns(params, first_query + rows)) {
+        return turned_attention(block_q, block_k, block_v, params, mask, first_query,
+                                visible.first_keys(params));
+      }
       if (needs_scores(params)) return explicit_attention(block_q, block_k, block_v, params, mask);
       if (by_products) return attention_by_products(block_q, block_k, block_v, params.scale, mask);
       return fused_attention(block_q, block_k, block_v, params.scale, mask, false);

@@ -11,6 +11,8 @@
 
 namespace kvtool::engine {
 
+class KeyTurn;
+
 struct AttentionParams {
   double scale = 1.0;
   std::int64_t sliding_window = 0;  // 0: none
@@ -20,6 +22,17 @@ struct AttentionParams {
   // them, as long as they are less than `first_reach` positions away (0: however far).
   std::int64_t first_keys = 0;
   std::int64_t first_reach = 0;
+  // The first keys stand right before the window, as if nothing were between: that many positions
+  // nearer, by which `turn` turns them (null: no position turns keys).
+  bool closes_up = false;
+  const KeyTurn* turn = nullptr;
+
+  // Positions between the first keys and the window of a query at `position`, if they close up.
+  [[nodiscard]] std::int64_t gap(std::int64_t position) const {
+    return closes_up && position >= first_keys + sliding_window
+               ? position + 1 - first_keys - sliding_window
+               : 0;
+  }
 };
 
 // The same for queries up to the last of `positions` keys, without a window that hides none of
@@ -48,7 +61,7 @@ class DiagonalMasks {
   void clear() { masks_.clear(); }
 
  private:
-  std::map<std::array<std::int64_t, 9>, at::Tensor> masks_;
+  std::map<std::array<std::int64_t, 10>, at::Tensor> masks_;
 };
 
 // Many steps at once: query i stands at position T - S + i, sees keys and values

@@ -12,6 +12,7 @@
 #include "engine/cache/selection/page_selector.h"
 #include "engine/cache/selection/window_selector.h"
 #include "kvtool/base/error.h"
+#include "kvtool/base/setting.h"
 #include "kvtool/cache/cache_plan.h"
 #include "kvtool/cache/key_budget.h"
 
@@ -109,9 +110,26 @@ static_assert(std::equal(kMakers.begin(), kMakers.end(), cache::kPolicies.begin(
                          }),
               "a policy lacks its row here or in kvtool/cache/policies.h");
 
+// A window whose sinks are turned to where they stand in the cache.
+CacheMaker closing_window_maker(const cache::CacheSpec& spec, const KeyRotations& rotations) {
+  if (!rotations.why_none.empty() || rotations.layers.empty()) {
+    throw_usage(setting("kv_cache") + " " + spec.to_string() +
+                ": positions=cache turns keys to other positions, which takes a model whose "
+                "positions do nothing but turn queries and keys: " +
+                rotations.why_none + "; use positions=original");
+  }
+  return [spec, rotations](const RowLayout& layout, const BatchShape& shape, at::Device device) {
+    std::unique_ptr<StoredCache> store = make_store(spec, layout, shape, device);
+    store->select_with(std::make_unique<WindowSelector>(spec, key_turns(rotations, device)));
+    store->set_spec(spec.to_string());
+    return store;
+  };
+}
+
 }  // namespace
 
-CacheMaker cache_maker(const cache::CacheSpec& spec) {
+CacheMaker cache_maker(const cache::CacheSpec& spec, const KeyRotations& rotations) {
+  if (cache::KeyBudget(spec).closes_up()) return closing_window_maker(spec, rotations);
   for (const Policy& policy : kMakers) {
     if (policy.name != spec.policy()) continue;
     return [make = policy.make, spec](const RowLayout& layout, const BatchShape& shape,

@@ -75,7 +75,7 @@ TEST_P(CombinedCache, TakesWhatThePlanSays) {
   const TorchModel model = roomy_model();
   const std::vector<std::int32_t> prompt(5, 1);
   const BatchShape shape({prompt, prompt}, 5, 300);
-  const auto kept = cache_maker(spec())(model.layout, shape, at::kCPU);
+  const auto kept = cache_maker(spec(), model.rotations)(model.layout, shape, at::kCPU);
   const cache::CachePlan plan = cache::plan_cache(model.info.geometry, {2, 300, 5}, spec());
   kept->begin({0, 5});
   EXPECT_EQ(kept->use().physical_bytes, plan.peak_bytes());
@@ -91,6 +91,8 @@ INSTANTIATE_TEST_SUITE_P(
                     "paged:page=32,device=4,check=1,codec=kivi4",
                     "paged:page=32,device=4,check=1,codec=kivi2,select=mass,budget=4,dense=0",
                     "window:sinks=2,recent=40,codec=fp8", "window:sinks=2,recent=40,codec=kivi2",
+                    "window:sinks=2,recent=40,positions=cache,codec=int8",
+                    "window:sinks=9,recent=40,positions=cache,codec=kivi4",
                     "quest:page=4,budget=8,dense=0,codec=int8",
                     "quest:page=4,budget=8,dense=0,codec=fp8",
                     "mean-deviation:page=4,budget=8,dense=0,codec=kivi4",

@@ -10,6 +10,7 @@
 #include "engine/cache/policies.h"
 #include "engine/cache/policy_param.h"
 #include "engine/cache/slot_rows.h"
+#include "engine/turning.h"
 #include "kvtool/cache/cache_plan.h"
 #include "support/error_of.h"
 
@@ -36,11 +37,12 @@ class EveryPolicy : public testing::TestWithParam<PolicyCase> {
   EveryPolicy() { at::manual_seed(5); }
 
   static std::unique_ptr<KvCache> make(const RowLayout& layout, const BatchShape& shape) {
-    return cache_maker(spec_of(GetParam()))(layout, shape, at::kCPU);
+    return cache_maker(spec_of(GetParam()), turning_layers(layout))(layout, shape, at::kCPU);
   }
   // That shows its queries everything.
   static std::unique_ptr<KvCache> make_covering(const RowLayout& layout, const BatchShape& shape) {
-    return cache_maker(covering_spec_of(GetParam()))(layout, shape, at::kCPU);
+    return cache_maker(covering_spec_of(GetParam()), turning_layers(layout))(layout, shape,
+                                                                             at::kCPU);
   }
 
   // Each row of `kept` is `rows` to the precision of the codec: half a step of its integers, or
@@ -271,7 +273,7 @@ TEST_P(EveryPolicy, AQuerySeesTheRowsOfItsWindow) {
 TEST_P(EveryPolicy, APassMayBeDivided) {
   const RowLayout layout(policy_geometry());
   const BatchShape shape({long_}, 4, 8);
-  const CacheMaker maker = cache_maker(unmeasured_spec_of(GetParam()));
+  const CacheMaker maker = cache_maker(unmeasured_spec_of(GetParam()), turning_layers(layout));
   const std::unique_ptr<KvCache> whole = maker(layout, shape, at::kCPU);
   const std::unique_ptr<KvCache> parts = maker(layout, shape, at::kCPU);
   const LayerProjections p = random_layer_projections(1, 4);
@@ -351,9 +353,9 @@ std::vector<at::Tensor> course_of(KvCache& kept, const BatchShape& shape, std::i
 
 // After a longer run of other prompts, whose numbers would show wherever one is left.
 TEST_P(EveryPolicy, OnceItIsClearedItIsAsNew) {
-  const CacheMaker maker = cache_maker(busy_spec_of(GetParam()));
   for (const DType dtype : kDTypes) {
     const RowLayout layout(policy_geometry(dtype));
+    const CacheMaker maker = cache_maker(busy_spec_of(GetParam()), turning_layers(layout));
     const BatchShape before({long_, short_}, 4, 14);
     const BatchShape shape({short_, middle_}, 3, 14);
     const std::unique_ptr<KvCache> kept = maker(layout, before, at::kCPU);

@@ -96,6 +96,8 @@ inline PolicyCase case_of(const cache::PolicyInfo& policy) {
 inline std::vector<PolicyCase> policy_cases() {
   std::vector<PolicyCase> cases;
   for (const cache::PolicyInfo& policy : cache::policies()) cases.push_back(case_of(policy));
+  cases.push_back(policy_case("window_cache", "window:sinks=1,recent=3,positions=cache",
+                              "window:positions=cache"));
   const std::string paged = "paged:page=2,device=6,check=1";
   cases.push_back(policy_case("paged_int8", paged + ",codec=int8", "", "paged:codec=int8"));
   cases.push_back(policy_case("paged_kivi", "paged:page=32,device=6,check=1,codec=kivi4", "",

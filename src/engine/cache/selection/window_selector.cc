@@ -9,6 +9,8 @@ AttentionParams WindowSelector::narrowed(const AttentionCall& call) const {
   params.first_keys = static_cast<std::int64_t>(budget().sinks());
   params.first_reach = params.sliding_window;
   params.sliding_window = recent;
+  params.closes_up = budget().closes_up();
+  if (params.closes_up) params.turn = turns_.at(static_cast<std::size_t>(call.layer)).get();
   return params;
 }
 
