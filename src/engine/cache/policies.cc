@@ -116,7 +116,7 @@ CacheMaker closing_window_maker(const cache::CacheSpec& spec, const KeyRotations
     throw_usage(setting("kv_cache") + " " + spec.to_string() +
                 ": positions=cache turns keys to other positions, which takes a model whose "
                 "positions do nothing but turn queries and keys: " +
-                rotations.why_none + "; use positions=original");
+                rotations.why_none + "; else use positions=original");
   }
   return [spec, rotations](const RowLayout& layout, const BatchShape& shape, at::Device device) {
     std::unique_ptr<StoredCache> store = make_store(spec, layout, shape, device);
