@@ -29,7 +29,8 @@ constexpr CommandFactory kCommands[] = {make_generate_command,  make_save_comman
                                         make_verify_command,    make_recover_command,
                                         make_diff_command,      make_selftest_command,
                                         make_calibrate_command, make_calibrate_worker_command,
-                                        make_bench_command,     make_bench_cache_command};
+                                        make_bench_command,     make_bench_cache_command,
+                                        make_lab_command};
 
 constexpr const char* kDescription =
     "kvtool records an LLM's greedy generation together with its KV cache on one\n"

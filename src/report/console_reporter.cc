@@ -50,6 +50,7 @@ class ConsoleReporter : public Reporter {
   void cache_bench(const run::CacheBenchResult& result) override {
     show_cache_bench(page_, result);
   }
+  void lab(const run::LabResult& result) override { show_lab(page_, result); }
   void verified(const format::FileVerdict& verdict) override {
     show_verified(page_, verdict);
     page_.flush();

@@ -13,6 +13,7 @@
 #include "html/page_data.h"
 #include "html/sections.h"
 #include "kvtool/run/cache_bench.h"
+#include "kvtool/run/lab.h"
 #include "report/reporter.h"
 
 namespace kvtool::report {
@@ -51,6 +52,8 @@ class HtmlReporter : public Reporter {
     outcome_ = std::max(outcome_, result.passed() ? html::Outcome::kPass : html::Outcome::kFail,
                         more_severe);
   }
+
+  void lab(const run::LabResult& result) override { sections_ += html::lab_section(result); }
 
   void finish(const run::Summary& summary) override {
     for (const run::Verdict& verdict : summary.verdicts) {

@@ -86,6 +86,7 @@ class JsonReporter : public Reporter {
   void cache_bench(const run::CacheBenchResult& result) override {
     document_["cache_benches"].push_back(json_cache_bench(result));
   }
+  void lab(const run::LabResult& result) override { document_["labs"].push_back(json_lab(result)); }
   void verified(const format::FileVerdict& verdict) override {
     document_["files"].push_back(json_verified(verdict));
   }

@@ -12,6 +12,7 @@
 
 namespace kvtool::run {
 struct CacheBenchResult;
+struct LabResult;
 }
 
 namespace kvtool::report {
@@ -68,6 +69,7 @@ struct KvDetail {
 [[nodiscard]] Json json_calibration(const run::CalibrationResult& result);
 [[nodiscard]] Json json_bench(const run::BenchResult& result);
 [[nodiscard]] Json json_cache_bench(const run::CacheBenchResult& result);
+[[nodiscard]] Json json_lab(const run::LabResult& result);
 [[nodiscard]] Json json_verified(const format::FileVerdict& verdict);
 [[nodiscard]] Json json_verify_totals(const run::VerifyTotals& totals);
 [[nodiscard]] Json json_recovery(const run::RecoveryResult& recovery);

@@ -11,6 +11,7 @@
 
 namespace kvtool::run {
 struct CacheBenchResult;
+struct LabResult;
 }
 
 namespace kvtool::report {
@@ -57,6 +58,7 @@ void add_markdown_verdict(MarkdownPage& page, const run::Verdict& verdict, const
 [[nodiscard]] std::string markdown_failed_input(const run::InputResult& input);
 void add_markdown_selftest(MarkdownPage& page, const run::SelftestResult& result);
 void add_markdown_cache_bench(MarkdownPage& page, const run::CacheBenchResult& result);
+void add_markdown_lab(MarkdownPage& page, const run::LabResult& result);
 void add_markdown_calibration(MarkdownPage& page, const run::CalibrationResult& result);
 
 }  // namespace kvtool::report

@@ -72,6 +72,8 @@ class MarkdownReporter : public Reporter {
     add_markdown_cache_bench(sections_, result);
   }
 
+  void lab(const run::LabResult& result) override { add_markdown_lab(sections_, result); }
+
   // Files are checked, not runs: for people on the console, for programs in JSON.
 
   void calibration(const run::CalibrationResult& result) override {

@@ -55,6 +55,9 @@ class ReporterList : public Reporter {
   void cache_bench(const run::CacheBenchResult& result) override {
     for (const auto& reporter : reporters_) reporter->cache_bench(result);
   }
+  void lab(const run::LabResult& result) override {
+    for (const auto& reporter : reporters_) reporter->lab(result);
+  }
   void verified(const format::FileVerdict& verdict) override {
     for (const auto& reporter : reporters_) reporter->verified(verdict);
   }

@@ -143,7 +143,12 @@ class BatchReplay {
         options_.parallel_memory_bytes.value_or(options.parallel_memory_bytes);
     options.kv_cache = kv_cache_;
     const engine::ReplayResult run = model_.replay(live_, options, sinks, progress);
-    check_applied(kv_cache_, length(), run.cache_use);
+    totals.runs.push_back({.mode = mode,
+                           .cache_use = run.cache_use,
+                           .prefill_seconds = run.timing.prefill_seconds,
+                           .decode_seconds = run.timing.decode_seconds,
+                           .decode_steps = run.timing.decode_steps,
+                           .idle = idle_reason(run.cache_use)});
     totals.prefill_seconds += run.timing.prefill_seconds;
     totals.decode_seconds += run.timing.decode_seconds;
     if (run.cache_use.peak_bytes >= totals.cache_use.peak_bytes) totals.cache_use = run.cache_use;
@@ -165,6 +170,14 @@ class BatchReplay {
   }
 
  private:
+  [[nodiscard]] std::string idle_reason(const cache::CacheUse& use) const {
+    if (options_.refuse_idle) {
+      check_applied(kv_cache_, length(), use);
+      return {};
+    }
+    return cache::not_applied(kv_cache_, length(), use).value_or("");
+  }
+
   [[nodiscard]] cache::RunLength length() const {
     cache::RunLength longest{.layers = model_.info().geometry.num_layers()};
     for (const LiveRow& row : rows_) {

@@ -27,6 +27,18 @@ struct BatchReplayOptions {
   // Of a gate, which may differ by the device that a recording comes from. Empty: the defaults.
   std::function<analysis::FlipBounds(const ReferenceEntry& entry)> flip_bounds;
   std::uint64_t block_positions = 64;  // of the K/V profile, the same in all batches of a run
+  // A cache that did not act is an Error; else ModeRun::idle says why it is known.
+  bool refuse_idle = true;
+};
+
+// What one mode of a batch took.
+struct ModeRun {
+  format::ReplayMode mode = format::ReplayMode::kInject;
+  cache::CacheUse cache_use = {};
+  double prefill_seconds = 0.0;
+  double decode_seconds = 0.0;
+  std::uint64_t decode_steps = 0;  // of the batch
+  std::string idle = {};           // empty: the cache acted, or had nothing to act on
 };
 
 // One row that somebody asked for; stand-ins and mates are not among the results.
@@ -46,6 +58,7 @@ struct BatchReplayResult {
   cache::CacheUse cache_use;     // of the mode that took most
   double prefill_seconds = 0.0;  // sums over modes
   double decode_seconds = 0.0;
+  std::vector<ModeRun> runs;  // of each mode
 };
 
 // A sink that records what the device computes, or null. Asked once per

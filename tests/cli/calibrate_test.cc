@@ -182,7 +182,7 @@ TEST_F(CalibrateWorkerCommand, ByHandItSaysWhoStartsIt) {
   input_ = "{}";
   const CommandResult empty = run("calibrate-worker");
   EXPECT_EQ(empty.status, 2);
-  EXPECT_THAT(empty.err, HasSubstr("expected version 2"));
+  EXPECT_THAT(empty.err, HasSubstr("expected version 3"));
 }
 
 TEST_F(CalibrateWorkerCommand, NoHelpOrSuggestionNamesIt) {

@@ -116,11 +116,11 @@ TEST(WorkerTask, RefusesAnotherVersion) {
   json document = document_of({});
   document["version"] = kWorkerVersion + 1;
   EXPECT_STREQ(error_of([&] { (void)parse_task(document.dump()); }).what(),
-               "the task: expected version 2, found 3");
+               "the task: expected version 3, found 4");
   document.erase("version");
   EXPECT_STREQ(error_of([&] { (void)parse_task(document.dump()); }).what(),
-               "the task: expected version 2, found none");
-  EXPECT_THAT(error_of([&] { (void)parse_task("[]"); }).what(), HasSubstr("expected version 2"));
+               "the task: expected version 3, found none");
+  EXPECT_THAT(error_of([&] { (void)parse_task("[]"); }).what(), HasSubstr("expected version 3"));
 }
 
 TEST(WorkerTask, RefusesWhatItDoesNotKnow) {

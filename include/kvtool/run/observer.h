@@ -16,6 +16,7 @@ namespace kvtool::run {
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
 struct CacheBenchResult;
+struct LabResult;
 
 class Observer {
  public:
@@ -42,6 +43,7 @@ class Observer {
   virtual void calibration(const CalibrationResult& /*result*/) {}
   virtual void bench(const BenchResult& /*result*/) {}
   virtual void cache_bench(const CacheBenchResult& /*result*/) {}  // kvtool/run/cache_bench.h
+  virtual void lab(const LabResult& /*result*/) {}                 // kvtool/run/lab.h
   // Of each file, then of all.
   virtual void verified(const format::FileVerdict& /*verdict*/) {}
   virtual void verified_all(const VerifyTotals& /*totals*/) {}

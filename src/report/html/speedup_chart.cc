@@ -17,6 +17,7 @@ constexpr double kRight = 200;  // where the names of the lines stand
 constexpr double kTop = 12;
 constexpr double kBottom = 44;
 constexpr double kNameHeight = 15;
+constexpr double kTickWidth = 34;  // numbers below the axis are left out where they would meet
 
 bool is_shown(double value) { return std::isfinite(value) && value > 0.0; }
 
@@ -71,9 +72,8 @@ std::string names(const std::vector<ChartLine>& lines, const Axis& up) {
   };
   std::vector<Name> placed;
   for (const ChartLine& line : lines) {
-    if (!line.values.empty() && is_shown(line.values.back())) {
-      placed.push_back({up.at(line.values.back()), &line});
-    }
+    const auto last = std::find_if(line.values.rbegin(), line.values.rend(), is_shown);
+    if (last != line.values.rend()) placed.push_back({up.at(*last), &line});
   }
   std::sort(placed.begin(), placed.end(), [](const Name& a, const Name& b) { return a.y < b.y; });
   std::string written;
@@ -118,8 +118,12 @@ std::string logarithmic_chart(const std::vector<double>& x, const std::vector<Ch
                     kLeft, kWidth - kRight, y, y);
     picture += tick(kLeft - 6, y + 4, "end", fmt::format("{:g}", power));
   }
+  double free_from = 0.0;
   for (const double value : x) {
-    picture += tick(across.at(value), kHeight - kBottom + 18, "middle", fmt::format("{:g}", value));
+    if (across.at(value) < free_from) continue;
+    free_from = across.at(value) + kTickWidth;
+    picture +=
+        tick(across.at(value), kHeight - kBottom + 18, "middle", fmt::format("{:.3g}", value));
   }
   picture += tick((kLeft + kWidth - kRight) / 2, kHeight - 6, "middle", x_title);
   for (const ChartLine& line : lines) picture += points(x, line, across, up);

@@ -14,45 +14,13 @@
 #include "kvtool/base/temporary_folder.h"
 #include "kvtool/run/paths.h"
 #include "run/reference/reference_sets.h"
-#include "worker_messages.h"
+#include "worker_process.h"
 
 namespace kvtool::run {
 namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-
-// Exit status of a worker that was asked to stop.
-constexpr int kInterruptedWorker = 130;
-constexpr std::string_view kErrorPrefix = "kvtool: error: ";
-
-// The last error that a worker logged; all of its log when it logged none.
-std::string message_of(const ProcessResult& done) {
-  const auto at = done.error_output.rfind(kErrorPrefix);
-  std::string message = at == std::string::npos
-                            ? done.error_output
-                            : done.error_output.substr(at + kErrorPrefix.size());
-  while (!message.empty() && message.back() == '\n') message.pop_back();
-  return message;
-}
-
-// Of a worker that gave no answer.
-[[noreturn]] void throw_end(const std::string& what, const ProcessResult& done) {
-  if (done.exit_status == kInterruptedWorker) throw Interrupted();
-  const int status = done.exit_status;
-  const bool known = (status >= static_cast<int>(ErrorCode::kUsage) &&
-                      status <= static_cast<int>(ErrorCode::kEnvironment)) ||
-                     status == static_cast<int>(ErrorCode::kInternal);
-  throw Error(known ? static_cast<ErrorCode>(status) : ErrorCode::kEnvironment,
-              what + " failed" + (known ? "" : " with exit status " + std::to_string(status)) +
-                  ": " + message_of(done));
-}
-
-// Libraries may write to standard output, too: the answer is its last line.
-std::string_view last_line(std::string_view output) {
-  while (output.ends_with('\n')) output.remove_suffix(1);
-  return output.substr(output.rfind('\n') + 1);
-}
 
 std::string contents_of(const fs::path& path) {
   std::ifstream file(path);
@@ -128,7 +96,7 @@ class Calibrator {
     tell("recording the reference");
     WorkerTask task{.action = WorkerAction::kRecord, .request = request_.run};
     task.request.base_dir = folder.string();
-    static_cast<void>(ask(task, "recording the reference"));
+    static_cast<void>(ask_worker(services_, task, "recording the reference"));
   }
 
   void prepare_replays(const std::optional<TemporaryFolder>& recorded) {
@@ -156,7 +124,7 @@ class Calibrator {
     outcome.run.batch = variant.single_inputs ? "1" : "recorded";
 
     const auto started = std::chrono::steady_clock::now();
-    WorkerAnswer answer = ask(task, "the replay \"" + outcome.run.name + "\"");
+    WorkerAnswer answer = ask_worker(services_, task, "the replay \"" + outcome.run.name + "\"");
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - started;
     if (!answer.measurement) throw_internal("a worker measured nothing");
     check_one_group(*answer.measurement);
@@ -173,19 +141,6 @@ class Calibrator {
     throw_usage(
         "calibrate takes recordings of one model, one device and one cache, and there are " +
         std::to_string(measured.groups) + " such groups: name one folder with " + setting("from"));
-  }
-
-  WorkerAnswer ask(const WorkerTask& task, const std::string& what) const {
-    const ProcessResult done = services_.worker(write_task(task));
-    if (done.exit_status != 0) throw_end(what, done);
-    WorkerAnswer answer;
-    try {
-      answer = parse_answer(last_line(done.output));
-    } catch (const Error& error) {
-      throw_environment(what + " failed: its process gave no answer: " + error.message());
-    }
-    if (answer.error) throw Error(answer.error->code, what + " failed: " + answer.error->message);
-    return answer;
   }
 
   [[nodiscard]] CalibrationMachine describe(const WorkerMeasurement& measured) const {

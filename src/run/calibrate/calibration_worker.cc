@@ -14,11 +14,15 @@
 namespace kvtool::run {
 namespace {
 
-// Every flip whose gap is known is explained, so that the gaps can be measured; what
-// passes is decided by the calibrated gate, not here.
-analysis::GateSpec measuring_gate() {
-  return analysis::GateSpec::parse(
-      {{"name", "calibration"}, {"near_tie_ulps", 1e9}, {"noise_z", 1e9}}, "the measuring gate");
+// Every flip whose gap is known is explained, so that the gaps can be measured.
+constexpr analysis::FlipBounds kAllExplained{.near_tie_ulps = 1e9, .noise_z = 1e9};
+
+// What passes is decided by who asks, not here.
+analysis::GateSpec measuring_gate(const analysis::FlipBounds& bounds) {
+  return analysis::GateSpec::parse({{"name", "calibration"},
+                                    {"near_tie_ulps", bounds.near_tie_ulps},
+                                    {"noise_z", bounds.noise_z}},
+                                   "the measuring gate");
 }
 
 // Who measured, and what.
@@ -35,7 +39,8 @@ class Identity final : public Observer {
   ModelDescription model_;
 };
 
-WorkerMeasurement measure(const Request& request, const Services& services) {
+WorkerMeasurement measure(const WorkerTask& task, const Services& services) {
+  const Request& request = task.request;
   Identity identity;
   Session session(services, request, identity);
   const ReferenceSource source = find_reference(request.from, request.ref_dir);
@@ -46,7 +51,9 @@ WorkerMeasurement measure(const Request& request, const Services& services) {
       request, source, folder_of(request.from, source, file, files.size()), recordings, identity);
   const std::unique_ptr<engine::Model> model = session.load_model(file);
   check_belong(references, *model);
-  const TrialRunner runner(*model, references, measuring_gate(), session.device_label(), identity);
+  const TrialRunner runner(*model, references,
+                           measuring_gate(task.flip_bounds.value_or(kAllExplained)),
+                           session.device_label(), identity);
   Judgement judged = runner.run({.kv_cache = request.kv_cache, .modes = request.replay_modes},
                                 session.progress("calibration"));
   WorkerMeasurement measured{.figures = std::move(judged.figures),
@@ -64,7 +71,7 @@ WorkerMeasurement measure(const Request& request, const Services& services) {
 WorkerAnswer answer(const WorkerTask& task, const Services& services) {
   const Request& request = task.request;
   if (task.action == WorkerAction::kMeasure) {
-    return {.error = std::nullopt, .measurement = measure(request, services)};
+    return {.error = std::nullopt, .measurement = measure(task, services)};
   }
   record_reference(request, services, request.base_dir);
   return {};

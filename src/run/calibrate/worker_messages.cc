@@ -167,9 +167,18 @@ struct JsonFields<Request> {
 };
 
 template <>
+struct JsonFields<analysis::FlipBounds> {
+  static constexpr std::array kTable = {
+      json_field<&analysis::FlipBounds::near_tie_ulps>("near_tie_ulps"),
+      json_field<&analysis::FlipBounds::noise_z>("noise_z"),
+  };
+};
+
+template <>
 struct JsonFields<WorkerTask> {
   static constexpr std::array kTable = {json_field<&WorkerTask::action>("action"),
-                                        json_field<&WorkerTask::request>("request")};
+                                        json_field<&WorkerTask::request>("request"),
+                                        json_field<&WorkerTask::flip_bounds>("flip_bounds")};
 };
 
 template <>

@@ -15,7 +15,7 @@
 
 namespace kvtool::run {
 
-inline constexpr int kWorkerVersion = 2;
+inline constexpr int kWorkerVersion = 3;
 
 enum class WorkerAction {
   kRecord,   // request.prompts, below request.base_dir
@@ -26,6 +26,8 @@ struct WorkerTask {
   WorkerAction action = WorkerAction::kMeasure;
   // All but its gate, which does not travel: what passes is not a worker's question.
   Request request;
+  // What a worker classes mismatches by. Empty: no known gap is a hard flip.
+  std::optional<analysis::FlipBounds> flip_bounds = std::nullopt;
 };
 
 // One replay of all recordings.

@@ -97,7 +97,8 @@ InputResult input_of(const engine::ModelInfo& model, const Trial& trial, Replaye
 }  // namespace
 
 TrialRunner::TrialRunner(engine::Model& model, std::span<const ReferenceSet> references,
-                         analysis::GateSpec gate, std::string device_label, Observer& observer)
+                         std::optional<analysis::GateSpec> gate, std::string device_label,
+                         Observer& observer)
     : model_(model),
       references_(references),
       gate_(std::move(gate)),
@@ -124,6 +125,7 @@ Judgement TrialRunner::run(const Trial& trial, const engine::Progress& progress)
   options.parallel_memory_bytes = trial.parallel_memory_bytes;
   options.kv_cache = trial.kv_cache;
   options.fault = trial.fault;
+  options.refuse_idle = trial.refuse_idle;
   options.flip_bounds = [&](const ReferenceEntry& entry) {
     return verdicts.gate_for(context_of(trial, entry)).flip_bounds;
   };
@@ -134,6 +136,11 @@ Judgement TrialRunner::run(const Trial& trial, const engine::Progress& progress)
       BatchReplayResult replayed = replay_batch(
           model_, entries, batch, options, {}, [&](format::ReplayMode) { return progress; },
           observer_);
+      judgement.batches.push_back({.rows = batch.rows.size(),
+                                   .padded_length = batch.padded_length,
+                                   .cache_capacity = batch.cache_capacity,
+                                   .kv_cache = replayed.kv_cache,
+                                   .runs = std::move(replayed.runs)});
       take_rows(trial, std::move(replayed.rows), verdicts, judgement);
     }
   }

@@ -26,6 +26,16 @@ struct Trial {
   // All steps of an input in one pass; the references are in batches of ReplayShape::kParallel.
   bool parallel = false;
   std::optional<std::uint64_t> parallel_memory_bytes = {};  // empty: the engine's default
+  bool refuse_idle = true;                                  // as of BatchReplayOptions
+};
+
+// What a batch of a trial took.
+struct TrialBatch {
+  std::uint64_t rows = 0;
+  std::uint64_t padded_length = 0;
+  std::uint64_t cache_capacity = 0;
+  cache::CacheSpec kv_cache = {};  // that ran
+  std::vector<ModeRun> runs = {};  // of each mode
 };
 
 // All batches of one trial as the gate sees them.
@@ -48,6 +58,7 @@ struct Judgement {
   std::uint64_t most_rows = 0;  // of a batch
   // Devices that the recordings come from, each judged for itself.
   std::uint64_t groups = 0;
+  std::vector<TrialBatch> batches;
 
   [[nodiscard]] bool passed() const { return failed_rules.empty(); }
 };
@@ -57,10 +68,10 @@ struct Judgement {
 // it comes from.
 class TrialRunner {
  public:
-  // `model`, `references` (not empty) and `observer` must outlive the runner. `device_label` is
-  // this device's.
+  // `model`, `references` (not empty) and `observer` must outlive the runner. No gate: the default
+  // one. `device_label` is this device's.
   TrialRunner(engine::Model& model, std::span<const ReferenceSet> references,
-              analysis::GateSpec gate, std::string device_label, Observer& observer);
+              std::optional<analysis::GateSpec> gate, std::string device_label, Observer& observer);
 
   // `progress` is told the steps of each batch and mode. Errors as replay_batch() and
   // replay_modes().
@@ -74,7 +85,7 @@ class TrialRunner {
 
   engine::Model& model_;
   std::span<const ReferenceSet> references_;
-  analysis::GateSpec gate_;
+  std::optional<analysis::GateSpec> gate_;
   std::string device_label_;
   Observer& observer_;
   std::uint64_t block_positions_;

@@ -1,0 +1,55 @@
+// What policies cost a model, on the console.
+#include "console_page.h"
+#include "lab_words.h"
+#include "wording.h"
+
+namespace kvtool::report {
+namespace {
+
+constexpr std::size_t kLabNumber = 3;
+constexpr std::size_t kLabName = 20;
+
+void show_group(ConsolePage& page, const run::LabResult& result, LabGroup group) {
+  std::string head(kLabNumber + kLabName, ' ');
+  for (const LabColumn& column : lab_columns()) {
+    if (column.group == group) head += fmt::format("{:>{}}", column.title, column.width);
+  }
+  page.line("");
+  page.line("{}", head);
+  for (std::size_t i = 0; i < result.rows.size(); ++i) {
+    const run::LabRow& row = result.rows[i];
+    std::string line = fmt::format("{:>2} {:<{}}", i + 1, lab_label(row, kLabName - 1), kLabName);
+    for (const LabColumn& column : lab_columns()) {
+      if (column.group == group) {
+        line += fmt::format("{:>{}}", lab_cell(column, row), column.width);
+      }
+    }
+    page.line("{}", line);
+  }
+}
+
+}  // namespace
+
+void show_lab(ConsolePage& page, const run::LabResult& result) {
+  if (!page.options().quiet) {
+    page.line("");
+    page.wrapped_line(
+        page.painted(Paint::kBold, fmt::format("K/V cache policies on {} ({})",
+                                               one_line(result.model_id), one_line(result.dtype))),
+        2);
+    for (const std::string& line : lab_setting_lines(result)) page.wrapped_line(line, 2);
+  }
+  for (const LabGroup group :
+       {LabGroup::kFlips, LabGroup::kLogits, LabGroup::kRows, LabGroup::kBytes, LabGroup::kTime}) {
+    show_group(page, result, group);
+  }
+  page.line("");
+  for (std::size_t i = 0; i < result.rows.size(); ++i) {
+    page.wrapped_line(fmt::format("{:>2} {}", i + 1, lab_row_line(result.rows[i])), 5);
+  }
+  page.line("");
+  for (const std::string& line : lab_claims(result)) page.wrapped_line(one_line(line), 2);
+  for (const std::string& line : lab_check_lines(result)) page.wrapped_line(line, 2);
+}
+
+}  // namespace kvtool::report

@@ -1,0 +1,116 @@
+// What policies cost a model, with quality against bytes as a picture.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+
+#include "html/escape.h"
+#include "html/sections.h"
+#include "html/speedup_chart.h"
+#include "lab_words.h"
+#include "wording.h"
+
+namespace kvtool::report::html {
+namespace {
+
+constexpr double kMegabyte = 1e6;
+constexpr const char* kLabColors[] = {"var(--mode-inject)", "var(--mode-forced)",
+                                      "var(--mode-free)", "var(--noise)", "var(--near)"};
+
+std::string lab_rows(const run::LabResult& result) {
+  std::string rows;
+  for (const run::LabRow& row : result.rows) {
+    rows += "<tr><th scope=\"row\"><code>" + text(row.name) + "</code></th>";
+    for (const LabColumn& column : lab_columns()) {
+      rows += "<td class=\"number\">" + text(lab_cell(column, row)) + "</td>";
+    }
+    rows += "</tr>\n";
+  }
+  return rows;
+}
+
+std::string lab_html_table(const run::LabResult& result) {
+  std::string head = "<th>Row</th>";
+  for (const LabColumn& column : lab_columns()) {
+    head += "<th class=\"number\">" + text(std::string(column.title)) + "</th>";
+  }
+  return "<div class=\"scroll\"><table><thead><tr>" + head + "</tr></thead><tbody>\n" +
+         lab_rows(result) + "</tbody></table></div>\n";
+}
+
+std::string lab_items(const std::vector<std::string>& lines) {
+  std::string items = "<ul class=\"notes\">\n";
+  for (const std::string& line : lines) items += "<li>" + text(line) + "</li>\n";
+  return items + "</ul>\n";
+}
+
+struct LabPoint {
+  double bytes = 0.0;
+  double kl = 0.0;
+};
+
+// Of each policy the points of its budgets, by what a step reads.
+std::map<std::string, std::vector<LabPoint>> lab_points(const run::LabResult& result) {
+  std::map<std::string, std::vector<LabPoint>> lines;
+  for (const run::LabRow& row : result.rows) {
+    if (!row.counts() || !row.bytes.read_bytes_per_step || !row.quality.kl_mean) continue;
+    if (row.role == run::LabRole::kFull || *row.bytes.read_bytes_per_step <= 0.0) continue;
+    lines[row.given].push_back({*row.bytes.read_bytes_per_step / kMegabyte, *row.quality.kl_mean});
+  }
+  return lines;
+}
+
+std::string quality_picture(const run::LabResult& result) {
+  const auto lines = lab_points(result);
+  std::vector<double> across;
+  for (const auto& [name, points] : lines) {
+    for (const LabPoint& point : points) across.push_back(point.bytes);
+  }
+  std::sort(across.begin(), across.end());
+  across.erase(std::unique(across.begin(), across.end()), across.end());
+  if (across.empty()) return {};
+  std::vector<ChartLine> drawn;
+  for (const auto& [name, points] : lines) {
+    ChartLine line{name, kLabColors[drawn.size() % std::size(kLabColors)], false, {}};
+    line.values.assign(across.size(), std::numeric_limits<double>::quiet_NaN());
+    for (const LabPoint& point : points) {
+      const auto at = std::lower_bound(across.begin(), across.end(), point.bytes);
+      line.values[static_cast<std::size_t>(at - across.begin())] = point.kl;
+    }
+    drawn.push_back(std::move(line));
+  }
+  for (const run::LabRow& row : result.rows) {
+    if (row.role != run::LabRole::kNoise || !row.ran() || !row.quality.kl_mean) continue;
+    drawn.push_back(
+        {"noise", "var(--quiet)", true, std::vector<double>(across.size(), *row.quality.kl_mean)});
+  }
+  return "<figure class=\"chart\">" +
+         logarithmic_chart(across, drawn,
+                           "Mean KL divergence in nats over the megabytes of K/V that a step reads",
+                           "MB of K/V that a step reads") +
+         "</figure>\n";
+}
+
+}  // namespace
+
+std::string lab_section(const run::LabResult& result) {
+  std::vector<std::string> specs;
+  for (const run::LabRow& row : result.rows) specs.push_back(row.name + ": " + lab_row_line(row));
+  std::string section = fmt::format(
+      "<section class=\"card\">\n<header class=\"verdict\"><div class=\"badge-line\">{}<div>"
+      "<h2>K/V cache policies on {}</h2><p class=\"pair\">{}</p></div></div>",
+      badge(result.checks_passed() ? Outcome::kDone : Outcome::kFail), text(result.model_id),
+      text(result.dtype));
+  for (const std::string& line : lab_check_lines(result)) {
+    section += "<p class=\"finding\">" + text(line) + "</p>";
+  }
+  section += "</header>\n" + lab_html_table(result);
+  section += "<h3>Mean KL over what a step reads</h3>\n" + quality_picture(result);
+  section += "<h3>What it costs</h3>\n" + lab_items(lab_claims(result));
+  section += "<h3>What ran</h3>\n" + lab_items(specs) + lab_items(lab_setting_lines(result));
+  return section + "</section>\n";
+}
+
+}  // namespace kvtool::report::html

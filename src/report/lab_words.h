@@ -1,0 +1,37 @@
+// What all reports for people say of a lab: the columns of its table, and the lines around it.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kvtool/run/lab.h"
+
+namespace kvtool::report {
+
+// Columns that a narrow page shows together.
+enum class LabGroup : std::uint8_t { kFlips, kLogits, kRows, kBytes, kTime };
+
+struct LabColumn {
+  std::string_view title;  // as docs/lab.md names it
+  LabGroup group;
+  std::size_t width;                            // of a column on the console, a blank included
+  std::string (*cell)(const run::LabRow& row);  // of a row that ran
+};
+[[nodiscard]] std::span<const LabColumn> lab_columns();
+// "-" of a row that did not run.
+[[nodiscard]] std::string lab_cell(const LabColumn& column, const run::LabRow& row);
+
+// "quest:page=32 25%", at most so many characters, with the budget in any case.
+[[nodiscard]] std::string lab_label(const run::LabRow& row, std::size_t characters);
+// What ran, why nothing did, or why the row claims nothing.
+[[nodiscard]] std::string lab_row_line(const run::LabRow& row);
+// Of each policy that acted: bytes and time against the full cache, with its quality.
+[[nodiscard]] std::vector<std::string> lab_claims(const run::LabResult& result);
+// One for each check that failed, or one that says how many hold.
+[[nodiscard]] std::vector<std::string> lab_check_lines(const run::LabResult& result);
+// "one model ... 3 inputs, 381 steps", notes and how to read it.
+[[nodiscard]] std::vector<std::string> lab_setting_lines(const run::LabResult& result);
+
+}  // namespace kvtool::report

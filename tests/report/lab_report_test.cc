@@ -1,0 +1,167 @@
+// What the reports show of a lab.
+#include <gmock/gmock.h>
+
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "kvtool/run/lab.h"
+#include "report/lab_words.h"
+#include "sample_results.h"
+
+namespace kvtool::report {
+namespace {
+
+using nlohmann::json;
+using testing::HasSubstr;
+using testing::Not;
+
+run::LabRow lab_sample_row(run::LabRole role, const std::string& given, const std::string& budget) {
+  run::LabRow row;
+  row.role = role;
+  row.given = given;
+  row.budget = budget;
+  row.name = budget.empty() ? given : given + " " + budget;
+  row.spec = given;
+  row.mode = "forced";
+  row.modes = {"forced", "free"};
+  row.quality.compared = 381;
+  row.quality.matches = 375;
+  row.quality.noise_flips = 4;
+  row.quality.hard_flips = 2;
+  row.quality.agreement = 375.0 / 381.0;
+  row.quality.agreement_low = 0.966;
+  row.quality.agreement_high = 0.994;
+  row.quality.expected_flips = 3.25;
+  row.quality.expected_deviation = 1.5;
+  row.quality.kl_is_estimate = true;
+  row.quality.kl_mean = 0.0123;
+  row.quality.kl_error = 0.0001;
+  row.quality.agreed_median = 17;
+  row.quality.agreed_min = 3;
+  row.bytes.positions = 100;
+  row.bytes.logical_bytes = 2'304'000;
+  row.bytes.kept_bytes = row.bytes.peak_bytes = 1'224'000;
+  row.bytes.read_bytes_per_step = 6.0e6;
+  row.applied.applied_rows = 3840;
+  row.time = {{800.0}, {40.0, 42.0, 41.0}, true};
+  row.gate = "default";
+  row.gate_failure = "forced.tokens.hard_flips: measured 2, allowed at most 0";
+  return row;
+}
+
+run::LabResult lab_sample() {
+  run::LabResult result;
+  result.model_id = "Org/Tiny";
+  result.dtype = "bfloat16";
+  result.from = "CPU";
+  result.reference_cache = "contiguous";
+  result.inputs = 3;
+  result.steps = 381;
+  run::LabRow full = lab_sample_row(run::LabRole::kFull, "full", "");
+  full.quality.hard_flips = 0;
+  full.quality.kl_mean = 0.0;
+  full.bytes.kept_bytes = full.bytes.logical_bytes;
+  full.bytes.read_bytes_per_step = 12.0e6;
+  full.applied = {};
+  full.time.step_ms = {20.0, 20.5, 21.0};
+  full.gate_passed = true;
+  run::LabRow noise = lab_sample_row(run::LabRole::kNoise, "noise", "");
+  noise.missing = "no weaker instruction set";
+  run::LabRow idle = lab_sample_row(run::LabRole::kPolicy, "quest", "100%");
+  idle.idle = "every step saw all keys";
+  result.rows = {full, noise, lab_sample_row(run::LabRole::kPolicy, "int8", ""), idle,
+                 lab_sample_row(run::LabRole::kPolicy, hostile_text(), "12.5%")};
+  result.checks = {{"full >= policy", "full", "int8", "98.4% against 90.0%", true},
+                   {"policy >= random", "quest 50%", "random 50%", "50.0% against 90.0%", false}};
+  return result;
+}
+
+std::string lab_document(
+    std::unique_ptr<Reporter> (*make)(std::function<void(const std::string&)>)) {
+  std::string written;
+  const auto reporter = make([&](const std::string& text) { written = text; });
+  reporter->begin({"lab", "1.0", "2026-01-02T03:04:05Z"});
+  reporter->lab(lab_sample());
+  reporter->finish({});
+  return written;
+}
+
+TEST(LabReport, TheConsoleShowsEveryTableInEightyColumns) {
+  std::ostringstream out;
+  make_console_reporter(out, {})->lab(lab_sample());
+  const std::string shown = out.str();
+  EXPECT_THAT(shown, HasSubstr(" 3 int8                    98.4% (96.6-99.4)         4     2"
+                               "     6 : 3.2 ± 1.5\n"));
+  EXPECT_THAT(shown, HasSubstr("1.2e-02 ± 1.0e-04"));
+  EXPECT_THAT(shown, HasSubstr("17 (3)"));
+  EXPECT_THAT(shown,
+              HasSubstr(" 3 int8                    23040   12240   53.1%   12240      6.00 MB"));
+  EXPECT_THAT(shown, HasSubstr("NOTHING"));
+  EXPECT_THAT(shown, HasSubstr("Checks: 1 of 2 hold"));
+  EXPECT_THAT(shown, HasSubstr("policy >= random: does NOT hold of quest 50% and random 50%"));
+  std::istringstream lines(shown);
+  for (std::string line; std::getline(lines, line);) {
+    std::size_t columns = 0;
+    for (const char c : line) columns += (static_cast<unsigned char>(c) & 0xC0U) != 0x80U ? 1 : 0;
+    EXPECT_LE(columns, 80U) << line;
+  }
+}
+
+// Bytes 12 of 23 MB; reads half; a step 41.0 against 20.5 ms.
+TEST(LabReport, ASavingHasItsQualityBesideItAndAnIdlePolicyHasNone) {
+  const std::vector<std::string> claims = lab_claims(lab_sample());
+  ASSERT_EQ(claims.size(), 2U);
+  EXPECT_EQ(claims[0],
+            "int8: keeps K/V in 53.1% of its bytes, reads 50.0% of what a step of full reads, a "
+            "step takes 2.00 times as long (41.0 (40.0-42.0) against 20.5 (20.0-21.0) ms); "
+            "agreement 98.4% (96.6-99.4), hard flips 2, KL mean 1.2e-02 ± 1.0e-04");
+  EXPECT_THAT(lab_row_line(lab_sample().rows[3]),
+              HasSubstr("the policy did NOTHING (every step saw all keys): nothing is claimed"));
+  EXPECT_EQ(lab_row_line(lab_sample().rows[1]), "noise: did not run: no weaker instruction set");
+}
+
+TEST(LabReport, ARowThatDidNotRunHasNoFigures) {
+  for (const LabColumn& column : lab_columns()) {
+    EXPECT_EQ(lab_cell(column, lab_sample().rows[1]), "-") << column.title;
+  }
+}
+
+TEST(LabReport, ANameIsCutBeforeItsBudget) {
+  const run::LabRow row =
+      lab_sample_row(run::LabRole::kPolicy, "quest:page=32,sinks=2,codec=int8", "12.5%");
+  const std::string label = lab_label(row, 18);
+  EXPECT_TRUE(label.ends_with(" 12.5%")) << label;
+  EXPECT_TRUE(label.starts_with("quest:page")) << label;
+}
+
+TEST(LabReport, JsonHoldsEveryRow) {
+  const json lab = json::parse(lab_document(make_json_reporter)).at("labs").at(0);
+  ASSERT_EQ(lab.at("rows").size(), 5U);
+  const json row = lab.at("rows").at(2);
+  EXPECT_EQ(row.at("quality").at("agreement_low95"), 0.966);
+  EXPECT_EQ(row.at("bytes").at("kept_per_token"), 12240.0);
+  EXPECT_EQ(row.at("step_ms").at("median"), 41.0);
+  EXPECT_TRUE(row.at("applied").at("acted"));
+  EXPECT_FALSE(lab.at("rows").at(3).at("applied").at("acted"));
+  EXPECT_EQ(lab.at("rows").at(1).at("missing"), "no weaker instruction set");
+  EXPECT_FALSE(lab.at("rows").at(1).contains("quality"));
+  EXPECT_FALSE(lab.at("checks_passed"));
+}
+
+TEST(LabReport, MarkdownHasATableAndNoMarkupOfNames) {
+  const std::string page = lab_document(make_markdown_reporter);
+  EXPECT_THAT(page, HasSubstr("| <code>int8</code> | 98.4% (96.6-99.4) | 4 | 2 |"));
+  EXPECT_THAT(page, HasSubstr("did NOTHING"));
+  EXPECT_THAT(page, Not(HasSubstr("<script>")));
+}
+
+TEST(LabReport, ThePageHasAPictureOfQualityOverBytes) {
+  const std::string page = lab_document(make_html_reporter);
+  EXPECT_THAT(page, HasSubstr("<title>int8, 6: 0.0123</title>"));
+  EXPECT_THAT(page, HasSubstr("MB of K/V that a step reads"));
+  EXPECT_THAT(page, Not(HasSubstr("<script>alert")));
+  EXPECT_THAT(page, Not(HasSubstr("\"nan")));
+}
+
+}  // namespace
+}  // namespace kvtool::report

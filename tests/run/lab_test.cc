@@ -1,0 +1,327 @@
+// What a lab runs, and what it says of what it measured; no engine.
+#include "kvtool/run/lab.h"
+
+#include <gmock/gmock.h>
+
+#include <cmath>
+
+#include "kvtool/base/error.h"
+#include "kvtool/cache/cache_plan.h"
+#include "run/lab/lab_checks.h"
+#include "run/lab/lab_plan.h"
+#include "run/lab/lab_row.h"
+#include "support/error_of.h"
+
+namespace kvtool::run {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+// ---- Budgets -----------------------------------------------------------------------
+
+TEST(BudgetShare, IsExactToAThousandthOfAPercent) {
+  EXPECT_EQ(BudgetShare::parse("12.5").to_string(), "12.5%");
+  EXPECT_EQ(BudgetShare::parse("100%").to_string(), "100%");
+  EXPECT_EQ(BudgetShare::parse("0.125%").to_string(), "0.125%");
+  EXPECT_EQ(BudgetShare::parse("25.000").whole_percent(), 25U);
+  EXPECT_EQ(BudgetShare::parse("12.5").whole_percent(), std::nullopt);
+  EXPECT_TRUE(BudgetShare::parse("100").is_all());
+  EXPECT_FALSE(BudgetShare::parse("99.999").is_all());
+}
+
+TEST(BudgetShare, RoundsUp) {
+  EXPECT_EQ(BudgetShare::parse("12.5").of(64), 8U);
+  EXPECT_EQ(BudgetShare::parse("12.5").of(65), 9U);
+  EXPECT_EQ(BudgetShare::parse("0.001").of(1), 1U);
+  EXPECT_EQ(BudgetShare::parse("100").of(63), 63U);
+}
+
+TEST(BudgetShare, RefusesWhatIsNoShare) {
+  for (const char* text : {"0", "0%", "100.5", "101%", "", "%", ".", "5.", "1.2345", "-5", "5 %",
+                           "x", "1e2", "25%%", "99999999999999999999"}) {
+    const Error error = error_of([&] { (void)BudgetShare::parse(text); });
+    EXPECT_EQ(error.code(), ErrorCode::kUsage) << text;
+    EXPECT_THAT(error.what(), HasSubstr("expected a share of an input above 0%")) << text;
+  }
+}
+
+// ---- Plan --------------------------------------------------------------------------
+
+LabRequest asking(std::vector<std::string> policies, std::vector<std::string> budgets = {}) {
+  LabRequest request;
+  request.policies = std::move(policies);
+  request.budgets = std::move(budgets);
+  return request;
+}
+
+std::vector<std::string> planned(const LabRequest& request,
+                                 std::vector<std::uint64_t> lengths = {1024}) {
+  std::vector<std::string> rows;
+  for (const PlannedLabRow& row :
+       plan_lab_rows(read_lab_plan(request), request.controls, lengths)) {
+    rows.push_back(std::string(lab_role_name(row.role)) + " " + row.given +
+                   (row.budget.empty() ? "" : " " + row.budget) + ": " + row.spec.to_string());
+  }
+  return rows;
+}
+
+std::string lab_refusal(const LabRequest& request, std::vector<std::uint64_t> lengths = {1024}) {
+  const Error error = error_of([&] { (void)planned(request, lengths); });
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  return error.what();
+}
+
+// 1024 positions are 64 pages of 16; an eighth of them no whole percent.
+TEST(LabPlan, RunsEachPolicyAtEachBudgetWithItsControls) {
+  EXPECT_THAT(
+      planned(asking({"int8", "quest"}, {"12.5%", "50"})),
+      ElementsAre("policy int8: int8",
+                  "policy quest 50%: quest:page=16,budget=50%,sinks=1,recent=2,dense=2,codec=none",
+                  "control mass 50%: mass:page=16,budget=50%,sinks=1,recent=2,dense=2,codec=none",
+                  "control window 50%: window:sinks=4,recent=508,codec=none",
+                  "control random 50%: random:page=16,budget=50%,sinks=1,recent=2,dense=2,"
+                  "codec=none",
+                  "policy quest 12.5%: quest:page=16,budget=8,sinks=1,recent=2,dense=2,codec=none",
+                  "control mass 12.5%: mass:page=16,budget=8,sinks=1,recent=2,dense=2,codec=none",
+                  "control window 12.5%: window:sinks=4,recent=124,codec=none",
+                  "control random 12.5%: random:page=16,budget=8,sinks=1,recent=2,dense=2,"
+                  "codec=none"));
+}
+
+TEST(LabPlan, APolicyWithABudgetOfItsOwnRunsAsItIs) {
+  EXPECT_THAT(
+      planned(asking({"quest:budget=16", "window:recent=28"})),
+      ElementsAre("policy quest:budget=16: quest:page=16,budget=16,sinks=1,recent=2,"
+                  "dense=2,codec=none",
+                  "policy window:recent=28: window:sinks=4,recent=28,codec=none",
+                  "control mass: mass:page=16,budget=16,sinks=1,recent=2,dense=2,codec=none",
+                  "control window: window:sinks=4,recent=252,codec=none",
+                  "control random: random:page=16,budget=16,sinks=1,recent=2,dense=2,"
+                  "codec=none",
+                  "control mass: mass:page=16,budget=3,sinks=1,recent=2,dense=2,codec=none",
+                  "control random: random:page=16,budget=3,sinks=1,recent=2,dense=2,"
+                  "codec=none"));
+}
+
+TEST(LabPlan, ControlsChooseFromTheSamePagesAndAreNotRunTwice) {
+  EXPECT_THAT(
+      planned(asking({"mass", "paged:page=32,select=quest,codec=int8,sinks=2"}, {"50"})),
+      ElementsAre("policy mass 50%: mass:page=16,budget=50%,sinks=1,recent=2,dense=2,codec=none",
+                  HasSubstr("policy paged:page=32,select=quest,codec=int8,sinks=2 50%: paged:"),
+                  "control window 50%: window:sinks=4,recent=508,codec=none",
+                  HasSubstr("control random 50%: random:page=16"),
+                  "control mass:page=32,sinks=2,codec=int8 50%: "
+                  "mass:page=32,budget=50%,sinks=2,recent=2,dense=2,codec=int8",
+                  "control window:codec=int8 50%: window:sinks=4,recent=508,codec=int8",
+                  "control random:page=32,sinks=2,codec=int8 50%: "
+                  "random:page=32,budget=50%,sinks=2,recent=2,dense=2,codec=int8"));
+}
+
+TEST(LabPlan, AWindowWithOtherPositionsStandsBesideTheControl) {
+  EXPECT_THAT(planned(asking({"window:positions=cache"}, {"50"})),
+              ElementsAre(HasSubstr("policy window:positions=cache 50%: window:sinks=4,recent=508,"
+                                    "positions=cache"),
+                          HasSubstr("control mass 50%"),
+                          "control window 50%: window:sinks=4,recent=508,codec=none",
+                          HasSubstr("control random 50%")));
+}
+
+// Every choice of everything is the same.
+TEST(LabPlan, AllOfAnInputNeedsNoControls) {
+  EXPECT_THAT(planned(asking({"quest", "window"}, {"100"})),
+              ElementsAre(HasSubstr("policy quest 100%: quest:page=16,budget=100%"),
+                          "policy window 100%: window:sinks=4,recent=1020,codec=none"));
+}
+
+TEST(LabPlan, DefaultsToHalfAndAQuarterAndRunsABudgetOnce) {
+  LabRequest request = asking({"quest"});
+  request.controls = false;
+  EXPECT_THAT(planned(request), ElementsAre(HasSubstr("budget=50%"), HasSubstr("budget=25%")));
+  request.budgets = {"25", "25%", "25.0"};
+  EXPECT_THAT(planned(request), ElementsAre(HasSubstr("budget=25%")));
+}
+
+TEST(LabPlan, RefusesTypicalMistakes) {
+  EXPECT_THAT(lab_refusal(asking({})), HasSubstr("no policy to compare"));
+  EXPECT_THAT(lab_refusal(asking({"int8", "quset"})), HasSubstr("policy quset: "));
+  EXPECT_THAT(lab_refusal(asking({"int8", "quset"})), HasSubstr("quest"));
+  EXPECT_THAT(lab_refusal(asking({"int8", "int8"})), HasSubstr("policy int8 is given twice"));
+  EXPECT_THAT(lab_refusal(asking({"quest", "quest:page=16"}, {"50"})),
+              HasSubstr("policy quest:page=16 is the same as quest"));
+  EXPECT_THAT(lab_refusal(asking({"int8", "quest:budget=4"}, {"50"})),
+              HasSubstr("int8, quest:budget=4 are none: leave budget out"));
+  // 4 pages, of which 3 are seen in any case.
+  EXPECT_THAT(lab_refusal(asking({"quest"}, {"25"}), {64}),
+              HasSubstr("budget 25% of quest is too small: policy quest:page=16,budget=25%"));
+  EXPECT_THAT(lab_refusal(asking({"window"}, {"1"}), {64}),
+              HasSubstr("4 sinks are seen in any case"));
+}
+
+// A budget of pages is of the longest input; a shorter batch must hold what is always seen, too.
+TEST(LabPlan, BudgetsAreOfTheLongestAndCheckedOfEachBatch) {
+  LabRequest request = asking({"quest"}, {"12.5"});
+  request.controls = false;
+  EXPECT_THAT(planned(request, {512, 1024}), ElementsAre(HasSubstr("budget=8,")));
+  request.budgets = {"10%"};
+  EXPECT_THAT(lab_refusal(request, {64, 1024}), HasSubstr("budget 10% of quest is too small"));
+}
+
+// ---- Checks and regret -------------------------------------------------------------
+
+LabRow measured(LabRole role, const std::string& given, const std::string& budget,
+                std::uint64_t matches, double kl) {
+  LabRow row;
+  row.role = role;
+  row.given = given;
+  row.budget = budget;
+  row.name = given + " " + budget;
+  row.spec = role == LabRole::kFull ? "contiguous" : given;
+  row.frame = role == LabRole::kFull ? "" : "pages " + budget;
+  row.quality = lab_quality({{"forced.tokens.compared", 100.0},
+                             {"forced.tokens.matches", static_cast<double>(matches)},
+                             {"forced.tokens.match_rate", static_cast<double>(matches) / 100.0},
+                             {"forced.kl_estimate.mean", kl}},
+                            format::ReplayMode::kForced);
+  return row;
+}
+
+std::vector<LabRow> sound_rows() {
+  return {measured(LabRole::kFull, "full", "", 100, 0.0),
+          measured(LabRole::kPolicy, "quest", "50%", 97, 0.02),
+          measured(LabRole::kControl, "mass", "50%", 99, 0.01),
+          measured(LabRole::kControl, "random", "50%", 80, 0.3),
+          measured(LabRole::kPolicy, "quest", "25%", 95, 0.05)};
+}
+
+std::vector<std::string> failed(const std::vector<LabRow>& rows) {
+  std::vector<std::string> names;
+  for (const LabCheck& check : lab_checks(rows)) {
+    if (!check.passed) names.push_back(check.name + ": " + check.better + " " + check.worse);
+  }
+  return names;
+}
+
+TEST(LabChecks, HoldOfSoundRows) {
+  EXPECT_EQ(lab_checks(sound_rows()).size(), 4U + 1U + 1U);
+  EXPECT_THAT(failed(sound_rows()), ElementsAre());
+}
+
+TEST(LabChecks, FailWhereTheWholeIntervalIsBelow) {
+  std::vector<LabRow> rows = sound_rows();
+  rows[1] = measured(LabRole::kPolicy, "quest", "50%", 60, 0.5);
+  EXPECT_THAT(failed(rows), ElementsAre("policy >= random: quest 50% random 50%",
+                                        "larger budget >= smaller: quest 50% quest 25%"));
+  // 3 of 100 less is within the intervals.
+  rows[1] = measured(LabRole::kPolicy, "quest", "50%", 92, 0.5);
+  EXPECT_THAT(failed(rows), ElementsAre());
+  rows[0] = measured(LabRole::kFull, "full", "", 50, 0.0);
+  EXPECT_EQ(failed(rows).size(), 4U);
+}
+
+TEST(LabChecks, LeaveOutWhatDidNotActOrRun) {
+  std::vector<LabRow> rows = sound_rows();
+  rows[1] = measured(LabRole::kPolicy, "quest", "50%", 10, 0.5);
+  rows[1].idle = "every step saw all keys";
+  EXPECT_THAT(failed(rows), ElementsAre());
+  rows[1].idle.clear();
+  rows[1].missing = "no memory";
+  EXPECT_THAT(failed(rows), ElementsAre());
+}
+
+TEST(LabRegret, IsToMassInTheSameFrame) {
+  std::vector<LabRow> rows = sound_rows();
+  set_regrets(rows);
+  EXPECT_DOUBLE_EQ(*rows[1].regret_ratio, 2.0);
+  EXPECT_DOUBLE_EQ(*rows[1].regret_difference, 0.01);
+  EXPECT_DOUBLE_EQ(*rows[3].regret_ratio, 30.0);
+  EXPECT_FALSE(rows[2].regret_ratio) << "of mass itself";
+  EXPECT_FALSE(rows[4].regret_ratio) << "no mass at 25%";
+  rows[2].quality.kl_mean = 0.0;
+  rows[1].regret_ratio.reset();
+  set_regrets(rows);
+  EXPECT_FALSE(rows[1].regret_ratio);
+  EXPECT_DOUBLE_EQ(*rows[1].regret_difference, 0.02);
+}
+
+// ---- Figures -----------------------------------------------------------------------
+
+// 95 % two-sided interval of 95 of 100: 0.8871651 to 0.9835681 (binom.test of R).
+TEST(LabQuality, HasTheClopperPearsonInterval) {
+  const LabQuality quality = measured(LabRole::kPolicy, "quest", "", 95, 0.0).quality;
+  EXPECT_NEAR(*quality.agreement_low, 0.887165, 1e-5);
+  EXPECT_NEAR(*quality.agreement_high, 0.983568, 1e-5);
+  EXPECT_EQ(quality.flips(), 5U);
+}
+
+TEST(LabQuality, TakesTheBoundOfKlWhereThereIsNoEstimate) {
+  const analysis::Figures figures = {{"inject.kl.mean", 0.5}, {"inject.kl_estimate.median", 0.1}};
+  const LabQuality quality = lab_quality(figures, format::ReplayMode::kInject);
+  EXPECT_FALSE(quality.kl_is_estimate);
+  EXPECT_EQ(quality.kl_mean, 0.5);
+  EXPECT_EQ(quality.kl_error, std::nullopt);
+}
+
+TEST(LabMode, PrefersForced) {
+  using enum format::ReplayMode;
+  EXPECT_EQ(lab_mode(std::vector{kFree, kInject, kForced}), kForced);
+  EXPECT_EQ(lab_mode(std::vector{kFree, kInject}), kInject);
+  EXPECT_EQ(lab_mode(std::vector{kFree}), kFree);
+}
+
+// Two layers, one dense: 10 of 40 keys are seen in the other.
+TEST(LabBytes, AStepReadsWhatItSees) {
+  const format::Geometry geometry(
+      std::vector<format::LayerGeometry>(2, {DType::kFloat32, DType::kFloat32, 1, 4, 4}));
+  const std::uint64_t row_bytes = geometry.position_bytes();
+  ASSERT_EQ(row_bytes, 2U * 2 * 4 * 4);
+  TrialBatch batch{.rows = 1, .padded_length = 30, .cache_capacity = 40};
+  batch.kv_cache = cache::CacheSpec::parse("mass:page=2,budget=4,dense=1");
+  ModeRun run{.mode = format::ReplayMode::kForced, .decode_steps = 10};
+  run.cache_use.logical_bytes = 40 * row_bytes;
+  run.cache_use.physical_bytes = run.cache_use.peak_bytes = 50 * row_bytes;
+  run.cache_use.visible_keys = 400;
+  run.cache_use.seen_keys = 100;
+  batch.runs = {run};
+  const LabSteps steps{
+      .inputs = 1, .steps = 10, .visible_keys = 360, .shortest = 40, .longest = 40};
+  LabRow row;
+  take_batches(std::vector{batch}, format::ReplayMode::kForced, geometry, steps, row);
+  EXPECT_EQ(row.bytes.positions, 40U);
+  EXPECT_DOUBLE_EQ(row.bytes.kept_share(), 1.25);
+  EXPECT_DOUBLE_EQ(row.bytes.kept_per_token(), 1.25 * 64);
+  EXPECT_DOUBLE_EQ(*row.applied.seen_share(), 0.25);
+  // 36 keys a step; all in one layer, a quarter in the other.
+  EXPECT_DOUBLE_EQ(*row.bytes.read_bytes_per_step, 36.0 * 64 * (1.0 + 0.25) / 2.0);
+  EXPECT_TRUE(row.idle.empty());
+  LabRow idle;
+  batch.runs[0].cache_use.seen_keys = 400;
+  take_batches(std::vector{batch}, format::ReplayMode::kForced, geometry, steps, idle);
+  EXPECT_EQ(idle.idle, "every step saw all keys");
+  EXPECT_FALSE(idle.counts());
+}
+
+TEST(LabTime, StepsAreThoseOfTheModeThatIsShown) {
+  StepClock clock;
+  for (const double start : {10.0, 20.0}) {  // inject, forced
+    clock.tell(0, start);
+    clock.tell(1, start + start / 1000.0);
+    clock.tell(2, start + 3.0 * start / 1000.0);
+  }
+  TrialBatch batch;
+  for (const auto mode : {format::ReplayMode::kInject, format::ReplayMode::kForced}) {
+    batch.runs.push_back(
+        {.mode = mode, .prefill_seconds = 0.5, .decode_seconds = 0.2, .decode_steps = 2});
+  }
+  const LabTime single = lab_time(std::vector{batch}, format::ReplayMode::kForced, clock, true);
+  ASSERT_EQ(single.step_ms.size(), 2U);
+  EXPECT_NEAR(single.step_ms[0], 20.0, 1e-6);
+  EXPECT_NEAR(single.step_ms[1], 40.0, 1e-6);
+  EXPECT_THAT(single.prefill_ms, ElementsAre(500.0));
+  const LabTime mean = lab_time(std::vector{batch}, format::ReplayMode::kForced, clock, false);
+  EXPECT_THAT(mean.step_ms, ElementsAre(100.0));
+  EXPECT_FALSE(mean.of_steps);
+}
+
+}  // namespace
+}  // namespace kvtool::run
