@@ -1,0 +1,148 @@
+"""kvtool lab on a tiny model: what its table says is what separate replays say of each policy."""
+
+import math
+
+import pytest
+
+PAGES = "page=4,sinks=1,recent=1,dense=1"
+OTHER_PAGES = "page=4,recent=1,dense=1"  # without what mass and random do by themselves
+REST = "sinks=1,recent=1,dense=1,codec=none"
+# Spec that the lab is given, and the spec that runs.
+POLICIES = {
+    "int8": ("int8", "int8"),
+    "kivi": ("kivi:k=2,v=2,residual=4,group=4", "kivi:k=2,v=2,residual=4,group=4"),
+    "quest": (f"quest:{PAGES}", f"quest:{PAGES},budget=50%"),
+    "paged": (f"paged:device=8,select=quest,{PAGES}",
+              f"paged:device=8,select=quest,{PAGES},budget=50%"),
+}
+
+
+def clopper_pearson(successes, trials):
+    """Two-sided 95 % interval: where each tail of the binomial distribution is 2.5 %."""
+
+    def tail(share, first, last):
+        return sum(math.comb(trials, i) * share**i * (1 - share) ** (trials - i)
+                   for i in range(first, last + 1))
+
+    def root(grows):
+        low, high = 0.0, 1.0
+        for _ in range(100):
+            middle = (low + high) / 2
+            low, high = (middle, high) if grows(middle) <= 0.025 else (low, middle)
+        return low
+
+    low = 0.0 if successes == 0 else root(lambda p: tail(p, successes, trials))
+    high = 1.0 if successes == trials else 1 - root(lambda p: tail(1 - p, 0, successes))
+    return low, high
+
+
+PROMPT = [{"token_ids": [(7 * i) % 90 + 3 for i in range(48)]}]
+NEW_TOKENS = 17
+
+
+@pytest.fixture
+def recorded(kvtool, exported):
+    model = exported("llama").path
+    kvtool.ok("save", "--model", model, "--device", "cpu", "--prompts", kvtool.prompts(PROMPT),
+              "--max-new-tokens", NEW_TOKENS, "--ignore-eos", "--out", "ref_cache")
+    return ["--from", "CPU", "--model", model, "--device", "cpu"]
+
+
+def lab_of(kvtool, recorded, *options, expect=0):
+    (lab,) = kvtool.json("lab", *recorded, *options, expect=expect)["labs"]
+    return lab, {row["name"]: row for row in lab["rows"]}
+
+
+@pytest.fixture
+def table(kvtool, recorded):
+    policies = ",".join(given for given, _ in POLICIES.values())
+    return lab_of(kvtool, recorded, "--policy", policies, "--budget", "50", "--mode", "forced,free")
+
+
+def test_figures_are_those_of_separate_replays(kvtool, recorded, table):
+    _, rows = table
+    for given, spec in POLICIES.values():
+        row = rows.get(given) or rows[f"{given} 50%"]
+        replay = ["replay", *recorded, "--kv-cache", spec, "--mode", "forced,free"]
+        done = kvtool.run(*replay, "--json", "replay.json")
+        assert done.returncode in (0, 1), done.stderr
+        report = kvtool.json(*replay, expect=done.returncode)
+        (verdict,), (cache,) = report["verdicts"], report["summary"]["caches"]
+        figures, quality = verdict["figures"], row["quality"]
+        assert row["spec"] == cache["spec"] == verdict["cache"]
+        assert row["gate"]["passed"] == verdict["gate"]["passed"]
+        for name, figure in {
+            "compared": "tokens.compared", "matches": "tokens.matches", "ties": "tokens.ties",
+            "hard_flips": "tokens.hard_flips", "agreement": "tokens.match_rate",
+            "flips_expected": "tokens.flips_expected", "kl_mean": "kl_estimate.mean",
+            "kl_standard_error": "kl_estimate.standard_error", "kl_p99": "kl_estimate.p99",
+            "kl_median": "kl_estimate.median", "same_top": "logits.top1_agreement",
+            "rms_delta_p": "logits.rms_delta_p", "key_relative_l2": "kv.key.relative_l2",
+            "value_relative_l2": "kv.value.relative_l2",
+        }.items():
+            assert quality[name] == figures[f"forced.{figure}"], (spec, name)
+        assert quality["agreed_tokens_median"] == figures["free.tokens.agreed_median"]
+        low, high = clopper_pearson(quality["matches"], quality["compared"])
+        assert quality["agreement_low95"] == pytest.approx(low, abs=1e-9)
+        assert quality["agreement_high95"] == pytest.approx(high, abs=1e-9)
+        assert row["bytes"]["kept_bytes"] == cache["physical_bytes"]
+        assert row["bytes"]["logical_bytes"] == cache["logical_bytes"]
+        assert row["applied"]["applied_rows"] == cache["applied_rows"]
+
+
+def test_bytes_and_keys_are_those_of_the_model_and_the_budget(table):
+    _, rows = table
+    positions = 48 + NEW_TOKENS - 1
+    row_bytes = 2 * 2 * 16 * 2 * 4  # layers, K/V heads, dim, K and V, float32
+    full = rows["full"]["bytes"]
+    assert full["positions"] == positions
+    assert full["logical_per_token"] == full["kept_per_token"] == row_bytes
+    mean_keys = sum(range(49, 49 + NEW_TOKENS - 1)) / (NEW_TOKENS - 1)
+    assert full["read_bytes_per_step"] == pytest.approx(mean_keys * row_bytes)
+    # One of two layers chooses; the query's own page is the last.
+    quest = rows[f"quest:{PAGES} 50%"]
+    seen = visible = 0
+    for position in range(48, positions):
+        pages = position // 4 + 1
+        visible += position + 1
+        seen += (-(-pages // 2) - 1) * 4 + position % 4 + 1
+    assert quest["applied"]["seen_share"] == pytest.approx(seen / visible)
+    summaries = quest["bytes"]["kept_per_token"] - row_bytes
+    assert 0 < summaries < row_bytes
+    assert quest["bytes"]["read_bytes_per_step"] == pytest.approx(
+        mean_keys * (row_bytes * (1 + seen / visible) / 2 + summaries))
+
+
+def test_the_rows_that_are_always_there(table):
+    lab, rows = table
+    assert [row["role"] for row in lab["rows"]][:2] == ["full", "noise"]
+    assert rows["full"]["quality"]["agreement"] == 1 and rows["full"]["quality"]["kl_mean"] == 0
+    for name in ("mass", "random"):
+        assert rows[f"{name}:{OTHER_PAGES} 50%"]["spec"] == f"{name}:page=4,budget=50%,{REST}"
+    assert rows["window 50%"]["spec"] == "window:sinks=4,recent=28,codec=none"
+    assert rows["window 50%"]["applied"]["seen_share"] < 0.6
+    quest, mass = rows[f"quest:{PAGES} 50%"], rows[f"mass:{OTHER_PAGES} 50%"]
+    assert quest["regret"]["kl_difference"] == pytest.approx(
+        quest["quality"]["kl_mean"] - mass["quality"]["kl_mean"])
+
+
+def test_the_noise_floor_says_what_differs(kvtool, recorded):
+    _, rows = lab_of(kvtool, recorded, "--policy", "int8")
+    noise = rows["noise"]
+    if noise["missing"]:
+        assert "no weaker instruction set" in noise["missing"]
+    else:
+        assert noise["note"].startswith("instruction set ")
+        assert 0 <= noise["quality"]["kl_mean"] < 1e-6
+
+
+def test_everything_is_seen_at_a_whole_budget_and_nothing_is_claimed(kvtool, recorded):
+    _, rows = lab_of(kvtool, recorded, "--policy", f"quest:{PAGES}", "--budget", "100")
+    row = rows[f"quest:{PAGES} 100%"]
+    assert row["applied"]["idle"] == "every step saw all keys"
+    assert row["quality"]["agreement"] == 1 and row["quality"]["kl_mean"] == 0
+
+
+def test_strict_passes_where_the_checks_do(kvtool, recorded):
+    lab, _ = lab_of(kvtool, recorded, "--policy", f"quest:{PAGES}", "--budget", "75,50", "--strict")
+    assert lab["checks"] and lab["checks_passed"]
