@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/attention_op.h"
@@ -29,6 +30,8 @@ class BatchRun {
 
   [[nodiscard]] const BatchShape& shape() const { return shape_; }
   [[nodiscard]] KvCache& cache() { return *cache_; }
+  // The run is over.
+  [[nodiscard]] std::unique_ptr<KvCache> take_cache() { return std::move(cache_); }
   [[nodiscard]] at::Device device() const { return device_; }
 
   // Slot of the cache that step `step` fills.

@@ -5,7 +5,6 @@
 #include <optional>
 
 #include "engine/batch_run.h"
-#include "engine/cache/policies.h"
 #include "engine/greedy_rows.h"
 #include "engine/logit_stats.h"
 #include "engine/memory_meter.h"
@@ -41,7 +40,7 @@ class Generation {
       : model_(model),
         options_(options),
         run_(*model.module, model.layout, make_shape(model, inputs, options), model.device,
-             cache_maker(options.kv_cache, model.rotations)),
+             model.spare_cache.maker(options.kv_cache, model.rotations)),
         stats_(model.info.vocab_size, std::min(options.top_k, model.info.vocab_size),
                {.sample = std::min(options.logits_sample, model.info.vocab_size)}, model.device),
         gathered_ids_(model.info.vocab_size, stats_.gathered(), 1, SinkPump::kSlots, model.device),
@@ -76,6 +75,7 @@ class Generation {
     }
     finish(result.timing);
     result.cache_use = run_.cache().use();
+    model_.spare_cache.give_back(run_.take_cache());
     result.rows = rows_.rows();
     return result;
   }
@@ -150,6 +150,8 @@ GenerateResult generate(TorchModel& model, std::span<const Input> inputs,
                         const Progress& progress) {
   const c10::InferenceMode guard;
   if (options.max_new_tokens < 1) throw_usage(setting("max_new_tokens") + " must be at least 1");
+  // What is counted has to be allocated; what keeps nothing needs no cache.
+  if (options.count_memory || options.recompute) model.spare_cache.drop();
   std::optional<MemoryMeter> meter;
   if (options.count_memory) meter.emplace(model.device);
   GenerateResult result = options.recompute

@@ -446,6 +446,7 @@ ReplayResult replay_in_parallel(TorchModel& model, const ReplayBatch& batch,
                                 std::span<format::RowSink* const> sinks, const Progress& progress) {
   const c10::InferenceMode guard;
   check_supported(options);
+  model.spare_cache.drop();
   ParallelReplay run(model, batch, options, sinks);
   return run.execute(progress);
 }

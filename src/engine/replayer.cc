@@ -7,7 +7,6 @@
 #include <string>
 
 #include "engine/batch_run.h"
-#include "engine/cache/policies.h"
 #include "engine/logit_stats.h"
 #include "engine/reference_check.h"
 #include "engine/reference_stage.h"
@@ -56,7 +55,8 @@ class Replay {
  public:
   Replay(TorchModel& model, const ReplayBatch& batch, const ReplayOptions& options,
          std::span<format::RowSink* const> sinks)
-      : batch_(batch),
+      : spare_cache_(model.spare_cache),
+        batch_(batch),
         options_(options),
         references_(check_references(model.info, batch, options.allow_different_weights)),
         reference_layout_(references_.geometry),
@@ -64,7 +64,7 @@ class Replay {
         gathered_ids_(model.info.vocab_size, references_.gathered,
                       static_cast<std::int64_t>(batch.rows.size()), SinkPump::kSlots, model.device),
         run_(*model.module, model.layout, make_shape(model, batch, options.kv_cache), model.device,
-             cache_maker(options.kv_cache, model.rotations)),
+             model.spare_cache.maker(options.kv_cache, model.rotations)),
         fed_(batch.rows.size()),
         recorded_(batch.rows.size()),
         active_(batch.rows.size()),
@@ -103,6 +103,7 @@ class Replay {
     }
     finish(result.timing);
     result.cache_use = run_.cache().use();
+    spare_cache_.give_back(run_.take_cache());
     return result;
   }
 
@@ -236,6 +237,7 @@ class Replay {
     pump_.finish(steps, ends);
   }
 
+  SpareCache& spare_cache_;
   const ReplayBatch& batch_;
   const ReplayOptions& options_;
   ReferenceFormat references_;

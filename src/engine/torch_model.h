@@ -5,6 +5,7 @@
 
 #include <memory>
 
+#include "engine/cache/spare_cache.h"
 #include "engine/forward_module.h"
 #include "engine/key_rotations.h"
 #include "engine/row_layout.h"
@@ -20,6 +21,8 @@ struct TorchModel {
   std::unique_ptr<ForwardModule> module;
   at::Device device;
   KeyRotations rotations = {};
+  // Between batches; refers to `layout`.
+  SpareCache spare_cache = {};
 };
 
 // Model::generate and Model::replay, see kvtool/engine/api.h.

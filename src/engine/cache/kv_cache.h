@@ -57,7 +57,8 @@ class KvCache : public CachePolicy {
 
   // It holds nothing any more, for a batch of as many rows and positions, whose prompts may have
   // other lengths: what it gives and counts from now on is that of a new cache. Its memory stays.
-  // `shape` outlives it, or until the next clear(). Error kMisuse for a batch of another size.
+  // `shape` outlives it, or until the next clear(); that of the batch before may be gone. Error
+  // kMisuse for a batch of another size.
   virtual void clear(const BatchShape& shape) = 0;
 
   // One forward pass over `slots` begins. A pass may call attend() of a layer more than

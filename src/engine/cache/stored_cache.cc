@@ -10,15 +10,17 @@ namespace kvtool::engine {
 StoredCache::StoredCache(const RowLayout& layout, const BatchShape& shape, at::Device device)
     : layout_(layout),
       shape_(&shape),
+      rows_(shape.rows()),
+      capacity_(shape.capacity()),
       device_(device),
       attention_(shape, device),
       filled_(layout.num_layers()) {}
 
 void StoredCache::clear(const BatchShape& shape) {
-  if (shape.rows() != shape_->rows() || shape.capacity() != shape_->capacity()) {
-    throw_misuse(name() + " of " + std::to_string(shape_->rows()) + " rows of " +
-                 std::to_string(shape_->capacity()) + " positions cannot be one of " +
-                 std::to_string(shape.rows()) + " rows of " + std::to_string(shape.capacity()));
+  if (shape.rows() != rows_ || shape.capacity() != capacity_) {
+    throw_misuse(name() + " of " + std::to_string(rows_) + " rows of " + std::to_string(capacity_) +
+                 " positions cannot be one of " + std::to_string(shape.rows()) + " rows of " +
+                 std::to_string(shape.capacity()));
   }
   shape_ = &shape;
   attention_ = PaddedAttention(shape, device_);

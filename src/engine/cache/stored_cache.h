@@ -67,7 +67,9 @@ class StoredCache : public KvCache {
   at::Tensor attend_chosen(const AttentionCall& call);
 
   const RowLayout& layout_;
-  const BatchShape* shape_;
+  const BatchShape* shape_;  // of the current batch
+  std::int64_t rows_;        // of every batch
+  std::int64_t capacity_;    // likewise
   at::Device device_;
   std::unique_ptr<KeySelector> selector_;
   PaddedAttention attention_;

@@ -60,6 +60,21 @@ TEST_P(CombinedCache, InParallelStepsSeeTheSameAndAllOfItActs) {
   }
 }
 
+// The next batch of the same size, with other padding, gets the same cache.
+TEST_P(CombinedCache, ABatchAfterAnotherGetsTheBitsOfTheFirst) {
+  TorchModel fresh = roomy_model();
+  const Rows expected = record(fresh, kSteps, spec());
+  TorchModel model = roomy_model();
+  const std::vector<Input> others{{{9, 8, 7, 6, 5}}, {{2, 1}}};
+  std::ignore = generate(model, others, {kSteps, true, 4, 5, spec()}, {}, {});
+  ASSERT_TRUE(model.spare_cache.holds_one());
+  const Rows recorded = record(model, kSteps, spec());
+  for (std::size_t row = 0; row < 2; ++row) {
+    EXPECT_EQ(recorded[row]->prompt_values, expected[row]->prompt_values);
+    EXPECT_EQ(recorded[row]->deltas, expected[row]->deltas);
+  }
+}
+
 TEST_P(CombinedCache, ReplaysItsOwnRecordingToTheBit) {
   TorchModel model = roomy_model();
   const Rows recorded = record(model, kSteps, spec());

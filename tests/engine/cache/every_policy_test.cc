@@ -356,13 +356,15 @@ TEST_P(EveryPolicy, OnceItIsClearedItIsAsNew) {
   for (const DType dtype : kDTypes) {
     const RowLayout layout(policy_geometry(dtype));
     const CacheMaker maker = cache_maker(busy_spec_of(GetParam()), turning_layers(layout));
-    const BatchShape before({long_, short_}, 4, 14);
+    auto before = std::make_unique<BatchShape>(
+        std::vector<std::span<const std::int32_t>>{long_, short_}, 4, 14);
     const BatchShape shape({short_, middle_}, 3, 14);
-    const std::unique_ptr<KvCache> kept = maker(layout, before, at::kCPU);
+    const std::unique_ptr<KvCache> kept = maker(layout, *before, at::kCPU);
     const std::unique_ptr<KvCache> fresh = maker(layout, shape, at::kCPU);
     const cache::CacheUse unused = fresh->use();
     const std::vector<at::Tensor> expected = course_of(*fresh, shape, 6);
-    course_of(*kept, before, 10, std::numeric_limits<double>::infinity());
+    course_of(*kept, *before, 10, std::numeric_limits<double>::infinity());
+    before.reset();
     for (int round = 0; round < 2; ++round) {
       kept->clear(shape);
       EXPECT_EQ(kept->use(), unused);
