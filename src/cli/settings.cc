@@ -80,7 +80,16 @@ std::vector<format::ReplayMode> parse_modes(const std::vector<std::string>& name
   return modes;
 }
 
+// A number in a configuration may serve another command.
+void check_number(const RunOptions& options) {
+  if (!options.request_number || !options.from || !fs::is_regular_file(*options.from)) return;
+  throw_usage("--from " + *options.from +
+              " is one recording, of which --request-number chooses nothing: leave it out, or give "
+              "--from the folder");
+}
+
 void take_options(const RunOptions& options, run::Request& request) {
+  check_number(options);
   if (!options.models.empty()) request.models = options.models;
   if (!options.batch_sizes.empty()) request.batch_sizes = options.batch_sizes;
   if (options.request_number) request.request_number = options.request_number;

@@ -179,12 +179,14 @@ class BatchReplay {
   }
 
   [[nodiscard]] cache::RunLength length() const {
-    cache::RunLength longest{.layers = model_.info().geometry.num_layers()};
+    cache::RunLength longest{
+        .geometry = model_.info().geometry, .rows = rows_.size(), .in_parallel = options_.parallel};
     for (const LiveRow& row : rows_) {
       const std::uint64_t steps = row.source->num_steps();
       longest.positions = std::max(longest.positions, row.source->prompt().size() + steps);
       longest.steps = std::max(longest.steps, steps);
     }
+    longest.capacity = std::max(live_.cache_capacity, live_.padded_length + longest.steps);
     return longest;
   }
 

@@ -398,9 +398,11 @@ class GenerationRun {
                                          std::to_string(of_batches) + " of size " +
                                          std::to_string(batch.batch_size)));
     check_applied(kv_cache_,
-                  {.layers = model.info().geometry.num_layers(),
+                  {.geometry = model.info().geometry,
                    .positions = longest_prompt(inputs) + result.timing.decode_steps,
-                   .steps = result.timing.decode_steps},
+                   .steps = result.timing.decode_steps,
+                   .rows = inputs.size(),
+                   .capacity = longest_prompt(inputs) + request_.max_new_tokens - 1},
                   result.cache_use);
     sinks.clear();
     ledger.end_batch();

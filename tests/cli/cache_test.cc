@@ -213,12 +213,20 @@ TEST_F(CacheCommands, ARunWhoseCacheDidNotActFails) {
       EXPECT_THAT(result.err, HasSubstr(" did not act: no ")) << command;
     }
   }
+  EXPECT_THAT(run("replay --from rec --kv-cache paged:page=1,device=4").err,
+              HasSubstr("select=none did not act: no step attended to its pages, in "));
+  // Its pages are not what a parallel replay attends to.
+  EXPECT_EQ(run("replay --from rec --parallel --kv-cache paged:page=1,device=4").status, 0);
   engine_.cache_use = [](const cache::CacheSpec&) {
     cache::CacheUse use;
     use.visible_keys = use.seen_keys = 70;
     use.most_visible_keys = 7;
     return use;
   };
+  const CommandResult paged = run("replay --from rec --kv-cache paged:page=1,device=4");
+  EXPECT_EQ(paged.status, 5);
+  EXPECT_THAT(paged.err,
+              HasSubstr("a step needed 7 pages of an input, 4 have room, and none left"));
   const CommandResult all = run("replay --from rec --kv-cache window:sinks=1,recent=2");
   EXPECT_EQ(all.status, 5);
   EXPECT_THAT(all.err, HasSubstr("a step could see 7 keys, and every step saw all of them"));

@@ -36,6 +36,20 @@ TEST_F(ReplaySelection, ASingleFileRunsAmongItsBatchMates) {
   EXPECT_EQ(engine_.replayed_batches[0].rows.size(), 3U);
 }
 
+TEST_F(ReplaySelection, OfASingleFileThereIsNoNumberOfInputs) {
+  save(3, "--batch-size 3 --out ref_cache");
+  const std::string file = "ref_cache/CPU/tiny/batch3_input1.kvc";
+  const CommandResult result = run("replay --request-number 2 --from " + file);
+  EXPECT_EQ(result.status, 2);
+  EXPECT_THAT(
+      result.err,
+      HasSubstr("--from " + file + " is one recording, of which --request-number chooses nothing"));
+  EXPECT_EQ(run("replay --request-number 2 --from ref_cache/CPU/tiny").status, 0);
+  // One of a configuration may be for another command.
+  write("number.json", R"({"request_number": 2})");
+  EXPECT_EQ(run("replay --config number.json --from " + file).status, 0);
+}
+
 TEST_F(ReplaySelection, ATruncatedRecordingReplaysItsWholeSteps) {
   save(1, "--out ref_cache");
   const fs::path path = "ref_cache/CPU/tiny/batch1_input0.kvc";

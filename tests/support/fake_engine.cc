@@ -12,6 +12,7 @@
 #include "kvtool/base/error.h"
 #include "kvtool/cache/cache_plan.h"
 #include "kvtool/cache/key_budget.h"
+#include "kvtool/cache/paged_settings.h"
 #include "kvtool/format/logit_sample.h"
 #include "kvtool/run/paths.h"
 
@@ -270,6 +271,9 @@ cache::CacheUse applied_use(const cache::CacheSpec& kv_cache, std::uint64_t posi
   use.applied_rows = kv_cache == cache::CacheSpec() ? 0 : positions;
   use.most_visible_keys = use.visible_keys = positions;
   use.seen_keys = cache::KeyBudget(kv_cache).seen({positions - 1, 0});
+  const bool pages =
+      kv_cache.policy() == "paged" && cache::paged_settings(kv_cache).device != cache::Room();
+  use.paged_out = use.read_back = pages ? 1 : 0;
   return use;
 }
 

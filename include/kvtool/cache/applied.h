@@ -8,14 +8,19 @@
 
 #include "kvtool/cache/cache_spec.h"
 #include "kvtool/cache/cache_use.h"
+#include "kvtool/format/geometry.h"
 
 namespace kvtool::cache {
 
 // Of a batch that ran.
 struct RunLength {
-  std::uint64_t layers = 0;     // of the model
+  format::Geometry geometry;    // of the model
   std::uint64_t positions = 0;  // of the longest input, its steps included
   std::uint64_t steps = 0;
+  std::uint64_t rows = 1;
+  std::uint64_t capacity = 0;  // positions of each row that the cache was made for
+  // In passes of many steps, which attend to what a cache says that they see, without its pages.
+  bool in_parallel = false;
 };
 
 // What did not happen although spec and length say that it must have; nothing where all is well.

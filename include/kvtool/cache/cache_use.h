@@ -35,7 +35,8 @@ struct CacheUse {
   std::uint64_t evicted_rows = 0;
   // Of a policy that shows a query a part of its keys, over the steps of all rows of the batch
   // and the layers in which it chooses: keys that the model would show, keys that were seen, and
-  // the most that a single query could have seen.
+  // the most that a single query could have seen. Of one that fetches all it shows, the last of
+  // these alone, of the keys that are in pages.
   std::uint64_t visible_keys = 0;
   std::uint64_t seen_keys = 0;
   std::uint64_t most_visible_keys = 0;

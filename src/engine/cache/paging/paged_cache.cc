@@ -62,7 +62,7 @@ void PagedCache::clear(const BatchShape& shape) {
   if (recent_) recent_->clear();
   settled_.assign(settled_.size(), 0);
   written_.clear();
-  applied_rows_ = 0;
+  applied_rows_ = most_visible_ = 0;
   peak_bytes_ = device_bytes();
 }
 
@@ -260,6 +260,9 @@ void PagedCache::choose(const AttentionCall& call, std::span<Sight> rows, std::i
 PagedCache::RowPages PagedCache::pages_of(std::int64_t layer, std::int64_t row, Sight sight) {
   RowPages pages;
   pages.end = std::min(sight.end, paged_end(row));
+  most_visible_ =
+      std::max(most_visible_,
+               static_cast<std::uint64_t>(std::max<std::int64_t>(0, pages.end - sight.first)));
   pages.shown.assign(static_cast<std::size_t>(store_.pages()), false);
   const std::int64_t heads = sight.chosen ? std::ssize(*sight.chosen) : 1;
   for (std::int64_t page = sight.first / store_.page_size(); page * store_.page_size() < pages.end;
@@ -431,7 +434,11 @@ cache::CacheUse PagedCache::use() const {
   use.read_back = store_.read_back();
   use.emulated_link = settings_.link_gigabytes.has_value() && device().is_cpu();
   use.applied_rows = applied_rows_;
-  if (chooser_ != nullptr) chooser_->add_to(use);
+  if (chooser_ != nullptr) {
+    chooser_->add_to(use);
+  } else {
+    use.most_visible_keys = most_visible_;
+  }
   return use;
 }
 

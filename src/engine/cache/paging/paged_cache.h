@@ -118,6 +118,7 @@ class PagedCache : public StoredCache {
   std::vector<bool> kept_;
   std::uint64_t applied_rows_ = 0;  // of one layer
   std::uint64_t peak_bytes_ = 0;    // on the device
+  std::uint64_t most_visible_ = 0;  // positions in pages that one step could see
 };
 
 }  // namespace kvtool::engine
