@@ -182,6 +182,8 @@ Json json_cache(const run::UsedCache& used) {
           {"moved_bytes", used.use.moved_bytes},
           {"paged_out", used.use.paged_out},
           {"read_back", used.use.read_back},
+          {"prefetched", used.use.prefetched},
+          {"prefetch_hits", used.use.prefetch_hits},
           {"emulated_link", used.use.emulated_link},
           {"applied_rows", used.use.applied_rows},
           {"evicted_rows", used.use.evicted_rows},

@@ -211,6 +211,10 @@ std::string cache_line(const run::UsedCache& used) {
     }
     line += fmt::format("), {} moved", megabytes(used.use.moved_bytes));
   }
+  if (used.use.prefetched > 0) {
+    line += fmt::format(", {} pages fetched ahead, {} of them used", used.use.prefetched,
+                        used.use.prefetch_hits);
+  }
   if (used.use.emulated_link) line += ", emulated link";
   if (used.use.visible_keys > 0) {
     line += fmt::format(", steps saw {:.1f} % of their keys",

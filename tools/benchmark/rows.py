@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import baseline_rows, format_rows, model_rows, policy_rows
+from . import baseline_rows, format_rows, model_rows, paging_rows, policy_rows
 from .results import Line
 from .workspace import Workspace
 
@@ -30,6 +30,7 @@ ROWS = [
     ),
     Row("context", "what a step costs at 4096 positions against 512", model_rows.context),
     Row("policies", "a step under a cache policy, at 1024 positions", policy_rows.policies),
+    Row("paging", "which pages stay, and which come back ahead of their use", paging_rows.paging),
     Row("size", "file size; packing", format_rows.size),
     Row("info", "info and single steps of a 10 GB recording", format_rows.info),
     Row("memory", "peak memory of a replay", model_rows.memory),

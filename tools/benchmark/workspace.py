@@ -43,6 +43,8 @@ class Sizes:
     long_context: int = 4096
     context_steps: int = 32
     policy_context: int = 1024
+    paged_context: int = 1024
+    paged_steps: int = 64
     packed_bytes: int = 200_000_000
     large_bytes: int = 10_000_000_000
 
@@ -60,6 +62,8 @@ QUICK = Sizes(
     long_context=64,
     context_steps=4,
     policy_context=64,
+    paged_context=64,
+    paged_steps=8,
     packed_bytes=1_000_000,
     large_bytes=20_000_000,
 )

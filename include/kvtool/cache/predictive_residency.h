@@ -45,6 +45,7 @@ class PredictiveResidency : public Residency {
   void leave(PageId page) override;
   PageId victim(const std::function<bool(PageId)>& may_go) override;
 
+  [[nodiscard]] bool is_observing() const override { return true; }
   void observe(std::span<const PageScore> step) override;
   [[nodiscard]] std::vector<PageId> wanted(std::uint64_t free,
                                            const std::function<bool(PageId)>& may_go) override;

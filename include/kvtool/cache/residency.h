@@ -46,6 +46,8 @@ class Residency {
   // leave(). Error kMisuse where there is none.
   virtual PageId victim(const std::function<bool(PageId)>& may_go) = 0;
 
+  // Whether it learns from observe(); else no one need find out what to tell.
+  [[nodiscard]] virtual bool is_observing() const { return false; }
   // Of a step of which something is known beside its uses: all pages that it could see.
   virtual void observe(std::span<const PageScore> /*step*/) {}
   // Pages without a frame to fetch ahead of the next step, best first, to be taken one after the

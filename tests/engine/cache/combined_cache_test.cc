@@ -103,6 +103,8 @@ INSTANTIATE_TEST_SUITE_P(
     Specs, CombinedCache,
     testing::Values("paged:page=8,device=8,check=1,codec=int8",
                     "paged:page=8,device=10,check=1,codec=fp8,select=quest,budget=6,dense=1",
+                    "paged:page=8,device=10,check=1,residency=predictive,prefetch=2,select=quest,"
+                    "budget=6,dense=1",
                     "paged:page=32,device=4,check=1,codec=kivi4",
                     "paged:page=32,device=4,check=1,codec=kivi2,select=mass,budget=4,dense=0",
                     "window:sinks=2,recent=40,codec=fp8", "window:sinks=2,recent=40,codec=kivi2",
@@ -152,6 +154,18 @@ INSTANTIATE_TEST_SUITE_P(
         SpecPair("paged:page=32,device=4,codec=kivi2", "kivi:k=2,v=2"),
         SpecPair("paged:page=4,device=20,select=quest,budget=8,dense=1",
                  "quest:page=4,budget=8,dense=1"),
+        SpecPair(
+            "paged:page=4,device=20,check=1,residency=predictive,select=quest,budget=8,dense=1",
+            "quest:page=4,budget=8,dense=1"),
+        SpecPair("paged:page=4,device=20,check=1,residency=predictive,rank=frequency,select=mass,"
+                 "budget=8,dense=0",
+                 "mass:page=4,budget=8,dense=0"),
+        SpecPair("paged:page=4,device=20,check=1,residency=predictive,rank=confidence,prefetch=9,"
+                 "select=random,budget=8,dense=0",
+                 "random:page=4,budget=8,dense=0"),
+        SpecPair("paged:page=32,device=4,residency=predictive,select=quest,budget=4,dense=0,"
+                 "codec=kivi4",
+                 "quest:page=32,budget=4,dense=0,codec=kivi4"),
         SpecPair("paged:page=4,device=8,select=mean-key,budget=25%,sinks=0,recent=1,dense=0",
                  "mean-key:page=4,budget=25%,sinks=0,recent=1,dense=0"),
         SpecPair("paged:page=4,device=8,select=mass,budget=8,dense=0,codec=int8",

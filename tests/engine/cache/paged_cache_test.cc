@@ -210,6 +210,59 @@ TEST_F(PagedPasses, AChecksumNamesThePageThatCameBackWrong) {
   EXPECT_THAT(error.what(), testing::HasSubstr("in step 17"));
 }
 
+// Four pages that are not damaged, of which two have a frame: page 0 is the better one of those
+// that do not.
+TEST_F(PagedPasses, WhatComesAheadIsThereWhenItsLayerIsUsedAgain) {
+  const cache::PagedSettings settings =
+      cache::paged_settings(paged("page=3,device=4,check=1,residency=predictive,prefetch=1"));
+  const auto format = make_page_format({}, layout_, shape_, 2 * 3, at::kCPU);
+  for (const bool damage : {false, true}) {
+    PageStore store(settings, {2, 14}, *format, 2, 2, at::kCPU);
+    const std::vector<bool> kept(14, false);
+    const LayerKv rows{at::randn({2, 12, 8}), at::randn({2, 12, 6})};
+    for (std::int64_t page = 0; page < 4; ++page) {
+      store.fetch({1, 0, page}, kept, page);
+      store.write(1, 0, {3 * page, 3}, positions_of(rows, 3 * page, 3));
+      store.save({1, 0, page});
+    }
+    EXPECT_EQ(store.frame_of({1, 0, 0}), -1);
+    if (damage) store.damage_host_copy({1, 0, 0});
+    const std::vector<cache::PageScore> step{
+        {0, 0.5, false}, {1, 0.125, false}, {2, 0.25, true}, {3, 0.0625, true}};
+    store.observe(1, 0, step);
+    store.fetch_ahead(1, 0, kept, 17);
+    // In the frame of page 3.
+    EXPECT_GE(store.frame_of({1, 0, 0}), 0);
+    EXPECT_GE(store.frame_of({1, 0, 2}), 0);
+    EXPECT_EQ(store.frame_of({1, 0, 3}), -1);
+    EXPECT_EQ(store.prefetched(), 1U);
+    EXPECT_EQ(store.read_back(), 0U);
+    if (damage) {
+      const Error error = error_of([&] { store.arrive(1); });
+      EXPECT_EQ(error.code(), ErrorCode::kInternal);
+      EXPECT_THAT(error.what(),
+                  testing::HasSubstr("page 0 of layer 1, input 0 of the batch, came back"));
+      EXPECT_THAT(error.what(), testing::HasSubstr("in step 17"));
+      continue;
+    }
+    const auto expect_right = [&] {
+      const LayerKv found = layout_.empty_rows(1, 12, at::kCPU);
+      store.read(1, 0, {0, 12}, found);
+      EXPECT_TRUE(found.k.equal(rows.k));
+      EXPECT_TRUE(found.v.equal(rows.v));
+    };
+    expect_right();  // it may be on its way
+    store.arrive(1);
+    expect_right();
+    const LayerKv frame = store.shown(1);
+    const std::int64_t first = 3 * store.frame_of({1, 0, 0});
+    EXPECT_TRUE(frame.k.select(0, 0).narrow(1, first, 3).equal(rows.k.narrow(1, 0, 3)));
+    EXPECT_EQ(store.prefetch_hits(), 0U);
+    store.observe(1, 0, std::vector<cache::PageScore>{{0, 0.5, true}, {2, 0.5, true}});
+    EXPECT_EQ(store.prefetch_hits(), 1U);
+  }
+}
+
 TEST_F(PagedPasses, AnEmulatedLinkTakesItsTimeAndSaysSo) {
   const auto fast = make("page=4,device=6");
   EXPECT_FALSE(fast->use().emulated_link);
@@ -226,7 +279,10 @@ TEST_F(PagedPasses, AnEmulatedLinkTakesItsTimeAndSaysSo) {
 TEST_F(PagedPasses, OthersMayReadWhileItWorks) {
   for (const std::string spec :
        {"paged:page=3,device=4", "paged:page=3,device=4,codec=int8",
-        "paged:page=3,device=6,select=quest,budget=3,sinks=0,recent=1,dense=1"}) {
+        "paged:page=3,device=6,select=quest,budget=3,sinks=0,recent=1,dense=1",
+        "paged:page=3,device=12,check=1,residency=predictive,select=quest,budget=3,sinks=0,recent="
+        "1,"
+        "dense=0"}) {
     const auto paged = cache_maker(cache::CacheSpec::parse(spec))(layout_, shape_, at::kCPU);
     pass({paged.get()}, 0, 11);
     const LayerKv before = layout_.empty_rows(0, 11, at::kCPU);
@@ -243,6 +299,7 @@ TEST_F(PagedPasses, OthersMayReadWhileItWorks) {
     for (std::int64_t slot = 11; slot < 40; ++slot) pass({paged.get()}, slot, 1);
     done = true;
     reader.join();
+    EXPECT_EQ(paged->use().prefetched > 0, spec.find("predictive") != std::string::npos);
   }
 }
 

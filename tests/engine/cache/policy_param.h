@@ -105,6 +105,8 @@ inline std::vector<PolicyCase> policy_cases() {
   const std::string few = ",select=quest,budget=2,sinks=0,recent=1,dense=0";
   const std::string all = ",select=quest,budget=100%,sinks=0,recent=1,dense=0";
   cases.push_back(policy_case("paged_quest", paged + few, paged + all, "paged:page=2" + few));
+  cases.push_back(policy_case("paged_predictive", paged + ",residency=predictive" + few,
+                              paged + ",residency=predictive" + all, "paged:page=2" + few));
   cases.push_back(policy_case("paged_int8_quest", paged + ",codec=int8" + few,
                               paged + ",codec=int8" + all, "paged:page=2,codec=int8" + few));
   return cases;

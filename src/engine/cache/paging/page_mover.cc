@@ -15,8 +15,6 @@ namespace {
 // A thread that sleeps wakes so late, and the next copy should not pay for it.
 constexpr auto kLateness = std::chrono::microseconds(100);
 
-// Between tensors of one shape. Not copy_(): on a thread of its own that would start a second team
-// of OpenMP threads, and their number can be set for the whole process only.
 class StridedCopy {
  public:
   StridedCopy(const at::Tensor& from, const at::Tensor& to)
@@ -67,6 +65,8 @@ void check_copy(const PageCopy& copy) {
 
 }  // namespace
 
+void copy_on_cpu(const at::Tensor& from, const at::Tensor& to) { StridedCopy(from, to).run(); }
+
 std::uint64_t PageCopy::nbytes() const {
   std::uint64_t bytes = 0;
   for (const at::Tensor& part : from) bytes += part.nbytes();
@@ -101,7 +101,7 @@ void PageMover::move_on_cpu(const PageCopy& copy) {
   std::optional<PacedLink::Clock::time_point> end;
   if (link_) end = link_->reserve(copy.nbytes());
   for (std::size_t part = 0; part < copy.from.size(); ++part) {
-    StridedCopy(copy.from[part], copy.to[part]).run();
+    copy_on_cpu(copy.from[part], copy.to[part]);
   }
   if (end) std::this_thread::sleep_until(*end);
   if (copy.check) copy.check();
@@ -117,6 +117,8 @@ void PageMover::move(const PageCopy& copy) {
   for (std::size_t part = 0; part < copy.from.size(); ++part) {
     copy.to[part].copy_(copy.from[part], /*non_blocking=*/true);
   }
+  if (!now_) now_.emplace(device_.type());
+  now_->record(current_stream(device_));
   if (copy.check) copy.check();
 }
 
@@ -149,6 +151,10 @@ void PageMover::wait(const Ticket& ticket) const {
   if (ticket.done_.valid()) ticket.done_.get();
   if (ticket.event_) ticket.event_->block(current_stream(device_));
   if (ticket.check_) ticket.check_();
+}
+
+void PageMover::synchronize() const {
+  if (now_) now_->synchronize();
 }
 
 }  // namespace kvtool::engine

@@ -30,6 +30,10 @@ struct PageCopy {
   [[nodiscard]] std::uint64_t nbytes() const;
 };
 
+// Between tensors of one shape and type in host memory. Not copy_(): on a thread of its own that
+// would start a second team of OpenMP threads, and their number can be set for the process only.
+void copy_on_cpu(const at::Tensor& from, const at::Tensor& to);
+
 // A link that carries one copy after the other, so many bytes a second.
 class PacedLink {
  public:
@@ -77,6 +81,9 @@ class PageMover {
   // What the caller does from now on, on another device with the current stream, sees the copy.
   // Throws what the copy threw, its check included, which on a CPU ran on the thread that copied.
   void wait(const Ticket& ticket) const;
+  // Blocks until the bytes of every copy that was made now are where they belong. Any thread, but
+  // not while one is being made.
+  void synchronize() const;
 
   // Of all copies that were asked for. Any thread.
   [[nodiscard]] std::uint64_t moved_bytes() const { return moved_bytes_; }
@@ -87,6 +94,7 @@ class PageMover {
   at::Device device_;
   SideStream side_;
   std::shared_ptr<c10::Event> last_;  // of the copies ahead
+  std::optional<c10::Event> now_;     // of the last copy that was made now
   std::optional<PacedLink> link_;
   std::atomic<std::uint64_t> moved_bytes_ = 0;
   std::optional<BackgroundWorker> worker_;  // since the first copy ahead; last: it uses all above

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <string>
-#include <thread>
+#include <utility>
 
 #include "engine/host_memory.h"
 #include "kvtool/base/error.h"
@@ -31,6 +31,11 @@ void wait_for(at::Device device) {
   if (!device.is_cpu()) current_stream(device).synchronize();
 }
 
+std::optional<double> link_of(const cache::PagedSettings& settings) {
+  if (!settings.link_gigabytes) return std::nullopt;
+  return *settings.link_gigabytes * kGigabyte;
+}
+
 }  // namespace
 
 PageStore::PageStore(const cache::PagedSettings& settings, const Room& room, PageFormat& format,
@@ -42,20 +47,21 @@ PageStore::PageStore(const cache::PagedSettings& settings, const Room& room, Pag
       rows_(rows),
       check_(settings.check),
       format_(format),
-      on_(device) {
+      on_(device),
+      mover_(device, link_of(settings)) {
   const at::TensorOptions host = at::TensorOptions(at::kCPU).pinned_memory(!device.is_cpu());
   for (std::int64_t layer = 0; layer < layers; ++layer) {
     device_.push_back(format.allocate(layer, rows, frames_ * page_, device));
     host_.push_back(format.allocate(layer, rows, pages_ * page_, host));
-  }
-  if (settings.link_gigabytes && device.is_cpu()) {
-    bytes_per_second_ = *settings.link_gigabytes * kGigabyte;
   }
   tables_.resize(static_cast<std::size_t>(layers * rows_));
   clear();
 }
 
 void PageStore::clear() {
+  for (Table& table : tables_) {
+    for (const Arrival& arrival : std::exchange(table.arriving, {})) mover_.wait(arrival.ticket);
+  }
   // Frames are attended before they are full.
   for (const PageParts& layer : device_) {
     for (const at::Tensor& part : layer) part.view(at::kByte).zero_();
@@ -69,7 +75,8 @@ void PageStore::clear() {
     if (check_) table.checksums.assign(pages, 0);
     table.residency = cache::make_residency(settings_.residency, settings_.prediction);
   }
-  moved_bytes_ = paged_out_ = read_back_ = 0;
+  cleared_bytes_ = mover_.moved_bytes();
+  written_bytes_ = paged_out_ = read_back_ = prefetched_ = 0;
 }
 
 PageParts PageStore::in_frame(const PageName& name, std::int64_t frame) const {
@@ -85,8 +92,9 @@ std::int64_t PageStore::free_frame(const PageName& name, const std::vector<bool>
   for (std::int64_t frame = 0; frame < frames_; ++frame) {
     if (own.in_frame[static_cast<std::size_t>(frame)] == kNone) return frame;
   }
-  const cache::PageId out =
-      own.residency->victim([&](cache::PageId page) { return !kept[page] && own.on_host[page]; });
+  const cache::PageId out = own.residency->victim([&](cache::PageId page) {
+    return !kept[page] && own.on_host[page] && !is_arriving(own, static_cast<std::int64_t>(page));
+  });
   const std::int64_t frame = own.frame_of[out];
   own.residency->leave(out);
   own.frame_of[out] = kNone;
@@ -100,21 +108,66 @@ std::int64_t PageStore::fetch(const PageName& name, const std::vector<bool>& kep
   Table& own = table(name.layer, name.row);
   const auto page = static_cast<std::size_t>(name.page);
   const std::int64_t frame = free_frame(name, kept);
-  const PageParts target = in_frame(name, frame);
   if (own.on_host[page]) {
-    move(on_host(name), target);
-    if (check_ && checksum(target) != own.checksums[page]) {
-      throw_internal("page " + std::to_string(name.page) + " of layer " +
-                     std::to_string(name.layer) + ", input " + std::to_string(name.row) +
-                     " of the batch, came back from host memory with other bytes in step " +
-                     std::to_string(step));
-    }
+    mover_.move(copy_back(name, frame, step));
     if (own.was_out[page]) ++read_back_;
   }
-  own.frame_of[page] = frame;
-  own.in_frame[static_cast<std::size_t>(frame)] = name.page;
-  own.residency->enter(page);
+  enter(name, frame);
   return frame;
+}
+
+PageCopy PageStore::copy_back(const PageName& name, std::int64_t frame, std::int64_t step) const {
+  PageCopy copy{on_host(name), in_frame(name, frame)};
+  if (!check_) return copy;
+  const std::uint64_t sum =
+      table(name.layer, name.row).checksums[static_cast<std::size_t>(name.page)];
+  copy.check = [target = copy.to, sum, name, step] {
+    if (checksum(target) == sum) return;
+    throw_internal("page " + std::to_string(name.page) + " of layer " + std::to_string(name.layer) +
+                   ", input " + std::to_string(name.row) +
+                   " of the batch, came back from host memory with other bytes in step " +
+                   std::to_string(step));
+  };
+  return copy;
+}
+
+void PageStore::enter(const PageName& name, std::int64_t frame) {
+  Table& own = table(name.layer, name.row);
+  own.frame_of[static_cast<std::size_t>(name.page)] = frame;
+  own.in_frame[static_cast<std::size_t>(frame)] = name.page;
+  own.residency->enter(static_cast<cache::PageId>(name.page));
+}
+
+void PageStore::fetch_ahead(std::int64_t layer, std::int64_t row, const std::vector<bool>& kept,
+                            std::int64_t step) {
+  Table& own = table(layer, row);
+  const auto may_go = [&](cache::PageId page) { return !kept[page] && own.on_host[page]; };
+  const auto free = static_cast<std::uint64_t>(std::ranges::count(own.in_frame, kNone));
+  for (const cache::PageId page : own.residency->wanted(free, may_go)) {
+    const PageName name{layer, row, static_cast<std::int64_t>(page)};
+    const std::int64_t frame = free_frame(name, kept);
+    own.arriving.push_back({name.page, mover_.move_ahead(copy_back(name, frame, step))});
+    enter(name, frame);
+    ++prefetched_;
+  }
+}
+
+void PageStore::arrive(std::int64_t layer) {
+  for (std::int64_t row = 0; row < rows_; ++row) {
+    for (const Arrival& arrival : std::exchange(table(layer, row).arriving, {})) {
+      mover_.wait(arrival.ticket);
+    }
+  }
+}
+
+bool PageStore::is_arriving(const Table& table, std::int64_t page) {
+  return std::ranges::find(table.arriving, page, &Arrival::page) != table.arriving.end();
+}
+
+std::uint64_t PageStore::prefetch_hits() const {
+  std::uint64_t hits = 0;
+  for (const Table& table : tables_) hits += table.residency->predictions().came_true;
+  return hits;
 }
 
 void PageStore::use(const PageName& name) {
@@ -127,29 +180,16 @@ void PageStore::save(const PageName& name) {
   const std::int64_t frame = own.frame_of[page];
   if (own.on_host[page] || frame == kNone) return;
   const PageParts source = in_frame(name, frame);
-  move(source, on_host(name));
+  mover_.move({source, on_host(name)});
   if (check_) own.checksums[page] = checksum(source);
   own.on_host[page] = true;
-}
-
-void PageStore::move(const PageParts& from, const PageParts& to) {
-  const auto started = std::chrono::steady_clock::now();
-  std::uint64_t bytes = 0;
-  for (std::size_t part = 0; part < from.size(); ++part) {
-    to[part].copy_(from[part], /*non_blocking=*/true);
-    bytes += from[part].nbytes();
-  }
-  moved_bytes_ += bytes;
-  if (!bytes_per_second_) return;
-  const std::chrono::duration<double> least(static_cast<double>(bytes) / *bytes_per_second_);
-  std::this_thread::sleep_until(
-      started + std::chrono::duration_cast<std::chrono::steady_clock::duration>(least));
 }
 
 std::uint64_t PageStore::checksum(const PageParts& page) {
   XXH64_hash_t sum = 0;
   for (const at::Tensor& part : page) {
-    const at::Tensor bytes = part.cpu().contiguous();
+    const at::Tensor bytes = at::empty(part.sizes(), part.options().device(at::kCPU));
+    copy_on_cpu(part.cpu(), bytes);
     sum = XXH3_64bits_withSeed(bytes.const_data_ptr(), bytes.nbytes(), sum);
   }
   return sum;
@@ -180,9 +220,11 @@ void PageStore::each_page(SlotRange positions, const Visit& visit) const {
 
 void PageStore::read(std::int64_t layer, std::int64_t row, SlotRange positions,
                      const LayerKv& kv) const {
+  mover_.synchronize();
   each_page(positions, [&](std::int64_t page, SlotRange within, std::int64_t at) {
     const PageName name{layer, row, page};
-    const std::int64_t frame = frame_of(name);
+    const bool is_arriving_now = is_arriving(table(layer, row), page);
+    const std::int64_t frame = is_arriving_now ? kNone : frame_of(name);
     format_.decode(layer, row, frame == kNone ? on_host(name) : in_frame(name, frame), within,
                    positions_of(kv, at, within.count));
   });
@@ -205,7 +247,7 @@ void PageStore::write(std::int64_t layer, std::int64_t row, SlotRange positions,
     }
     const PageParts target = on_host(name);
     format_.encode(layer, row, rows, target, within);
-    if (!on_.is_cpu()) moved_bytes_ += part_bytes(target, within.count);
+    if (!on_.is_cpu()) written_bytes_ += part_bytes(target, within.count);
     wait_for(on_);
     if (check_) own.checksums[index] = checksum(target);
     own.on_host[index] = true;

@@ -4,14 +4,15 @@
 
 #include <ATen/ATen.h>
 
-#include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
-#include <optional>
+#include <span>
 #include <vector>
 
 #include "engine/batch_shape.h"
 #include "engine/cache/paging/page_format.h"
+#include "engine/cache/paging/page_mover.h"
 #include "engine/row_layout.h"
 #include "kvtool/cache/paged_settings.h"
 #include "kvtool/cache/residency.h"
@@ -28,7 +29,8 @@ struct PageName {
 // Every row has the same number of frames of each layer, side by side in one buffer on the device.
 // A page is kept as its format says, on the device as in host memory.
 // A page is written in its frame. Once it is whole it is copied to host memory, once: then losing
-// its frame moves no bytes.
+// its frame moves no bytes. A page that is fetched ahead has its frame at once, but nobody may use
+// or write the pages of its layer until arrive(); read() finds it in host memory meanwhile.
 class PageStore {
  public:
   // Of each row and layer: frames, and more pages.
@@ -67,6 +69,17 @@ class PageStore {
   std::int64_t fetch(const PageName& name, const std::vector<bool>& kept, std::int64_t step);
   // It is attended to.
   void use(const PageName& name);
+  // Whether a step's observe() is of use.
+  [[nodiscard]] bool is_observing() const { return tables_.front().residency->is_observing(); }
+  // Tells what a step of a layer and row showed of its pages.
+  void observe(std::int64_t layer, std::int64_t row, std::span<const cache::PageScore> step) {
+    table(layer, row).residency->observe(step);
+  }
+  // Fetches what the step after `step` may use; none of `kept` goes for it.
+  void fetch_ahead(std::int64_t layer, std::int64_t row, const std::vector<bool>& kept,
+                   std::int64_t step);
+  // Waits for what was fetched ahead of the layer. Error as of fetch().
+  void arrive(std::int64_t layer);
   // Copies the page to host memory, if it is not there as it is.
   void save(const PageName& name);
 
@@ -77,14 +90,23 @@ class PageStore {
 
   [[nodiscard]] std::uint64_t device_bytes() const { return nbytes(device_); }
   [[nodiscard]] std::uint64_t host_bytes() const { return nbytes(host_); }
-  [[nodiscard]] std::uint64_t moved_bytes() const { return moved_bytes_; }
+  [[nodiscard]] std::uint64_t moved_bytes() const {
+    return written_bytes_ + mover_.moved_bytes() - cleared_bytes_;
+  }
   // For a test: one byte of what host memory has of the page becomes another.
   void damage_host_copy(const PageName& name);
-  // Pages that lost their frame, and those that got one again afterwards.
+  // Pages that lost their frame, those that got one again when they were needed, those that got one
+  // ahead, and of them those that were used.
   [[nodiscard]] std::uint64_t paged_out() const { return paged_out_; }
   [[nodiscard]] std::uint64_t read_back() const { return read_back_; }
+  [[nodiscard]] std::uint64_t prefetched() const { return prefetched_; }
+  [[nodiscard]] std::uint64_t prefetch_hits() const;
 
  private:
+  struct Arrival {
+    std::int64_t page = 0;
+    PageMover::Ticket ticket;
+  };
   struct Table {
     std::vector<std::int64_t> frame_of;    // per page
     std::vector<std::int64_t> in_frame;    // per frame
@@ -92,6 +114,7 @@ class PageStore {
     std::vector<bool> was_out;             // per page: it has lost a frame
     std::vector<std::uint64_t> checksums;  // per page on the host, where they are asked for
     std::unique_ptr<cache::Residency> residency;
+    std::vector<Arrival> arriving;
   };
 
   [[nodiscard]] Table& table(std::int64_t layer, std::int64_t row) {
@@ -103,7 +126,11 @@ class PageStore {
   [[nodiscard]] PageParts in_frame(const PageName& name, std::int64_t frame) const;
   [[nodiscard]] PageParts on_host(const PageName& name) const;
   std::int64_t free_frame(const PageName& name, const std::vector<bool>& kept);
-  void move(const PageParts& from, const PageParts& to);
+  // From host memory to the frame.
+  [[nodiscard]] PageCopy copy_back(const PageName& name, std::int64_t frame,
+                                   std::int64_t step) const;
+  void enter(const PageName& name, std::int64_t frame);
+  [[nodiscard]] static bool is_arriving(const Table& table, std::int64_t page);
   [[nodiscard]] static std::uint64_t checksum(const PageParts& page);
   [[nodiscard]] static std::uint64_t nbytes(const std::vector<PageParts>& layers);
   // Of so many positions of a page.
@@ -117,15 +144,17 @@ class PageStore {
   std::int64_t pages_;  // of a row
   std::int64_t rows_;
   bool check_;
-  std::optional<double> bytes_per_second_;  // of the emulated link
   PageFormat& format_;
   at::Device on_;
-  std::vector<PageParts> device_;  // per layer, of all rows: its frames
-  std::vector<PageParts> host_;    // likewise: its pages
-  std::vector<Table> tables_;      // per layer and row
-  std::uint64_t moved_bytes_ = 0;
+  std::vector<PageParts> device_;    // per layer, of all rows: its frames
+  std::vector<PageParts> host_;      // likewise: its pages
+  std::vector<Table> tables_;        // per layer and row
+  std::uint64_t written_bytes_ = 0;  // rows, to host memory at once
+  std::uint64_t cleared_bytes_ = 0;  // of the mover's, those before clear()
   std::uint64_t paged_out_ = 0;
   std::uint64_t read_back_ = 0;
+  std::uint64_t prefetched_ = 0;
+  PageMover mover_;  // last: its copies are of what stands above
 };
 
 }  // namespace kvtool::engine

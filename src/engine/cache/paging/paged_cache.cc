@@ -88,6 +88,7 @@ void PagedCache::settle(std::int64_t row, SlotRange next) {
   if (target <= done) return;
   const SlotRange positions{done, target - done};
   for (std::int64_t layer = 0; layer < layout().num_layers(); ++layer) {
+    store_.arrive(layer);
     make_frames(layer, row, positions, next.first);
     write_row({layer, row, positions},
               recent_->rows({layer, row, {padding + positions.first, positions.count}}));
@@ -128,6 +129,7 @@ void PagedCache::make_frames(std::int64_t layer, std::int64_t row, SlotRange pos
 
 void PagedCache::take_in(const AttentionCall& call) {
   const std::lock_guard lock(mutex_);
+  store_.arrive(call.layer);
   if (recent_) {
     recent_->take_in(call.layer, pass(), {call.k, call.v});
     return;
@@ -196,10 +198,40 @@ at::Tensor PagedCache::attend_step(const AttentionCall& call) {
   std::vector<RowPages> pages;
   for (std::int64_t row = 0; row < shape().rows(); ++row) {
     pages.push_back(pages_of(call.layer, row, rows[static_cast<std::size_t>(row)]));
+    observe(call.layer, row, pages.back());
   }
   attend_pages(call, pages, attention);
   if (recent_) attend_recent(call, rows, attention);
+  for (std::int64_t row = 0; row < shape().rows(); ++row) {
+    fetch_ahead(call.layer, row, pages[static_cast<std::size_t>(row)]);
+  }
   return attention.result().transpose(1, 2).contiguous();
+}
+
+void PagedCache::observe(std::int64_t layer, std::int64_t row, const RowPages& pages) {
+  const Sight& sight = pages.sight;
+  if (sight.shares.empty()) return;
+  std::vector<cache::PageScore> step;
+  for (std::int64_t page = sight.first / store_.page_size(); page * store_.page_size() < pages.end;
+       ++page) {
+    step.push_back({static_cast<cache::PageId>(page), sight.shares[static_cast<std::size_t>(page)],
+                    sight.sees(page)});
+  }
+  store_.observe(layer, row, step);
+}
+
+void PagedCache::fetch_ahead(std::int64_t layer, std::int64_t row, const RowPages& pages) {
+  if (pages.sight.shares.empty() || pages.end == 0) return;
+  kept_[last_page(pages)] = true;
+  store_.fetch_ahead(layer, row, kept_, pass().first);
+  kept_[last_page(pages)] = false;
+}
+
+bool PagedCache::Sight::sees(std::int64_t page) const {
+  if (!chosen) return true;
+  return std::any_of(chosen->begin(), chosen->end(), [&](const std::vector<bool>& head) {
+    return head[static_cast<std::size_t>(page)];
+  });
 }
 
 std::vector<PagedCache::Sight> PagedCache::sights(const AttentionCall& call) {
@@ -238,6 +270,8 @@ void PagedCache::choose(const AttentionCall& call, std::span<Sight> rows, std::i
   const std::int64_t size = store_.page_size();
   const auto pages = static_cast<std::int64_t>((rows.front().end + size - 1) / size);
   const at::Tensor best = choice.pages.cpu();
+  at::Tensor shares;
+  if (store_.is_observing()) shares = chooser_->shares(call, choice);
   const auto chosen = best.accessor<std::int64_t, 3>();
   for (std::int64_t row = 0; row < count; ++row) {
     std::vector<std::vector<bool>> heads;
@@ -253,7 +287,15 @@ void PagedCache::choose(const AttentionCall& call, std::span<Sight> rows, std::i
       }
       heads.push_back(std::move(sees));
     }
-    rows[static_cast<std::size_t>(row)].chosen = std::move(heads);
+    Sight& sight = rows[static_cast<std::size_t>(row)];
+    sight.chosen = std::move(heads);
+    if (!shares.defined() || shares.size(1) == 0) continue;
+    sight.shares.assign(static_cast<std::size_t>(pages), 1.0);
+    const float* share = shares[row].const_data_ptr<float>();
+    for (std::int64_t candidate = 0; candidate < shares.size(1); ++candidate) {
+      sight.shares[choice.split.first_candidate + static_cast<std::size_t>(candidate)] =
+          share[candidate];
+    }
   }
 }
 
@@ -264,12 +306,9 @@ PagedCache::RowPages PagedCache::pages_of(std::int64_t layer, std::int64_t row, 
       std::max(most_visible_,
                static_cast<std::uint64_t>(std::max<std::int64_t>(0, pages.end - sight.first)));
   pages.shown.assign(static_cast<std::size_t>(store_.pages()), false);
-  const std::int64_t heads = sight.chosen ? std::ssize(*sight.chosen) : 1;
   for (std::int64_t page = sight.first / store_.page_size(); page * store_.page_size() < pages.end;
        ++page) {
-    bool is_seen = false;
-    for (std::int64_t head = 0; head < heads; ++head) is_seen = is_seen || sight.sees(head, page);
-    if (!is_seen) continue;
+    if (!sight.sees(page)) continue;
     const PageName name{layer, row, page};
     if (store_.frame_of(name) < 0) {
       pages.missing.push_back(page);
@@ -286,7 +325,7 @@ void PagedCache::fetch_some(std::int64_t layer, std::int64_t row, RowPages& page
   std::fill(pages.shown.begin(), pages.shown.end(), false);
   if (pages.missing.empty()) return;
   // The page that is written stays.
-  kept_[static_cast<std::size_t>((pages.end - 1) / store_.page_size())] = true;
+  kept_[last_page(pages)] = true;
   const auto count = std::min(static_cast<std::ptrdiff_t>(store_.frames() - 1),
                               static_cast<std::ptrdiff_t>(pages.missing.size()));
   const auto end = pages.missing.begin() + count;
@@ -385,6 +424,7 @@ void PagedCache::read(const LayerRows& where, const LayerKv& kv) const {
 void PagedCache::write(const LayerRows& where, const LayerKv& kv) {
   const std::lock_guard lock(mutex_);
   note(where.slots);
+  store_.arrive(where.layer);
   if (!recent_) {
     write_row({where.layer, where.row, positions_of_row(where.row, where.slots)}, kv);
     return;
@@ -432,6 +472,8 @@ cache::CacheUse PagedCache::use() const {
   use.moved_bytes = store_.moved_bytes();
   use.paged_out = store_.paged_out();
   use.read_back = store_.read_back();
+  use.prefetched = store_.prefetched();
+  use.prefetch_hits = store_.prefetch_hits();
   use.emulated_link = settings_.link_gigabytes.has_value() && device().is_cpu();
   use.applied_rows = applied_rows_;
   if (chooser_ != nullptr) {

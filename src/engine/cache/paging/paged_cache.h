@@ -61,7 +61,10 @@ class PagedCache : public StoredCache {
     std::int64_t end = 0;
     // Per K/V head and page, where the query chooses.
     std::optional<std::vector<std::vector<bool>>> chosen;
+    // Per page an estimate of its share of the attention, where that is of use.
+    std::vector<double> shares = {};
 
+    [[nodiscard]] bool sees(std::int64_t page) const;
     [[nodiscard]] bool sees(std::int64_t head, std::int64_t page) const {
       return !chosen || (*chosen)[static_cast<std::size_t>(head)][static_cast<std::size_t>(page)];
     }
@@ -75,10 +78,18 @@ class PagedCache : public StoredCache {
   };
 
   at::Tensor attend_step(const AttentionCall& call);
+  // Tells what is known of the pages before some of them have to go.
+  void observe(std::int64_t layer, std::int64_t row, const RowPages& pages);
+  // What the next step may use of a layer comes while others are computed.
+  void fetch_ahead(std::int64_t layer, std::int64_t row, const RowPages& pages);
   [[nodiscard]] std::vector<Sight> sights(const AttentionCall& call);
   // Of rows first..., which stand at the same position and choose.
   void choose(const AttentionCall& call, std::span<Sight> rows, std::int64_t first);
   [[nodiscard]] RowPages pages_of(std::int64_t layer, std::int64_t row, Sight sight);
+  // Of the pages of a step the last, which may be written yet.
+  [[nodiscard]] std::size_t last_page(const RowPages& pages) const {
+    return static_cast<std::size_t>((pages.end - 1) / store_.page_size());
+  }
   // Fetches of `missing` as many as fit, and shows them alone.
   void fetch_some(std::int64_t layer, std::int64_t row, RowPages& pages);
   void attend_pages(const AttentionCall& call, std::vector<RowPages>& rows,

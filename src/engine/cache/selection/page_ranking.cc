@@ -75,6 +75,11 @@ class MassRanking : public PageRanking {
         .reshape({mass.size(0), mass.size(1), pages(query), query.page})
         .sum(3);
   }
+  // They are the shares, of all query heads of the group.
+  [[nodiscard]] at::Tensor shares(const at::Tensor& scores,
+                                  const AttentionCall& call) const override {
+    return scores * (static_cast<double>(scores.size(1)) / static_cast<double>(call.q.size(1)));
+  }
 
  private:
   static std::int64_t pages(const PageQuery& query) { return query.end - query.first; }
@@ -119,12 +124,21 @@ class RandomRanking : public PageRanking {
         .view({1, heads, query.end - query.first})
         .expand({query.q.size(0), -1, -1});
   }
+  [[nodiscard]] at::Tensor shares(const at::Tensor& scores, const AttentionCall&) const override {
+    return at::full_like(scores, 1.0 / static_cast<double>(scores.size(2)));
+  }
 };
 
 }  // namespace
 
 at::Tensor PageRanking::summarize(const at::Tensor&) const {
   throw_misuse("this ranking keeps nothing of a page");
+}
+
+at::Tensor PageRanking::shares(const at::Tensor& scores, const AttentionCall& call) const {
+  at::Tensor products = scores * call.scale;
+  if (call.softcap > 0.0) products.div_(call.softcap).tanh_().mul_(call.softcap);
+  return at::softmax(products, 2);
 }
 
 std::unique_ptr<PageRanking> make_page_ranking(std::string_view policy) {

@@ -41,6 +41,10 @@ class PageRanking {
   [[nodiscard]] virtual at::Tensor summarize(const at::Tensor& keys) const;
   // Float32 [inputs, num_kv_heads, end - first]: the higher, the sooner a page is seen.
   [[nodiscard]] virtual at::Tensor scores(const PageQuery& query) const = 0;
+  // What such scores say of the share of attention that the pages have, likewise, of a K/V head 1
+  // in all: as if each page had one key, whose product with the query is the score.
+  [[nodiscard]] virtual at::Tensor shares(const at::Tensor& scores,
+                                          const AttentionCall& call) const;
 };
 
 // Error kMisuse for a policy that ranks no pages.

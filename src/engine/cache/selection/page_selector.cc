@@ -157,6 +157,10 @@ PageSelector::Choice PageSelector::choose(const AttentionCall& call, const Step&
           std::move(scores)};
 }
 
+at::Tensor PageSelector::shares(const AttentionCall& call, const Choice& choice) const {
+  return ranking_->shares(choice.scores, call).mean(1).cpu();
+}
+
 void PageSelector::summarize_up_to(std::int64_t pages, LayerPages& layer, const Step& step) const {
   // Of inputs that stand at the same position; what was written over may differ.
   std::int64_t from = pages;

@@ -40,6 +40,9 @@ class PageSelector : public KeySelector {
   };
   // Of a step that chooses.
   [[nodiscard]] Choice choose(const AttentionCall& call, const Step& step);
+  // Of the attention of the step that has made this choice, of each of the pages [first_candidate,
+  // recent_page) an estimate of its share, the mean over heads: float32 [inputs, pages], on a CPU.
+  [[nodiscard]] at::Tensor shares(const AttentionCall& call, const Choice& choice) const;
 
   [[nodiscard]] bool chooses(const AttentionCall& call, std::int64_t position) const override;
   void clear(const BatchShape& shape) override;
