@@ -115,6 +115,10 @@ TEST(LabReport, ASavingHasItsQualityBesideItAndAnIdlePolicyHasNone) {
             "int8: keeps K/V in 53.1% of its bytes, reads 50.0% of what a step of full reads, a "
             "step takes 2.00 times as long (41.0 (40.0-42.0) against 20.5 (20.0-21.0) ms); "
             "agreement 98.4% (96.6-99.4), hard flips 2, KL mean 1.2e-02 ± 1.0e-04");
+  run::LabResult busy = lab_sample();
+  busy.rows[0].time.step_ms = {20.0, 20.5, 40.5};
+  EXPECT_THAT(lab_claims(busy)[0],
+              HasSubstr("steps take as long within their spread (41.0 (40.0-42.0) against 20.5"));
   EXPECT_THAT(lab_row_line(lab_sample().rows[3]),
               HasSubstr("the policy did NOTHING (every step saw all keys): nothing is claimed"));
   EXPECT_EQ(lab_row_line(lab_sample().rows[1]), "noise: did not run: no weaker instruction set");

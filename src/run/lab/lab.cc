@@ -121,7 +121,7 @@ class LabRun {
     if (steps_.longest != steps_.shortest) {
       result_.notes.push_back(
           fmt::format("inputs have {} to {} positions: a budget in pages or positions is of the "
-                      "longest, and of a shorter one it is more (column \"keys\")",
+                      "longest, and of a shorter one it is more (column \"applied\")",
                       steps_.shortest, steps_.longest));
     }
   }
