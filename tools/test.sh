@@ -123,7 +123,7 @@ test_main() {
     # One build shows both: that everything but the engine builds without torch,
     # and that it is clean.
     stage "Build without torch, with AddressSanitizer and UndefinedBehaviorSanitizer"
-    if build all build-asan --preset "$_sanitizer_preset"; then
+    if build all build-asan --preset "$_sanitizer_preset" -DKVTOOL_UNITY=ON; then
       stage "C++ tests without torch, with sanitizers"
       run_ctest build-asan
     fi

@@ -35,10 +35,10 @@ PagedSettings paged_settings(const CacheSpec& spec) {
   if (spec.has("rank")) settings.prediction = prediction_settings(spec);
   settings.link_gigabytes = spec.scale("link");
   settings.check = spec.word("check") == "1";
-  constexpr std::uint64_t kMostPositions = std::uint64_t{1} << 31;
-  if (settings.page == 0 || settings.page > kMostPositions) {
+  constexpr std::uint64_t kLargestPage = std::uint64_t{1} << 31;
+  if (settings.page == 0 || settings.page > kLargestPage) {
     throw_usage("cache '" + spec.to_string() + "': 'page' is from 1 to " +
-                std::to_string(kMostPositions));
+                std::to_string(kLargestPage));
   }
   settings.store = store_of(spec);
   if (settings.store.policy() == "kivi") {
