@@ -120,20 +120,10 @@ class LabCommand : public Command {
 
   void declare_reference(CLI::App& app) {
     const char* group = "Reference";
-    app.add_option("--from", options_.from,
-                   "The recordings: a device label below --ref-dir, or the path of a .kvc file or "
-                   "of a folder")
-        ->option_text("LABEL|PATH")
-        ->group(group);
-    app.add_option("--ref-dir", options_.ref_dir,
-                   "Folder of references, LABEL/MODEL/batchN_inputM.kvc (default ref_cache)")
-        ->option_text("DIR")
-        ->group(group);
-    app.add_option("--from-batch-size", options_.from_batch_size,
-                   "Replay the recordings batchN_*.kvc, where a folder has several N")
-        ->option_text("N")
-        ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 30))
-        ->group(group);
+    add_reference_options(app, options_,
+                          "The recordings: a device label below --ref-dir, or the path of a .kvc "
+                          "file or of a folder");
+    add_from_batch_size_option(app, options_);
     app.add_option("--model", options_.models,
                    "Exported model or Hugging Face id (default: the one that was recorded)")
         ->option_text("FILE|ID")

@@ -81,16 +81,10 @@ class SelftestCommand : public Command {
 
  private:
   void declare_reference(CLI::App& app) {
-    const char* group = "Reference";
-    app.add_option("--from", options_.from,
-                   "Recordings to replay: a device label below --ref-dir, or the path of a .kvc "
-                   "file or of a folder (default: recorded now, in a temporary folder)")
-        ->option_text("LABEL|PATH")
-        ->group(group);
-    app.add_option("--ref-dir", options_.ref_dir,
-                   "Folder of references, LABEL/MODEL/batchN_inputM.kvc (default ref_cache)")
-        ->option_text("DIR")
-        ->group(group);
+    add_reference_options(
+        app, options_,
+        "Recordings to replay: a device label below --ref-dir, or the path of a .kvc file or of a "
+        "folder (default: recorded now, in a temporary folder)");
     add_shape_options(app, options_);
   }
 

@@ -242,22 +242,28 @@ void add_resume_option(CLI::App& app, RunOptions& options) {
   resume->option_text(" ");
 }
 
-void add_replay_options(CLI::App& app, RunOptions& options) {
-  const char* reference = kReferenceGroup;
-  app.add_option("--from", options.from,
-                 "The recordings to compare with: a device label below --ref-dir, or the path of "
-                 "a .kvc file or of a folder")
-      ->option_text("LABEL|PATH")
-      ->group(reference);
+void add_reference_options(CLI::App& app, RunOptions& options, const std::string& from) {
+  app.add_option("--from", options.from, from)->option_text("LABEL|PATH")->group(kReferenceGroup);
   app.add_option("--ref-dir", options.ref_dir,
                  "Folder of references, LABEL/MODEL/batchN_inputM.kvc (default ref_cache)")
       ->option_text("DIR")
-      ->group(reference);
+      ->group(kReferenceGroup);
+}
+
+void add_from_batch_size_option(CLI::App& app, RunOptions& options) {
   app.add_option("--from-batch-size", options.from_batch_size,
                  "Replay the recordings batchN_*.kvc, where a folder has several N")
       ->option_text("N")
       ->check(kCount)
-      ->group(reference);
+      ->group(kReferenceGroup);
+}
+
+void add_replay_options(CLI::App& app, RunOptions& options) {
+  const char* reference = kReferenceGroup;
+  add_reference_options(app, options,
+                        "The recordings to compare with: a device label below --ref-dir, or the "
+                        "path of a .kvc file or of a folder");
+  add_from_batch_size_option(app, options);
   add_shape_options(app, options);
   app.add_option(
          "--mode", options.modes,

@@ -74,6 +74,9 @@ void add_save_options(CLI::App& app, RunOptions& options);
 // reference holds.
 void add_logits_options(CLI::App& app, RunOptions& options);
 void add_resume_option(CLI::App& app, RunOptions& options);
+// --from and --ref-dir. from: what --from names, for its help.
+void add_reference_options(CLI::App& app, RunOptions& options, const std::string& from);
+void add_from_batch_size_option(CLI::App& app, RunOptions& options);
 void add_replay_options(CLI::App& app, RunOptions& options);
 // --batch, --parallel and --parallel-memory: how the recordings of a replay are put together.
 void add_shape_options(CLI::App& app, RunOptions& options);

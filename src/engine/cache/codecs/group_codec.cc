@@ -191,6 +191,14 @@ void GroupCodec::decode(const CodedGroups& coded, std::int64_t first,
   decode_by_tensors(coded, first, rows);
 }
 
+at::Tensor GroupCodec::round_trip(const at::Tensor& rows) const {
+  const CodedGroups coded = allocate({rows.size(0)}, rows.size(1), rows.size(2), rows.device());
+  encode(rows, coded);
+  at::Tensor kept = at::empty_like(rows, at::MemoryFormat::Contiguous);
+  decode(coded, 0, kept);
+  return kept;
+}
+
 void GroupCodec::decode_by_tensors(const CodedGroups& coded, std::int64_t first,
                                    const at::Tensor& rows) const {
   const std::int64_t dim = rows.size(2);

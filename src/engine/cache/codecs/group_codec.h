@@ -54,7 +54,9 @@ class GroupCodec {
   void encode(const at::Tensor& rows, const CodedGroups& coded) const;
   // Positions [first, first + rows.size(1)) of `coded`, [heads, ..], whole or not, into `rows`.
   void decode(const CodedGroups& coded, std::int64_t first, const at::Tensor& rows) const;
-  // The same, on any device.
+  // What decode() gives of what encode() made of `rows`.
+  [[nodiscard]] at::Tensor round_trip(const at::Tensor& rows) const;
+  // As decode(), on any device.
   void decode_by_tensors(const CodedGroups& coded, std::int64_t first,
                          const at::Tensor& rows) const;
 

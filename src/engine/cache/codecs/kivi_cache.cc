@@ -174,11 +174,9 @@ void KiviCache::read(const LayerRows& where, const LayerKv& kv) const {
 
 void KiviCache::check_writable(SlotRange slots, std::span<const std::int64_t> rows) const {
   check_room(slots);
-  std::int64_t least = recent_.least_slot(held_end(), slots.end());
-  for (const std::int64_t row : rows) least = std::max(least, first_whole_slot(row));
-  if (slots.first >= least) return;
-  throw_misuse(name() + " takes no rows before slot " + std::to_string(least) + ", not those of " +
-               std::to_string(slots.first) + ": they have been quantized, or there is no room");
+  std::int64_t first = 0;
+  for (const std::int64_t row : rows) first = std::max(first, first_whole_slot(row));
+  recent_.check_writable(slots, held_end(), first, name());
 }
 
 void KiviCache::write(const LayerRows& where, const LayerKv& kv) {
@@ -207,15 +205,7 @@ void KiviCache::read_slot(std::int64_t slot, const at::Tensor& deltas) const {
 
 LayerKv KiviCache::as_settled(std::int64_t layer, const LayerKv& kv) const {
   const LayerKv rows = as_kept({layer, 0, {}}, kv);
-  const auto round_trip = [&](const GroupCodec& codec, const at::Tensor& exact) {
-    const CodedGroups coded =
-        codec.allocate({exact.size(0)}, exact.size(1), exact.size(2), device());
-    codec.encode(exact, coded);
-    at::Tensor kept = at::empty_like(exact, at::MemoryFormat::Contiguous);
-    codec.decode(coded, 0, kept);
-    return kept;
-  };
-  return {round_trip(key_codec_, rows.k), round_trip(value_codec_, rows.v)};
+  return {key_codec_.round_trip(rows.k.to(device())), value_codec_.round_trip(rows.v.to(device()))};
 }
 
 void KiviCache::note_bytes() { peak_bytes_ = std::max(peak_bytes_, nbytes()); }

@@ -96,6 +96,14 @@ void RecentRows::write_slot(std::int64_t slot, const at::Tensor& deltas, const R
   (piece.buffer == &wide_ ? wide_ : ring_).write_slot(piece.index, deltas, from, rows);
 }
 
+void RecentRows::check_writable(SlotRange slots, std::int64_t end, std::int64_t first_whole,
+                                const std::string& owner) const {
+  const std::int64_t least = std::max(first_whole, least_slot(end, slots.end()));
+  if (slots.first >= least) return;
+  throw_misuse(owner + " takes no rows before slot " + std::to_string(least) + ", not those of " +
+               std::to_string(slots.first) + ": they have been quantized, or there is no room");
+}
+
 std::int64_t RecentRows::least_slot(std::int64_t end, std::int64_t written_end) const {
   if (wide_.is_empty()) return std::max<std::int64_t>(0, std::max(end, written_end) - ring_slots_);
   return written_end <= wide_slots_.end() ? 0 : written_end;

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "engine/cache/row_buffer.h"
 
@@ -59,12 +60,15 @@ class RecentRows {
   void write_slot(std::int64_t slot, const at::Tensor& deltas, const RowLayout& from,
                   std::span<const std::int64_t> rows);
 
-  // The first slot that there is room for, of a cache that holds those before `end`, to write
-  // those before `written_end`.
-  [[nodiscard]] std::int64_t least_slot(std::int64_t end, std::int64_t written_end) const;
+  // Error kMisuse of the cache called `owner`, which holds the slots before `end` and has quantized
+  // those before `first_whole`, unless `slots` are whole rows that there is room for.
+  void check_writable(SlotRange slots, std::int64_t end, std::int64_t first_whole,
+                      const std::string& owner) const;
   [[nodiscard]] std::uint64_t nbytes() const { return ring_.nbytes() + wide_.nbytes(); }
 
  private:
+  // The first slot that there is room for, to write those before `written_end`.
+  [[nodiscard]] std::int64_t least_slot(std::int64_t end, std::int64_t written_end) const;
   void move_to_ring(SlotRange next, std::int64_t first);
 
   const RowLayout& layout_;

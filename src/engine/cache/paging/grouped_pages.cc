@@ -45,16 +45,8 @@ class GroupedPages : public PageFormat {
   }
   [[nodiscard]] LayerKv as_kept(std::int64_t layer, std::int64_t, const LayerKv& rows,
                                 bool) const override {
-    const auto round_trip = [](const GroupCodec& codec, const at::Tensor& exact) {
-      const CodedGroups coded =
-          codec.allocate({exact.size(0)}, exact.size(1), exact.size(2), exact.device());
-      codec.encode(exact, coded);
-      at::Tensor kept = at::empty_like(exact, at::MemoryFormat::Contiguous);
-      codec.decode(coded, 0, kept);
-      return kept;
-    };
-    return {round_trip(keys_, rows.k.to(layout_.key(layer).dtype)),
-            round_trip(values_, rows.v.to(layout_.value(layer).dtype))};
+    return {keys_.round_trip(rows.k.to(layout_.key(layer).dtype)),
+            values_.round_trip(rows.v.to(layout_.value(layer).dtype))};
   }
   [[nodiscard]] LayerKv shown(std::int64_t layer, const PageParts& frames) override {
     const LayerKv rows = work_.of_layer(layer);

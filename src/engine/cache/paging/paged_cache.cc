@@ -429,13 +429,8 @@ void PagedCache::write(const LayerRows& where, const LayerKv& kv) {
     write_row({where.layer, where.row, positions_of_row(where.row, where.slots)}, kv);
     return;
   }
-  const std::int64_t least = std::max(recent_->least_slot(held_end(), where.slots.end()),
-                                      shape().padding(where.row) + paged_end(where.row));
-  if (where.slots.first < least) {
-    throw_misuse(name() + " takes no rows before slot " + std::to_string(least) +
-                 ", not those of " + std::to_string(where.slots.first) +
-                 ": they have been quantized, or there is no room");
-  }
+  recent_->check_writable(where.slots, held_end(),
+                          shape().padding(where.row) + paged_end(where.row), name());
   recent_->write(where, kv);
 }
 
