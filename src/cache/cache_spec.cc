@@ -8,6 +8,7 @@
 
 #include "kvtool/base/error.h"
 #include "kvtool/base/nearest.h"
+#include "kvtool/cache/layer_list.h"
 
 namespace kvtool::cache {
 namespace {
@@ -108,6 +109,7 @@ std::string_view expected(OptionKind kind) {
     case OptionKind::kPart: return "a whole number, or a share from 0% to 100%";
     case OptionKind::kWord: return "one of its words";
     case OptionKind::kScale: return "one of its words, or a number above 0";
+    case OptionKind::kLayers: return "all, or layers from 0 on, such as 5 or 2-13+16";
   }
   return "another value";
 }
@@ -197,6 +199,12 @@ class SpecParser {
       spec_.settings_.push_back({std::move(name), std::string(text), 0});
       return;
     }
+    if (option.kind == OptionKind::kLayers) {
+      if (const std::optional<LayerList> layers = LayerList::parse(text)) {
+        spec_.settings_.push_back({std::move(name), layers->to_string(), 0});
+        return;
+      }
+    }
     if (option.kind == OptionKind::kRoom) {
       if (const std::optional<Room> room = parse_room(text)) {
         spec_.settings_.push_back({std::move(name), room_text(*room), room->number});
@@ -204,8 +212,9 @@ class SpecParser {
       }
     }
     const OptionKind kind = kind_of(option, text);
-    const std::optional<std::uint64_t> number = parse_number(kind, text);
-    if (!number || option.kind == OptionKind::kRoom) {
+    const bool is_number = kind != OptionKind::kRoom && kind != OptionKind::kLayers;
+    const std::optional<std::uint64_t> number = is_number ? parse_number(kind, text) : std::nullopt;
+    if (!number) {
       fail(at, "'" + name + "' takes " + std::string(expected(option.kind)) + ", not '" +
                    std::string(text) + "'");
     }

@@ -34,13 +34,19 @@ KiviSettings kivi_settings(const CacheSpec& spec) {
   KiviSettings settings;
   const auto bits = [&](std::string_view option) -> std::uint32_t {
     const std::string& word = spec.word(option);
-    return word == "2" ? 2 : word == "4" ? 4 : 8;
+    return word == "none" ? 0 : word == "2" ? 2 : word == "4" ? 4 : 8;
   };
   settings.key_bits = bits("k");
   settings.value_bits = bits("v");
   settings.group = spec.number("group");
   settings.residual = spec.number("residual");
   settings.sinks = spec.number("sinks");
+  settings.layers = LayerList::parse(spec.word("layers")).value_or(LayerList());
+  if (settings.key_bits == 0 && settings.value_bits == 0) {
+    throw_usage("cache '" + spec.to_string() +
+                "': with k=none and v=none it keeps everything as the model made it: give one of "
+                "them bits, or use contiguous");
+  }
   constexpr std::uint64_t kMost = std::uint64_t{1} << 31;
   for (const auto& [name, value] :
        {std::pair("group", settings.group), std::pair("residual", settings.residual),
@@ -53,6 +59,12 @@ KiviSettings kivi_settings(const CacheSpec& spec) {
     throw_usage("cache '" + spec.to_string() + "': 'group' is at least 1");
   }
   return settings;
+}
+
+void KiviSettings::check_layers(std::uint64_t model_layers) const {
+  if (layers.is_all() || layers.last() < model_layers) return;
+  throw_usage("the cache kivi: 'layers' names layer " + std::to_string(layers.last()) +
+              ", and the model's are 0 to " + std::to_string(model_layers - 1));
 }
 
 void check_kivi(const CacheSpec& spec) { std::ignore = kivi_settings(spec); }
@@ -72,6 +84,7 @@ std::uint64_t KiviSettings::settled_in_pass(std::uint64_t known, std::uint64_t p
 CachePlan plan_kivi(const format::Geometry& geometry, const BatchExtent& batch,
                     const CacheSpec& spec) {
   const KiviSettings settings = kivi_settings(spec);
+  settings.check_layers(geometry.layers().size());
   const StoredBytes bytes = stored_bytes(geometry, spec);
   const WorkBytes work = work_bytes(geometry);
   const std::uint64_t settled = settings.settled(batch.positions);

@@ -13,8 +13,8 @@ namespace {
 
 std::uint64_t largest_page_bytes(const format::Geometry& geometry, const PagedSettings& settings) {
   std::uint64_t most = 0;
-  for (const format::LayerGeometry& layer : geometry.layers()) {
-    most = std::max(most, stored_bytes(layer, settings.store).of_page(settings.page));
+  for (std::uint64_t layer = 0; layer < geometry.layers().size(); ++layer) {
+    most = std::max(most, stored_bytes(geometry, layer, settings.store).of_page(settings.page));
   }
   return most;
 }

@@ -11,15 +11,23 @@ constexpr std::uint64_t kGroupScaleBytes = 3;
 
 std::uint64_t packed(std::uint64_t dim, std::uint64_t bits) { return (dim * bits + 7) / 8; }
 
-StoredBytes grouped_bytes(const format::LayerGeometry& layer, const KiviSettings& settings) {
+StoredBytes grouped_bytes(const format::LayerGeometry& layer, std::uint64_t index,
+                          const KiviSettings& settings) {
   const std::uint64_t heads = layer.num_kv_heads;
-  const std::uint64_t value_groups = (layer.value_dim + settings.group - 1) / settings.group;
   StoredBytes bytes;
-  bytes.position =
-      heads * (packed(layer.key_dim, settings.key_bits) +
-               packed(layer.value_dim, settings.value_bits) + value_groups * kGroupScaleBytes);
-  bytes.group = heads * layer.key_dim * kGroupScaleBytes;
   bytes.group_positions = settings.group;
+  if (const std::uint64_t bits = settings.key_bits_of(index); bits != 0) {
+    bytes.position += heads * packed(layer.key_dim, bits);
+    bytes.group = heads * layer.key_dim * kGroupScaleBytes;
+  } else {
+    bytes.position += heads * layer.key_dim * element_size(layer.key_dtype);
+  }
+  if (const std::uint64_t bits = settings.value_bits_of(index); bits != 0) {
+    const std::uint64_t groups = (layer.value_dim + settings.group - 1) / settings.group;
+    bytes.position += heads * (packed(layer.value_dim, bits) + groups * kGroupScaleBytes);
+  } else {
+    bytes.position += heads * layer.value_dim * element_size(layer.value_dtype);
+  }
   return bytes;
 }
 
@@ -33,8 +41,10 @@ StoredBytes& StoredBytes::operator+=(const StoredBytes& other) {
   return *this;
 }
 
-StoredBytes stored_bytes(const format::LayerGeometry& layer, const CacheSpec& store) {
-  if (store.policy() == "kivi") return grouped_bytes(layer, kivi_settings(store));
+StoredBytes stored_bytes(const format::Geometry& geometry, std::uint64_t index,
+                         const CacheSpec& store) {
+  const format::LayerGeometry& layer = geometry.layers()[index];
+  if (store.policy() == "kivi") return grouped_bytes(layer, index, kivi_settings(store));
   const RowStorage& storage = storage_of(store);
   const std::uint64_t heads = layer.num_kv_heads;
   const auto row = [&](std::uint64_t dim, DType dtype) {
@@ -51,7 +61,9 @@ StoredBytes stored_bytes(const format::LayerGeometry& layer, const CacheSpec& st
 StoredBytes stored_bytes(const format::Geometry& geometry, const CacheSpec& store) {
   // The caps of a geometry keep these sums far below 64 bits.
   StoredBytes bytes;
-  for (const format::LayerGeometry& layer : geometry.layers()) bytes += stored_bytes(layer, store);
+  for (std::uint64_t layer = 0; layer < geometry.layers().size(); ++layer) {
+    bytes += stored_bytes(geometry, layer, store);
+  }
   return bytes;
 }
 

@@ -22,8 +22,9 @@ struct StoredBytes {
   StoredBytes& operator+=(const StoredBytes& other);
 };
 
-// Of one layer. store: store_of() a spec. Of `kivi` what is in groups.
-[[nodiscard]] StoredBytes stored_bytes(const format::LayerGeometry& layer, const CacheSpec& store);
+// Of one layer of the geometry. store: store_of() a spec. Of `kivi` what is no longer recent.
+[[nodiscard]] StoredBytes stored_bytes(const format::Geometry& geometry, std::uint64_t layer,
+                                       const CacheSpec& store);
 // Of all of them.
 [[nodiscard]] StoredBytes stored_bytes(const format::Geometry& geometry, const CacheSpec& store);
 

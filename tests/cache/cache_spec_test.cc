@@ -160,6 +160,18 @@ TEST(CacheSpec, APartIsACountOrAShare) {
   EXPECT_EQ(refusal("paged:seen=0%"), "cache 'paged:seen=0%', character 12: 'seen' is at least 1%");
 }
 
+TEST(CacheSpec, LayersAreAllOrRanges) {
+  const CacheSpec some = CacheSpec::parse("kivi:layers=9+2-3+4");
+  EXPECT_EQ(some.word("layers"), "2-4+9");
+  EXPECT_EQ(CacheSpec::parse(some.to_string()), some);
+  // Recordings from before there was a choice are of the same cache.
+  EXPECT_EQ(CacheSpec::parse("kivi:layers=all").to_string(),
+            "kivi:k=4,v=4,group=32,residual=128,sinks=0");
+  EXPECT_THAT(error_of([] { std::ignore = CacheSpec::parse("kivi:layers=4-2"); }).what(),
+              testing::HasSubstr("character 13: 'layers' takes all, or layers from 0 on, such as 5 "
+                                 "or 2-13+16, not '4-2'"));
+}
+
 TEST(CacheSpec, TakesTheLargestBytesThatThereAre) {
   EXPECT_EQ(parse("paged:device=16777215T").number("device"), 16777215ULL << 40);
   EXPECT_EQ(parse("paged:device=18446744073709551615").number("device"), ~std::uint64_t{0});

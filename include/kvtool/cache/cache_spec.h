@@ -51,7 +51,7 @@ class CacheSpec {
   [[nodiscard]] bool is_share(std::string_view option) const;
   // Of an option of kind kScale; nothing where it is a word.
   [[nodiscard]] std::optional<double> scale(std::string_view option) const;
-  // Of an option of kind kWord or kScale.
+  // Of an option of kind kWord, kScale or kLayers, as it is written.
   [[nodiscard]] const std::string& word(std::string_view option) const;
 
   // Canonical: every option that has a value, in the order of the table, bytes with the

@@ -21,13 +21,14 @@ struct BatchExtent;
 struct CachePlan;
 
 enum class OptionKind : std::uint8_t {
-  kCount,  // "16"
-  kBytes,  // "256M": K, M, G and T are powers of 1024
-  kShare,  // "80%", 0 to 100
-  kPart,   // "16" or "25%": a number of something, or a share of all that there are
-  kWord,   // one of `words`
-  kRoom,   // "64" pages, "256M" bytes or "25%"
-  kScale,  // one of `words`, or a number above 0
+  kCount,   // "16"
+  kBytes,   // "256M": K, M, G and T are powers of 1024
+  kShare,   // "80%", 0 to 100
+  kPart,    // "16" or "25%": a number of something, or a share of all that there are
+  kWord,    // one of `words`
+  kRoom,    // "64" pages, "256M" bytes or "25%"
+  kScale,   // one of `words`, or a number above 0
+  kLayers,  // "all", or layers such as "2-13+16" (layer_list.h)
 };
 
 // Of another option, earlier in the same table.
@@ -155,15 +156,24 @@ inline constexpr std::array kFp8Options = {
                kMeasuredScale},
 };
 
-inline constexpr std::array<std::string_view, 3> kGroupBits = {"2", "4", "8"};
+inline constexpr std::array<std::string_view, 4> kGroupBits = {"2", "4", "8", "none"};
 inline constexpr std::array kKiviOptions = {
-    OptionInfo{"k", OptionKind::kWord, "bits of a number of K: 2, 4 or 8", "4", kGroupBits},
+    OptionInfo{"k", OptionKind::kWord,
+               "bits of a number of K: 2, 4 or 8, or none: as the model made it", "4", kGroupBits},
     OptionInfo{"v", OptionKind::kWord, "bits of a number of V", "4", kGroupBits},
     OptionInfo{"group", OptionKind::kCount,
                "positions that share a scale of K, and channels one of V", "32"},
     OptionInfo{"residual", OptionKind::kCount, "last positions that stay as the model made them",
                "128"},
     OptionInfo{"sinks", OptionKind::kCount, "first positions that do", "0"},
+    OptionInfo{"layers",
+               OptionKind::kLayers,
+               "which layers are put in groups: all, or such as 2-13+16",
+               "all",
+               {},
+               0,
+               {},
+               false},
 };
 CachePlan plan_kivi(const format::Geometry& geometry, const BatchExtent& batch,
                     const CacheSpec& spec);

@@ -105,6 +105,8 @@ class KvCache : public CachePolicy {
   // first is always the same, its end grows. Nothing where only the steps themselves can say
   // what they see: then a parallel replay is refused.
   [[nodiscard]] virtual std::optional<SlotRange> settled(std::int64_t positions) const;
+  // Layers in which as_settled() changes something.
+  [[nodiscard]] virtual std::int64_t settled_layers() const { return layout().num_layers(); }
   // Positions of a row from the first settled one on, to any end that settled() may give:
   // [heads, positions, dim], as the model made them.
   [[nodiscard]] virtual LayerKv as_settled(std::int64_t layer, const LayerKv& kv) const;

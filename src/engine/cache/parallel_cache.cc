@@ -168,7 +168,7 @@ at::Tensor ParallelCache::attend_steps(const AttentionCall& call, const Parallel
     first = last;
   }
   if (call.layer == 0) {
-    row.settled_rows = static_cast<std::uint64_t>(done * layout_.num_layers());
+    row.settled_rows = static_cast<std::uint64_t>(done * row.policy->settled_layers());
   }
   return output;
 }

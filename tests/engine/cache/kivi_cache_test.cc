@@ -139,6 +139,34 @@ TEST(KiviCache, QuantizesEachGroupOnceItIsOldEnough) {
   }
 }
 
+// K or V alone, or nothing in a layer that is not named.
+TEST(KiviCache, KeepsAsItWasMadeWhatIsNotToBeInGroups) {
+  for (const std::string part : {"k=none", "v=none", "layers=1"}) {
+    const std::string options = "group=4,residual=3,sinks=2," + part;
+    if (part == "layers=1") {
+      const Error error = error_of([&] { KiviPasses passes(options); });
+      EXPECT_EQ(error.code(), ErrorCode::kUsage);
+      EXPECT_THAT(error.what(), testing::HasSubstr("names layer 1, and the model's are 0 to 0"));
+      continue;
+    }
+    KiviPasses passes(options);
+    passes.pass(12);
+    for (std::int64_t step = 0; step < 10; ++step) passes.pass(1);
+    const LayerKv made = passes.made(0);
+    const LayerKv coded = expected_state(made, 2, 18);
+    EXPECT_TRUE(passes.held(0).k.equal(part == "k=none" ? made.k : coded.k)) << part;
+    EXPECT_TRUE(passes.held(0).v.equal(part == "v=none" ? made.v : coded.v)) << part;
+    EXPECT_FALSE(made.k.equal(coded.k));
+    EXPECT_FALSE(made.v.equal(coded.v));
+  }
+}
+
+TEST(KiviSettled, RefusesToKeepEverythingAsItWasMade) {
+  const Error error = error_of([] { std::ignore = kivi("k=none,v=none"); });
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_THAT(error.what(), testing::HasSubstr("use contiguous"));
+}
+
 TEST(KiviCache, AQuerySeesWhatIsHeld) {
   KiviPasses passes("group=4,residual=3,sinks=1");
   passes.pass(12);
@@ -185,6 +213,24 @@ TEST(KiviCache, ItsRoomForThePromptGoesWithTheFirstStep) {
   const cache::CacheUse after = passes.cache().use();
   EXPECT_EQ(before - after.physical_bytes, 2U * 300 * one_layer().position_bytes());
   EXPECT_EQ(after.peak_bytes, before);
+}
+
+// Of two layers, each with 2 heads, K of 8 and V of 6 float32 numbers: 16 positions of 20 are old.
+TEST(KiviPlan, CountsWhatIsKeptAsItWasMade) {
+  const format::LayerGeometry layer{DType::kFloat32, DType::kFloat32, 2, 8, 6};
+  const format::Geometry geometry({layer, layer});
+  const auto kept = [&](const std::string& options) {
+    return cache::plan_cache(geometry, {1, 20}, kivi("group=4,residual=4," + options)).kept_bytes;
+  };
+  const std::uint64_t coded_keys = 16 * 2 * 4 + 4 * 2 * 8 * 3;     // 4 bits, 4 groups of 3 bytes
+  const std::uint64_t coded_values = 16 * 2 * 3 + 16 * 2 * 2 * 3;  // likewise, 2 groups a position
+  const std::uint64_t keys = 16 * 2 * 8 * 4;
+  const std::uint64_t values = 16 * 2 * 6 * 4;
+  const std::uint64_t recent = 2 * 8 * 2 * (8 + 6) * 4;  // residual and a group, of both layers
+  EXPECT_EQ(kept("layers=all"), recent + 2 * (coded_keys + coded_values));
+  EXPECT_EQ(kept("layers=1"), recent + coded_keys + coded_values + keys + values);
+  EXPECT_EQ(kept("k=none"), recent + 2 * (keys + coded_values));
+  EXPECT_EQ(kept("v=none,layers=0"), recent + coded_keys + values + keys + values);
 }
 
 // Beside the scales, four bits of sixteen: what the packed rows of a long context take.

@@ -15,6 +15,7 @@
 #include "kvtool/cache/cache_plan.h"
 #include "kvtool/cache/cache_spec.h"
 #include "kvtool/cache/key_budget.h"
+#include "kvtool/cache/kivi_settings.h"
 #include "kvtool/format/replay_mode.h"
 
 namespace kvtool::engine {
@@ -64,6 +65,14 @@ inline std::uint32_t element_bits(const PolicyCase& policy) {
   return cache::storage_of(policy.spec).element_bits;
 }
 
+// Whether it keeps K or V of a layer as the model made it, because its options say so.
+inline bool leaves_alone(const PolicyCase& policy, std::uint64_t layer, bool value) {
+  const cache::CacheSpec store = cache::store_of(policy.spec);
+  if (store.policy() != "kivi") return false;
+  const cache::KiviSettings settings = cache::kivi_settings(store);
+  return (value ? settings.value_bits_of(layer) : settings.key_bits_of(layer)) == 0;
+}
+
 // The policy that keeps its rows.
 inline std::string store_name(const PolicyCase& policy) {
   return cache::store_of(policy.spec).policy();
@@ -96,6 +105,9 @@ inline PolicyCase case_of(const cache::PolicyInfo& policy) {
 inline std::vector<PolicyCase> policy_cases() {
   std::vector<PolicyCase> cases;
   for (const cache::PolicyInfo& policy : cache::policies()) cases.push_back(case_of(policy));
+  PolicyCase part = policy_case("kivi_part", "kivi:v=none,layers=1");
+  part.busy = cache::CacheSpec::parse("kivi:v=none,group=2,residual=2,sinks=1,layers=1");
+  cases.push_back(std::move(part));
   cases.push_back(policy_case("window_cache", "window:sinks=1,recent=3,positions=cache",
                               "window:positions=cache"));
   const std::string paged = "paged:page=2,device=6,check=1";

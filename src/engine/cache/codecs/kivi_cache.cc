@@ -18,8 +18,8 @@ std::uint64_t known_positions(std::int64_t positions) {
   return static_cast<std::uint64_t>(std::max<std::int64_t>(0, positions));
 }
 
-CodedGroups row_of(const CodedGroups& coded, std::int64_t row) {
-  return {coded.codes.select(0, row), coded.scales.select(0, row), coded.zeros.select(0, row)};
+std::optional<GroupCodec> codec_of(GroupAxis axis, std::uint32_t bits, std::int64_t group) {
+  return bits == 0 ? std::nullopt : std::optional(GroupCodec(axis, bits, group));
 }
 
 }  // namespace
@@ -30,8 +30,6 @@ KiviCache::KiviCache(const cache::KiviSettings& settings, const RowLayout& layou
       settings_(settings),
       group_(static_cast<std::int64_t>(settings.group)),
       sink_positions_(static_cast<std::int64_t>(settings.sinks)),
-      key_codec_(GroupAxis::kPositions, settings.key_bits, group_),
-      value_codec_(GroupAxis::kChannels, settings.value_bits, group_),
       sinks_(layout, shape.rows(), sink_positions_, device),
       recent_(layout, shape.rows(),
               std::min(shape.capacity(), static_cast<std::int64_t>(settings.ring_positions())),
@@ -39,13 +37,16 @@ KiviCache::KiviCache(const cache::KiviSettings& settings, const RowLayout& layou
       settled_(static_cast<std::size_t>(shape.rows()), 0),
       work_(layout, shape.rows(), shape.capacity(), device) {
   for (const RowLayout::Group& group : layout.groups()) check_row_type("kivi", group.dtype);
-  const std::int64_t coded = settled(shape.capacity())->count;
+  settings.check_layers(static_cast<std::uint64_t>(layout.num_layers()));
+  const std::int64_t most = settled(shape.capacity())->count;
   for (std::int64_t layer = 0; layer < layout.num_layers(); ++layer) {
-    const auto room = [&](const GroupCodec& codec, const RowLayout::Entry& entry) {
-      return codec.allocate({shape.rows(), entry.heads}, coded, entry.dim, device);
-    };
-    coded_.push_back(
-        {room(key_codec_, layout.key(layer)), room(value_codec_, layout.value(layer))});
+    const auto index = static_cast<std::uint64_t>(layer);
+    layers_.push_back(
+        {SettledPart(codec_of(GroupAxis::kPositions, settings.key_bits_of(index), group_),
+                     layout.key(layer), shape.rows(), most, device),
+         SettledPart(codec_of(GroupAxis::kChannels, settings.value_bits_of(index), group_),
+                     layout.value(layer), shape.rows(), most, device)});
+    if (layers_.back().is_coded()) ++coded_layers_;
   }
   note_bytes();
 }
@@ -92,15 +93,11 @@ void KiviCache::settle(std::int64_t row, SlotRange next) {
                 row_slots(sinks_.layer(layer), row, {0, sink_positions_}));
     }
     const LayerKv rows = recent_.rows({layer, row, {padding + first, target - first}});
-    const CodedLayer& coded = coded_[static_cast<std::size_t>(layer)];
-    const auto encode = [&](const GroupCodec& codec, const CodedGroups& all,
-                            const at::Tensor& own) {
-      codec.encode(own, codec.part(row_of(all, row), first - sink_positions_, target - first));
-    };
-    encode(key_codec_, coded.k, rows.k);
-    encode(value_codec_, coded.v, rows.v);
+    const SettledLayer& settled = settled_layer(layer);
+    settled.k.take_in(row, first - sink_positions_, rows.k);
+    settled.v.take_in(row, first - sink_positions_, rows.v);
   }
-  applied_rows_ += static_cast<std::uint64_t>((target - first) * layout().num_layers());
+  applied_rows_ += static_cast<std::uint64_t>((target - first) * coded_layers_);
   done = target;
 }
 
@@ -151,9 +148,9 @@ void KiviCache::fill_old(const LayerRows& where, const LayerKv& kv) const {
     copy_rows(row_slots(sinks_.layer(where.layer), where.row, {first, count}), target);
   });
   part(sinks, done, [&](std::int64_t first, const LayerKv& target, std::int64_t) {
-    const CodedLayer& coded = coded_[static_cast<std::size_t>(where.layer)];
-    key_codec_.decode(row_of(coded.k, where.row), first - sinks, target.k);
-    value_codec_.decode(row_of(coded.v, where.row), first - sinks, target.v);
+    const SettledLayer& settled = settled_layer(where.layer);
+    settled.k.give_out(where.row, first - sinks, target.k);
+    settled.v.give_out(where.row, first - sinks, target.v);
   });
 }
 
@@ -205,14 +202,15 @@ void KiviCache::read_slot(std::int64_t slot, const at::Tensor& deltas) const {
 
 LayerKv KiviCache::as_settled(std::int64_t layer, const LayerKv& kv) const {
   const LayerKv rows = as_kept({layer, 0, {}}, kv);
-  return {key_codec_.round_trip(rows.k.to(device())), value_codec_.round_trip(rows.v.to(device()))};
+  const SettledLayer& settled = settled_layer(layer);
+  return {settled.k.round_trip(rows.k.to(device())), settled.v.round_trip(rows.v.to(device()))};
 }
 
 void KiviCache::note_bytes() { peak_bytes_ = std::max(peak_bytes_, nbytes()); }
 
 std::uint64_t KiviCache::nbytes() const {
   std::uint64_t bytes = sinks_.nbytes() + recent_.nbytes() + work_.nbytes();
-  for (const CodedLayer& coded : coded_) bytes += coded.k.nbytes() + coded.v.nbytes();
+  for (const SettledLayer& settled : layers_) bytes += settled.k.nbytes() + settled.v.nbytes();
   return bytes;
 }
 

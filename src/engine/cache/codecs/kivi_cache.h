@@ -9,8 +9,8 @@
 #include <span>
 #include <vector>
 
-#include "engine/cache/codecs/group_codec.h"
 #include "engine/cache/codecs/recent_rows.h"
+#include "engine/cache/codecs/settled_part.h"
 #include "engine/cache/row_buffer.h"
 #include "engine/cache/stored_cache.h"
 #include "engine/cache/work_space.h"
@@ -25,7 +25,8 @@ namespace kvtool::engine {
 // Positions of a row: its sinks, coded groups up to settled_, then whole rows, in `recent_`.
 class KiviCache : public StoredCache {
  public:
-  // Error kIncompatible for rows of 8 bits. `layout` and `shape` outlive the cache.
+  // Errors: kIncompatible for rows of 8 bits, kUsage for a layer that the model lacks. `layout` and
+  // `shape` outlive the cache.
   KiviCache(const cache::KiviSettings& settings, const RowLayout& layout, const BatchShape& shape,
             at::Device device);
 
@@ -40,6 +41,7 @@ class KiviCache : public StoredCache {
   void write(const LayerRows& where, const LayerKv& kv) override;
   [[nodiscard]] bool is_append_only() const override { return false; }
   [[nodiscard]] std::optional<SlotRange> settled(std::int64_t positions) const override;
+  [[nodiscard]] std::int64_t settled_layers() const override { return coded_layers_; }
   [[nodiscard]] LayerKv as_settled(std::int64_t layer, const LayerKv& kv) const override;
   [[nodiscard]] cache::CacheUse use() const override;
 
@@ -48,10 +50,15 @@ class KiviCache : public StoredCache {
   [[nodiscard]] LayerKv seen(std::int64_t layer, SlotRange slots) override;
 
  private:
-  struct CodedLayer {
-    CodedGroups k;  // [B, heads, ..]
-    CodedGroups v;
+  struct SettledLayer {
+    SettledPart k;
+    SettledPart v;
+
+    [[nodiscard]] bool is_coded() const { return k.is_coded() || v.is_coded(); }
   };
+  [[nodiscard]] const SettledLayer& settled_layer(std::int64_t layer) const {
+    return layers_[static_cast<std::size_t>(layer)];
+  }
   // As KiviSettings::settled().
   [[nodiscard]] std::int64_t settled_end(std::int64_t positions) const;
   [[nodiscard]] std::int64_t first_whole_slot(std::int64_t row) const;
@@ -70,11 +77,10 @@ class KiviCache : public StoredCache {
   cache::KiviSettings settings_;
   std::int64_t group_;
   std::int64_t sink_positions_;
-  GroupCodec key_codec_;
-  GroupCodec value_codec_;
   RowBuffer sinks_;  // of rows that have coded groups; by position
   RecentRows recent_;
-  std::vector<CodedLayer> coded_;
+  std::vector<SettledLayer> layers_;
+  std::int64_t coded_layers_ = 0;      // of them, those that keep something in groups
   std::vector<std::int64_t> settled_;  // per row: its first positions, sinks included
   WorkSpace work_;
   std::uint64_t applied_rows_ = 0;
