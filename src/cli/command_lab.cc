@@ -32,6 +32,7 @@ Examples:
     kvtool lab --from CPU --policy int8,kivi:k=4,v=4
     kvtool lab --from CPU --policy quest,mean-key --budget 50,25,12.5% \
         --mode forced,free --html lab.html
+    kvtool lab --from CPU --sensitivity
     kvtool lab --from CPU --policy fp8 --rows none --gate 16bit-cross --json -)";
 
 // "a,b=1,c:d=2,e=3" is a,b=1 and c:d=2,e=3: a piece "name=value" is an option of what stands
@@ -102,7 +103,6 @@ class LabCommand : public Command {
                    "repeatable")
         ->option_text("SPEC[,SPEC...]")
         ->allow_extra_args(false)
-        ->required()
         ->group(group);
     app.add_option("--budget", request_.budgets,
                    "Shares of an input that policies which select may show a step, where their "
@@ -114,6 +114,14 @@ class LabCommand : public Command {
                    "all: with noise, mass, window and random (default); none: without them")
         ->option_text("WHICH")
         ->check(CLI::IsMember({"all", "none"}))
+        ->group(group);
+    app.add_flag("--sensitivity", request_.sensitivity,
+                 "Also K alone, V alone and each layer alone in 8, 4 and 2 bits: which part to "
+                 "leave as the model made it. Groups as of the first kivi of --policy")
+        ->group(group);
+    app.add_flag("--breakeven", request_.breakeven,
+                 "Also from which length a policy saves time: takes recordings of several lengths, "
+                 "and a machine that does nothing else")
         ->group(group);
     app.add_flag("--strict", strict_, "Exit status 1 where a check fails")->group(group);
   }

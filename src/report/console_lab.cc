@@ -1,5 +1,8 @@
 // What policies cost a model, on the console.
+#include <algorithm>
+
 #include "console_page.h"
+#include "lab_tables.h"
 #include "lab_words.h"
 #include "wording.h"
 
@@ -28,6 +31,32 @@ void show_group(ConsolePage& page, const run::LabResult& result, LabGroup group)
   }
 }
 
+// As wide as its words; the last column may be wider than the page.
+void show_table(ConsolePage& page, const LabTable& table) {
+  std::vector<std::size_t> widths(table.head.size(), 0);
+  const auto fit = [&](const std::vector<std::string>& cells) {
+    for (std::size_t i = 0; i < cells.size(); ++i) {
+      widths[i] = std::max(widths[i], display_columns(cells[i]));
+    }
+  };
+  fit(table.head);
+  for (const std::vector<std::string>& cells : table.rows) fit(cells);
+  const auto show = [&](const std::vector<std::string>& cells) {
+    std::string line;
+    for (std::size_t i = 0; i < cells.size(); ++i) {
+      const std::string blanks(widths[i] - display_columns(cells[i]), ' ');
+      const bool on_left = i == 0 || i + 1 == cells.size();
+      line += (i == 0 ? "" : "  ") + (on_left ? cells[i] + blanks : blanks + cells[i]);
+    }
+    page.line("{}", line.substr(0, line.find_last_not_of(' ') + 1));
+  };
+  page.line("");
+  page.line("{}", page.painted(Paint::kBold, table.title));
+  show(table.head);
+  for (const std::vector<std::string>& cells : table.rows) show(cells);
+  for (const std::string& line : table.lines) page.wrapped_line(line, 2);
+}
+
 }  // namespace
 
 void show_lab(ConsolePage& page, const run::LabResult& result) {
@@ -50,6 +79,7 @@ void show_lab(ConsolePage& page, const run::LabResult& result) {
   page.line("");
   for (const std::string& line : lab_claims(result)) page.wrapped_line(one_line(line), 2);
   for (const std::string& line : lab_check_lines(result)) page.wrapped_line(line, 2);
+  for (const LabTable& table : lab_tables(result)) show_table(page, table);
 }
 
 }  // namespace kvtool::report

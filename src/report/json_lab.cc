@@ -2,9 +2,9 @@
 #include "json_values.h"
 #include "kvtool/run/cache_bench.h"
 #include "kvtool/run/lab.h"
+#include "lab_tables.h"
 
 namespace kvtool::report {
-namespace {
 
 Json json_lab_quality(const run::LabQuality& quality) {
   return {{"compared", quality.compared},
@@ -32,6 +32,8 @@ Json json_lab_quality(const run::LabQuality& quality) {
           {"agreed_tokens_median", json_number(quality.agreed_median)},
           {"agreed_tokens_min", json_number(quality.agreed_min)}};
 }
+
+namespace {
 
 Json json_lab_bytes(const run::LabBytes& bytes) {
   return {{"positions", bytes.positions},
@@ -107,18 +109,22 @@ Json json_lab(const run::LabResult& result) {
   }
   Json notes = Json::array();
   for (const std::string& note : result.notes) notes.push_back(json_text(note));
-  return {{"model", {{"slug", json_text(result.model_slug)}, {"id", json_text(result.model_id)}}},
-          {"dtype", json_known(result.dtype)},
-          {"from", json_text(result.from)},
-          {"reference_cache", json_text(result.reference_cache)},
-          {"inputs", result.inputs},
-          {"steps", result.steps},
-          {"shortest_positions", result.shortest},
-          {"longest_positions", result.longest},
-          {"rows", std::move(rows)},
-          {"checks", std::move(checks)},
-          {"checks_passed", result.checks_passed()},
-          {"notes", std::move(notes)}};
+  Json json = {
+      {"model", {{"slug", json_text(result.model_slug)}, {"id", json_text(result.model_id)}}},
+      {"dtype", json_known(result.dtype)},
+      {"from", json_text(result.from)},
+      {"reference_cache", json_text(result.reference_cache)},
+      {"inputs", result.inputs},
+      {"steps", result.steps},
+      {"shortest_positions", result.shortest},
+      {"longest_positions", result.longest},
+      {"rows", std::move(rows)},
+      {"checks", std::move(checks)},
+      {"checks_passed", result.checks_passed()},
+      {"notes", std::move(notes)}};
+  if (result.sensitivity) json["sensitivity"] = json_sensitivity(*result.sensitivity);
+  if (!result.breakeven.empty()) json["breakeven"] = json_breakeven(result.breakeven);
+  return json;
 }
 
 }  // namespace kvtool::report

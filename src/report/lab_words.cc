@@ -47,12 +47,7 @@ std::string expected(const LabRow& row) {
                      quality.expected_deviation.value_or(0.0));
 }
 
-std::string kl_mean(const LabRow& row) {
-  const run::LabQuality& quality = row.quality;
-  if (!quality.kl_mean) return kNoFigure;
-  if (!quality.kl_is_estimate) return "≥ " + scientific(quality.kl_mean);
-  return fmt::format("{} ± {}", scientific(quality.kl_mean), scientific(quality.kl_error));
-}
+std::string kl_mean(const LabRow& row) { return lab_kl_mean(row.quality); }
 
 std::string divergence(const LabRow& row) {
   if (!row.quality.agreed_median) return kNoFigure;
@@ -182,6 +177,12 @@ std::span<const LabColumn> lab_columns() { return kColumns; }
 
 std::string lab_cell(const LabColumn& column, const LabRow& row) {
   return row.ran() ? column.cell(row) : kNoFigure;
+}
+
+std::string lab_kl_mean(const run::LabQuality& quality) {
+  if (!quality.kl_mean) return kNoFigure;
+  if (!quality.kl_is_estimate) return "≥ " + scientific(quality.kl_mean);
+  return fmt::format("{} ± {}", scientific(quality.kl_mean), scientific(quality.kl_error));
 }
 
 std::string lab_label(const LabRow& row, std::size_t characters) {

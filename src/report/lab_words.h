@@ -23,6 +23,8 @@ struct LabColumn {
 // "-" of a row that did not run.
 [[nodiscard]] std::string lab_cell(const LabColumn& column, const run::LabRow& row);
 
+// "4.5e-03 ± 2e-04", "≥ 1e-3" of a lower bound.
+[[nodiscard]] std::string lab_kl_mean(const run::LabQuality& quality);
 // "quest:page=32 25%", at most so many characters, with the budget in any case.
 [[nodiscard]] std::string lab_label(const run::LabRow& row, std::size_t characters);
 // What ran, why nothing did, or why the row claims nothing.

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "kvtool/base/text.h"
+#include "lab_tables.h"
 #include "lab_words.h"
 #include "markdown_page.h"
 #include "wording.h"
@@ -30,6 +31,14 @@ std::string lab_list(const std::vector<std::string>& lines) {
   return text.empty() ? text : text + "\n";
 }
 
+std::string lab_part(const LabTable& table) {
+  std::vector<std::string> titles = {table.head.front()};
+  for (std::size_t i = 1; i < table.head.size(); ++i) titles.push_back(">" + table.head[i]);
+  MarkdownTable markdown(titles);
+  for (const std::vector<std::string>& cells : table.rows) markdown.row(cells);
+  return "### " + table.title + "\n\n" + markdown.text() + lab_list(table.lines);
+}
+
 }  // namespace
 
 void add_markdown_lab(MarkdownPage& page, const run::LabResult& result) {
@@ -41,6 +50,7 @@ void add_markdown_lab(MarkdownPage& page, const run::LabResult& result) {
   page.add("### What ran\n\n" + lab_list(specs));
   page.add("### What it costs\n\n" + lab_list(lab_claims(result)) +
            lab_list(lab_check_lines(result)));
+  for (const LabTable& table : lab_tables(result)) page.add(lab_part(table));
 }
 
 }  // namespace kvtool::report

@@ -172,7 +172,8 @@ TEST_F(Lab, ARowThatCannotRunIsShownAndEndsTheCommandAsItsError) {
 
 TEST_F(Lab, TypicalMistakesSayWhatToDo) {
   expect_usage_error("--policy int8", "needs --from");
-  expect_usage_error("--from CPU", "kvtool lab needs --policy");
+  expect_usage_error("--from CPU", "no policy to compare: name one with --policy");
+  expect_usage_error("--from CPU --sensitivity --breakeven", "no policy whose time to compare");
   expect_usage_error("--from GPU --policy int8", "GPU");
   expect_usage_error("--from CPU --policy int8,quset", "--policy quset");
   expect_usage_error("--from CPU --policy int8,int8", "--policy int8 is given twice");

@@ -146,3 +146,33 @@ def test_everything_is_seen_at_a_whole_budget_and_nothing_is_claimed(kvtool, rec
 def test_strict_passes_where_the_checks_do(kvtool, recorded):
     lab, _ = lab_of(kvtool, recorded, "--policy", f"quest:{PAGES}", "--budget", "75,50", "--strict")
     assert lab["checks"] and lab["checks_passed"]
+
+
+def test_each_part_alone_is_what_a_parallel_replay_of_it_says(kvtool, recorded):
+    lab, rows = lab_of(kvtool, recorded, "--rows", "none", "--sensitivity", "--policy",
+                       "kivi:group=4,residual=4")
+    sensitivity = lab["sensitivity"]
+    assert sensitivity["base"] == "group=4,residual=4,sinks=0" and sensitivity["mode"] == "forced"
+    parts = {(part["part"], part["bits"]): part for part in sensitivity["parts"]}
+    assert list(parts) == [(part, bits) for bits in (8, 4, 2)
+                           for part in ("K and V", "K", "V", "layer 0", "layer 1")]
+    assert 0 <= sensitivity["full"]["kl_mean"] < 1e-6
+    for key in [("K and V", 2), ("K", 2), ("V", 4), ("layer 1", 2)]:
+        part = parts[key]
+        replay = ["replay", *recorded, "--kv-cache", part["spec"], "--parallel", "--mode", "forced"]
+        done = kvtool.run(*replay, "--json", "replay.json")
+        (verdict,) = kvtool.json(*replay, expect=done.returncode)["verdicts"]
+        figures = verdict["figures"]
+        assert part["quality"]["kl_mean"] == figures["forced.kl_estimate.mean"] > 0
+        assert part["quality"]["hard_flips"] == figures["forced.tokens.hard_flips"]
+    # Step by step 2 bits cost the same.
+    (row,) = [row for name, row in rows.items() if name.startswith("kivi")]
+    assert row["quality"]["kl_mean"] == pytest.approx(parts["K and V", 4]["quality"]["kl_mean"],
+                                                      rel=1e-2)
+
+
+def test_from_which_length_on_takes_several_lengths(kvtool, recorded):
+    lab, _ = lab_of(kvtool, recorded, "--rows", "none", "--breakeven", "--policy", "int8")
+    (int8,) = lab["breakeven"]
+    assert int8["name"] == "int8" and "too few lengths" in int8["missing"]
+    assert (int8["shortest_positions"], int8["longest_positions"]) == (49, 64)

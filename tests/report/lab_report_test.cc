@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "kvtool/run/lab.h"
+#include "report/lab_tables.h"
 #include "report/lab_words.h"
 #include "sample_results.h"
 
@@ -43,7 +44,7 @@ run::LabRow lab_sample_row(run::LabRole role, const std::string& given, const st
   row.bytes.kept_bytes = row.bytes.peak_bytes = 1'224'000;
   row.bytes.read_bytes_per_step = 6.0e6;
   row.applied.applied_rows = 3840;
-  row.time = {{800.0}, {40.0, 42.0, 41.0}, true};
+  row.time = {{800.0}, {40.0, 42.0, 41.0}, {11.0, 12.0, 13.0}, true};
   row.gate = "default";
   row.gate_failure = "forced.tokens.hard_flips: measured 2, allowed at most 0";
   return row;
@@ -74,6 +75,32 @@ run::LabResult lab_sample() {
   result.checks = {{"full >= policy", "full", "int8", "98.4% against 90.0%", true},
                    {"policy >= random", "quest 50%", "random 50%", "50.0% against 90.0%", false}};
   return result;
+}
+
+run::LabPart part_of(std::optional<std::uint64_t> layer, const std::string& name,
+                     std::uint32_t bits, double kl) {
+  run::LabPart part{name, layer, bits, "kivi:" + name, {}};
+  part.quality.kl_is_estimate = true;
+  part.quality.kl_mean = kl;
+  part.quality.kl_error = kl / 100;
+  return part;
+}
+
+// Noise 0.001. In 8 bits nothing costs, in 4 bits K costs 0.006 and V 0.002 more than the noise,
+// and the layers 0.0005, 0.004, 0.003 and 0.
+run::LabSensitivity sensitivity_sample() {
+  run::LabSensitivity sample{"forced", "group=32,residual=32,sinks=0", {}, {}};
+  sample.full = part_of({}, "", 0, 0.001).quality;
+  for (const char* name : {"K and V", "K", "V"})
+    sample.parts.push_back(part_of({}, name, 8, 0.001));
+  sample.parts.push_back(part_of({}, "K and V", 4, 0.009));
+  sample.parts.push_back(part_of({}, "K", 4, 0.007));
+  sample.parts.push_back(part_of({}, "V", 4, 0.003));
+  for (const auto& [layer, kl] : std::vector<std::pair<std::uint64_t, double>>{
+           {0, 0.0015}, {1, 0.005}, {2, 0.004}, {3, 0.0009}}) {
+    sample.parts.push_back(part_of(layer, "layer " + std::to_string(layer), 4, kl));
+  }
+  return sample;
 }
 
 std::string lab_document(
@@ -122,6 +149,51 @@ TEST(LabReport, ASavingHasItsQualityBesideItAndAnIdlePolicyHasNone) {
   EXPECT_THAT(lab_row_line(lab_sample().rows[3]),
               HasSubstr("the policy did NOTHING (every step saw all keys): nothing is claimed"));
   EXPECT_EQ(lab_row_line(lab_sample().rows[1]), "noise: did not run: no weaker instruction set");
+}
+
+TEST(LabReport, SaysWhichPartBearsFewBits) {
+  const LabTable table = sensitivity_table(sensitivity_sample());
+  EXPECT_THAT(table.head, testing::ElementsAre("part", "KL, 8 bits", "hard", "KL, 4 bits", "hard"));
+  ASSERT_EQ(table.rows.size(), 8U);
+  EXPECT_THAT(table.rows[0],
+              testing::ElementsAre("none", "1.0e-03 ± 1.0e-05", "0", "1.0e-03 ± 1.0e-05", "0"));
+  EXPECT_THAT(table.rows[5], testing::ElementsAre("layer 1", "-", "-", "5.0e-03 ± 5.0e-05", "0"));
+  ASSERT_EQ(table.lines.size(), 4U);
+  EXPECT_THAT(table.lines[1], HasSubstr("In 8 bits everything together stays within 1.5 times"));
+  EXPECT_EQ(table.lines[2], "In 4 bits K costs 3.00 times what V does (KL mean beyond the noise).");
+  // 0.004 of 0.0075 is more than half.
+  EXPECT_EQ(table.lines[3],
+            "In 4 bits 1 of 4 layers (1) make 53% of what layers cost one by one beyond the noise; "
+            "kivi:k=4,v=4,layers=0+2-3 leaves them alone.");
+}
+
+TEST(LabReport, SaysFromWhichLengthAPolicyPays) {
+  run::LabBreakeven pays{.name = "quest 25%",
+                         .shortest = 513,
+                         .longest = 4223,
+                         .at_zero = 4.0,
+                         .slope = -0.002,
+                         .at_shortest = 2.974,
+                         .at_shortest_half = 0.5,
+                         .at_longest = -4.446,
+                         .at_longest_half = 0.6,
+                         .slope_half = 0.0004,
+                         .crossing = 2000.0};
+  run::LabBreakeven not_yet = pays;
+  not_yet.longest = 1000;
+  not_yet.at_longest = 2.0;
+  run::LabBreakeven unclear = pays;
+  unclear.at_shortest_half = unclear.at_longest_half = 9.0;
+  run::LabBreakeven missing{.name = "int8", .missing = "the recordings are of too few lengths"};
+  const LabTable table = breakeven_table({pays, not_yet, unclear, missing});
+  EXPECT_THAT(table.rows[0],
+              testing::ElementsAre("quest 25%", "513-4223", "+2.97 ± 0.50", "-4.45 ± 0.60",
+                                   "-2.00 ± 0.40", "pays from about 2000 positions on"));
+  EXPECT_EQ(table.rows[1].back(),
+            "does not pay at the lengths measured, by the line from about 2000 on, which nobody "
+            "measured");
+  EXPECT_EQ(table.rows[2].back(), "as fast as full within the spread");
+  EXPECT_EQ(table.rows[3].back(), "the recordings are of too few lengths");
 }
 
 TEST(LabReport, ARowThatDidNotRunHasNoFigures) {

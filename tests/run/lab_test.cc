@@ -4,12 +4,15 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
+#include <functional>
 
 #include "kvtool/base/error.h"
 #include "kvtool/cache/cache_plan.h"
+#include "run/lab/breakeven.h"
 #include "run/lab/lab_checks.h"
 #include "run/lab/lab_plan.h"
 #include "run/lab/lab_row.h"
+#include "run/lab/sensitivity.h"
 #include "support/error_of.h"
 
 namespace kvtool::run {
@@ -321,6 +324,100 @@ TEST(LabTime, StepsAreThoseOfTheModeThatIsShown) {
   const LabTime mean = lab_time(std::vector{batch}, format::ReplayMode::kForced, clock, false);
   EXPECT_THAT(mean.step_ms, ElementsAre(100.0));
   EXPECT_FALSE(mean.of_steps);
+}
+
+// ---- Parts -------------------------------------------------------------------------
+
+TEST(Sensitivity, PutsEachPartAloneInFewBits) {
+  const cache::CacheSpec base = sensitivity_base({cache::CacheSpec::parse("int8")});
+  std::vector<std::string> parts;
+  for (const PlannedPart& part : plan_parts(base, 2)) {
+    if (part.bits == 2) parts.push_back(part.name + ": " + part.spec.to_string());
+  }
+  EXPECT_THAT(parts, ElementsAre("K and V: kivi:k=2,v=2,group=32,residual=32,sinks=0",
+                                 "K: kivi:k=2,v=none,group=32,residual=32,sinks=0",
+                                 "V: kivi:k=none,v=2,group=32,residual=32,sinks=0",
+                                 "layer 0: kivi:k=2,v=2,group=32,residual=32,sinks=0,layers=0",
+                                 "layer 1: kivi:k=2,v=2,group=32,residual=32,sinks=0,layers=1"));
+  EXPECT_EQ(plan_parts(base, 2).size(), 15U);
+}
+
+TEST(Sensitivity, TakesTheGroupsOfAPolicyThatIsAskedFor) {
+  const cache::CacheSpec base = sensitivity_base(
+      {cache::CacheSpec::parse("int8"), cache::CacheSpec::parse("kivi:group=64,sinks=4")});
+  EXPECT_EQ(plan_parts(base, 1).front().spec.to_string(),
+            "kivi:k=8,v=8,group=64,residual=128,sinks=4");
+}
+
+TEST(Sensitivity, NeedsNoPolicyAndATimeDoes) {
+  LabRequest request;
+  request.sensitivity = true;
+  EXPECT_TRUE(read_lab_plan(request).policies.empty());
+  request.breakeven = true;
+  EXPECT_THAT(lab_refusal(request), HasSubstr("no policy whose time to compare"));
+}
+
+// ---- Break-even --------------------------------------------------------------------
+
+// Steps of inputs of 500 and of 2000 positions, 64 each; `milliseconds` of a position.
+LabRow timed(LabRole role, const std::function<double(double)>& milliseconds) {
+  LabRow row;
+  row.role = role;
+  row.name = "timed";
+  for (const double first : {500.0, 2000.0}) {
+    for (double step = 0; step < 64; ++step) {
+      row.time.step_positions.push_back(first + step);
+      row.time.step_ms.push_back(milliseconds(first + step));
+    }
+  }
+  row.time.of_steps = true;
+  return row;
+}
+
+LabBreakeven fitted(const std::function<double(double)>& difference) {
+  const LabRow full = timed(LabRole::kFull, [](double n) { return 20.0 + 0.01 * n; });
+  const LabRow policy =
+      timed(LabRole::kPolicy, [&](double n) { return 20.0 + 0.01 * n + difference(n); });
+  return lab_breakeven({full, policy}).at(0);
+}
+
+TEST(Breakeven, IsWhereTheLineOfDifferencesCrossesZero) {
+  // Now and then a step takes long, on either side: medians leave that out.
+  const LabBreakeven pays = fitted(
+      [](double n) { return 3.0 - 0.003 * n + (static_cast<int>(n) % 7 == 0 ? 50.0 : 0.0); });
+  ASSERT_TRUE(pays.crossing.has_value());
+  EXPECT_NEAR(*pays.crossing, 1000.0, 20.0);
+  EXPECT_NEAR(pays.slope, -0.003, 1e-4);
+  EXPECT_EQ(pays.verdict(), LabBreakeven::Verdict::kPaysFrom);
+  EXPECT_EQ(pays.shortest, 500U);
+  EXPECT_EQ(pays.longest, 2063U);
+  EXPECT_EQ(fitted([](double n) { return -3.0 + 0.003 * n; }).verdict(),
+            LabBreakeven::Verdict::kPaysUpTo);
+  EXPECT_EQ(fitted([](double) { return -1.0; }).verdict(), LabBreakeven::Verdict::kPaysAlways);
+  EXPECT_EQ(fitted([](double n) { return 9.0 - 0.003 * n; }).verdict(),
+            LabBreakeven::Verdict::kPaysNever);
+}
+
+TEST(Breakeven, CannotTellWhatTheSpreadHides) {
+  // Blocks of 16 steps in turn a second faster and slower.
+  const LabBreakeven noisy =
+      fitted([](double n) { return static_cast<int>(n) / 16 % 2 == 0 ? -1.0 : 1.0; });
+  EXPECT_EQ(noisy.verdict(), LabBreakeven::Verdict::kCannotTell);
+  EXPECT_GT(noisy.at_longest_half, 0.5);
+}
+
+TEST(Breakeven, TakesSeveralLengths) {
+  LabRow full = timed(LabRole::kFull, [](double) { return 20.0; });
+  LabRow policy = timed(LabRole::kPolicy, [](double) { return 19.0; });
+  for (LabRow* row : {&full, &policy}) {
+    row->time.step_ms.resize(64);
+    row->time.step_positions.resize(64);
+  }
+  EXPECT_THAT(lab_breakeven({full, policy}).at(0).missing, HasSubstr("too few lengths"));
+  policy.time.step_ms.pop_back();
+  EXPECT_THAT(lab_breakeven({full, policy}).at(0).missing, HasSubstr("were not both timed"));
+  policy.idle = "every step saw all keys";
+  EXPECT_TRUE(lab_breakeven({full, policy}).empty());
 }
 
 }  // namespace

@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "kvtool/cache/cache_use.h"
+#include "kvtool/run/lab_parts.h"
+#include "kvtool/run/lab_quality.h"
 #include "kvtool/run/observer.h"
 #include "kvtool/run/request.h"
 #include "kvtool/run/services.h"
@@ -25,9 +27,11 @@ struct LabRequest {
   // Recordings, model, device, replay_modes (empty: forced, and those that the gate needs) and gate
   // of it. `kv_cache` stays empty: policies are what is compared.
   Request run;
-  std::vector<std::string> policies;  // specs (cache/cache_spec.h), at least one
+  std::vector<std::string> policies;  // specs (cache/cache_spec.h); none where parts are asked for
   std::vector<std::string> budgets;   // shares of an input: "25%", "12.5"
   bool controls = true;               // the rows of noise, mass, window and random
+  bool sensitivity = false;           // LabResult::sensitivity
+  bool breakeven = false;             // LabResult::breakeven
   std::filesystem::path cpuinfo = "/proc/cpuinfo";
 };
 
@@ -39,31 +43,6 @@ enum class LabRole : std::uint8_t {
 };
 // "full", "noise", "control", "policy".
 [[nodiscard]] std::string_view lab_role_name(LabRole role);
-
-// Figures of the steps of one mode, all inputs pooled (docs/metrics.md). Empty: not measured.
-struct LabQuality {
-  std::uint64_t compared = 0;
-  std::uint64_t matches = 0;
-  std::uint64_t ties = 0;
-  std::uint64_t noise_flips = 0;
-  std::uint64_t near_ties = 0;
-  std::uint64_t hard_flips = 0;
-  std::uint64_t nonfinite = 0;
-  // matches / compared, and its two-sided 95 % Clopper-Pearson interval.
-  std::optional<double> agreement, agreement_low, agreement_high;
-  // Of the measured noise alone.
-  std::optional<double> expected_flips, expected_deviation;
-  // In nats: the estimate where recordings hold a sample of logits, else the lower bound.
-  bool kl_is_estimate = false;
-  std::optional<double> kl_mean, kl_error, kl_median, kl_p99;
-  std::optional<double> same_top, rms_delta_p;
-  std::optional<double> key_l2, value_l2;
-  // Of free replays: tokens before the first that differs, lower median and least over inputs.
-  std::optional<double> agreed_median, agreed_min;
-
-  [[nodiscard]] std::uint64_t flips() const { return compared - matches; }
-  [[nodiscard]] std::uint64_t explained() const { return ties + noise_flips + near_ties; }
-};
 
 // Bytes of K/V, over all batches of the mode that is shown.
 struct LabBytes {
@@ -102,6 +81,8 @@ struct LabApplied {
 struct LabTime {
   std::vector<double> prefill_ms;  // of each batch
   std::vector<double> step_ms;     // of each step; or of each batch a mean, see `of_steps`
+  // Of each of step_ms: positions that the step saw.
+  std::vector<double> step_positions;
   bool of_steps = false;
   [[nodiscard]] bool measured() const { return !step_ms.empty(); }
 };
@@ -154,6 +135,8 @@ struct LabResult {
   std::uint64_t longest = 0;   // likewise
   std::vector<LabRow> rows;
   std::vector<LabCheck> checks;
+  std::optional<LabSensitivity> sensitivity;  // where it was asked for
+  std::vector<LabBreakeven> breakeven;        // of each policy that acted, where it was asked for
   std::vector<std::string> notes;
 
   [[nodiscard]] bool checks_passed() const;

@@ -9,6 +9,7 @@
 #include "html/escape.h"
 #include "html/sections.h"
 #include "html/speedup_chart.h"
+#include "lab_tables.h"
 #include "lab_words.h"
 #include "wording.h"
 
@@ -93,6 +94,48 @@ std::string quality_picture(const run::LabResult& result) {
          "</figure>\n";
 }
 
+std::string table_section(const LabTable& table) {
+  std::string html = "<h3>" + text(table.title) + "</h3>\n<div class=\"scroll\"><table><thead><tr>";
+  for (std::size_t i = 0; i < table.head.size(); ++i) {
+    html += (i == 0 ? "<th>" : "<th class=\"number\">") + text(table.head[i]) + "</th>";
+  }
+  html += "</tr></thead><tbody>\n";
+  for (const std::vector<std::string>& cells : table.rows) {
+    html += "<tr><th scope=\"row\">" + text(cells.front()) + "</th>";
+    for (std::size_t i = 1; i < cells.size(); ++i) {
+      html += "<td class=\"number\">" + text(cells[i]) + "</td>";
+    }
+    html += "</tr>\n";
+  }
+  return html + "</tbody></table></div>\n" + lab_items(table.lines);
+}
+
+// Mean KL of each layer alone, a line for each number of bits.
+std::string layers_picture(const run::LabSensitivity& sensitivity) {
+  std::vector<double> layers;
+  std::map<std::uint32_t, std::vector<double>, std::greater<>> lines;
+  for (const run::LabPart& part : sensitivity.parts) {
+    if (!part.layer) continue;
+    std::vector<double>& values = lines[part.bits];
+    values.push_back(part.quality.kl_mean.value_or(std::numeric_limits<double>::quiet_NaN()));
+    if (values.size() > layers.size()) layers.push_back(static_cast<double>(*part.layer));
+  }
+  if (layers.size() < 2) return {};
+  std::vector<ChartLine> drawn;
+  for (auto& [bits, values] : lines) {
+    drawn.push_back({fmt::format("{} bits", bits), kLabColors[drawn.size() % std::size(kLabColors)],
+                     false, std::move(values)});
+  }
+  if (sensitivity.full.kl_mean) {
+    drawn.push_back({"noise", "var(--quiet)", true,
+                     std::vector<double>(layers.size(), *sensitivity.full.kl_mean)});
+  }
+  return "<figure class=\"chart\">" +
+         logarithmic_chart(layers, drawn, "Mean KL divergence in nats with one layer in few bits",
+                           "layer", Across::kLinear) +
+         "</figure>\n";
+}
+
 }  // namespace
 
 std::string lab_section(const run::LabResult& result) {
@@ -109,6 +152,8 @@ std::string lab_section(const run::LabResult& result) {
   section += "</header>\n" + lab_html_table(result);
   section += "<h3>Mean KL over what a step reads</h3>\n" + quality_picture(result);
   section += "<h3>What it costs</h3>\n" + lab_items(lab_claims(result));
+  for (const LabTable& table : lab_tables(result)) section += table_section(table);
+  if (result.sensitivity) section += layers_picture(*result.sensitivity);
   section += "<h3>What ran</h3>\n" + lab_items(specs) + lab_items(lab_setting_lines(result));
   return section + "</section>\n";
 }

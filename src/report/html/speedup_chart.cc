@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "html/escape.h"
 
@@ -23,17 +24,23 @@ bool is_shown(double value) { return std::isfinite(value) && value > 0.0; }
 
 class Axis {
  public:
-  Axis(double least, double most, double from, double to)
-      : least_(std::log10(least)),
-        span_(std::max(std::log10(most) - std::log10(least), 1e-9)),
+  Axis(double least, double most, double from, double to, Across kind = Across::kLogarithmic)
+      : kind_(kind),
+        least_(scaled(least)),
+        span_(std::max(scaled(most) - scaled(least), 1e-9)),
         from_(from),
         to_(to) {}
 
   [[nodiscard]] double at(double value) const {
-    return from_ + (std::log10(value) - least_) / span_ * (to_ - from_);
+    return from_ + (scaled(value) - least_) / span_ * (to_ - from_);
   }
 
  private:
+  [[nodiscard]] double scaled(double value) const {
+    return kind_ == Across::kLinear ? value : std::log10(value);
+  }
+
+  Across kind_;
   double least_;
   double span_;
   double from_;
@@ -91,9 +98,10 @@ std::string names(const std::vector<ChartLine>& lines, const Axis& up) {
 }  // namespace
 
 std::string logarithmic_chart(const std::vector<double>& x, const std::vector<ChartLine>& lines,
-                              const std::string& title, const std::string& x_title) {
-  double most = 1.0;
-  double least = 1.0;
+                              const std::string& title, const std::string& x_title,
+                              Across across_kind) {
+  double most = 0.0;
+  double least = std::numeric_limits<double>::infinity();
   for (const ChartLine& line : lines) {
     for (const double value : line.values) {
       if (!is_shown(value)) continue;
@@ -101,11 +109,12 @@ std::string logarithmic_chart(const std::vector<double>& x, const std::vector<Ch
       least = std::min(least, value);
     }
   }
-  least = std::pow(10.0, std::floor(std::log10(least)));
-  most = std::pow(10.0, std::max(1.0, std::ceil(std::log10(most))));
   const auto [first, last] = std::minmax_element(x.begin(), x.end());
-  if (first == x.end()) return {};
-  const Axis across(*first, *last > *first ? *last : *first * 2.0, kLeft, kWidth - kRight);
+  if (first == x.end() || !is_shown(most)) return {};
+  least = std::pow(10.0, std::floor(std::log10(least)));
+  most = std::max(10.0 * least, std::pow(10.0, std::ceil(std::log10(most))));
+  const double right = *last > *first ? *last : *first * 2.0 + 1.0;
+  const Axis across(*first, right, kLeft, kWidth - kRight, across_kind);
   const Axis up(least, most, kHeight - kBottom, kTop);
   std::string picture = fmt::format(
       "<svg viewBox=\"0 0 {} {}\" width=\"{}\" height=\"{}\" role=\"img\" "

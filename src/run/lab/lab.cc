@@ -7,6 +7,7 @@
 #include <memory>
 #include <utility>
 
+#include "breakeven.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
 #include "lab_checks.h"
@@ -17,6 +18,7 @@
 #include "run/reference/open_recordings.h"
 #include "run/replay_cache.h"
 #include "run/session.h"
+#include "sensitivity.h"
 
 namespace kvtool::run {
 namespace {
@@ -75,9 +77,11 @@ class LabRun {
     measure_full();
     if (request_.controls) measure_noise(source);
     for (const PlannedLabRow& row : planned) measure(row);
+    if (request_.sensitivity) measure_parts(source);
     observer_.progress_done();
     set_regrets(result_.rows);
     result_.checks = lab_checks(result_.rows);
+    if (request_.breakeven) result_.breakeven = lab_breakeven(result_.rows);
     observer_.lab(result_);
     if (failure_) throw Error(*failure_);
     session_.finish();
@@ -166,6 +170,20 @@ class LabRun {
     single.replay_shape = ReplayShape::kSingle;
     replay({}, reference_sets(single, source, *folder_, recordings_, observer_), row);
     row.time = {};
+  }
+
+  void measure_parts(const ReferenceSource& source) {
+    Request parallel = request_.run;
+    parallel.replay_shape = ReplayShape::kParallel;
+    const std::vector<ReferenceSet> references =
+        reference_sets(parallel, source, *folder_, recordings_, observer_);
+    const TrialRunner runner(*model_, references, request_.run.gate, session_.device_label(),
+                             observer_);
+    const bool injects = lab_mode(modes_) == format::ReplayMode::kInject;
+    result_.sensitivity = measure_sensitivity(
+        runner, sensitivity_base(plan_.specs()), model_->info().geometry.num_layers(),
+        injects ? format::ReplayMode::kInject : format::ReplayMode::kForced,
+        [&](const std::string& words) { return session_.progress(words); });
   }
 
   void measure(const PlannedLabRow& planned) {

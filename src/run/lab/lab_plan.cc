@@ -312,10 +312,20 @@ std::string BudgetShare::to_string() const {
   return text + (rest.empty() ? "" : "." + rest) + "%";
 }
 
+std::vector<cache::CacheSpec> LabPlan::specs() const {
+  std::vector<cache::CacheSpec> specs;
+  for (const LabPolicy& policy : policies) specs.push_back(policy.spec);
+  return specs;
+}
+
 LabPlan read_lab_plan(const LabRequest& request) {
-  if (request.policies.empty()) {
+  if (request.policies.empty() && !request.sensitivity) {
     throw_usage("no policy to compare: name one with " + setting("policy") +
                 ", such as quest, int8 or kivi:k=4,v=4");
+  }
+  if (request.policies.empty() && request.breakeven) {
+    throw_usage("no policy whose time to compare with that of full, as " + setting("breakeven") +
+                " does: name one with " + setting("policy"));
   }
   LabPlan plan;
   for (const std::string& given : request.policies) plan.policies.push_back(read_policy(given));

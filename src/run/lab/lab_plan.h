@@ -43,6 +43,8 @@ struct LabPolicy {
 struct LabPlan {
   std::vector<LabPolicy> policies;
   std::vector<BudgetShare> budgets;  // each once, the largest first
+
+  [[nodiscard]] std::vector<cache::CacheSpec> specs() const;
 };
 
 // What can be said without recordings. Error kUsage for a policy that is wrong or given twice, a

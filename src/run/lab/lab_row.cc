@@ -214,9 +214,14 @@ LabTime lab_time(std::span<const TrialBatch> batches, format::ReplayMode mode,
       if (step_by_step && at < clock.runs().size()) {
         const std::vector<double>& steps = clock.runs()[at];
         time.step_ms.insert(time.step_ms.end(), steps.begin(), steps.end());
+        for (std::size_t step = 0; step < steps.size(); ++step) {
+          time.step_positions.push_back(static_cast<double>(batch.padded_length + step + 1));
+        }
       } else {
         time.step_ms.push_back(run.decode_seconds * kMilliseconds /
                                static_cast<double>(run.decode_steps));
+        time.step_positions.push_back(static_cast<double>(batch.padded_length) +
+                                      0.5 * static_cast<double>(run.decode_steps + 1));
       }
     }
   }

@@ -1,0 +1,12 @@
+#include "lab_tables.h"
+
+namespace kvtool::report {
+
+std::vector<LabTable> lab_tables(const run::LabResult& result) {
+  std::vector<LabTable> tables;
+  if (result.sensitivity) tables.push_back(sensitivity_table(*result.sensitivity));
+  if (!result.breakeven.empty()) tables.push_back(breakeven_table(result.breakeven));
+  return tables;
+}
+
+}  // namespace kvtool::report

@@ -1,0 +1,29 @@
+// What a lab was asked for beside its table, as tables of their own.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "json_values.h"
+#include "kvtool/run/lab.h"
+
+namespace kvtool::report {
+
+struct LabTable {
+  std::string title;
+  std::vector<std::string> head;               // the first column is on the left
+  std::vector<std::vector<std::string>> rows;  // cells, as many as `head` has
+  std::vector<std::string> lines;              // how to read it, and what follows from it
+};
+
+// In the order in which pages show them; those that nobody asked for are left out.
+[[nodiscard]] std::vector<LabTable> lab_tables(const run::LabResult& result);
+
+[[nodiscard]] LabTable sensitivity_table(const run::LabSensitivity& sensitivity);
+[[nodiscard]] LabTable breakeven_table(const std::vector<run::LabBreakeven>& breakeven);
+
+[[nodiscard]] Json json_lab_quality(const run::LabQuality& quality);
+[[nodiscard]] Json json_sensitivity(const run::LabSensitivity& sensitivity);
+[[nodiscard]] Json json_breakeven(const std::vector<run::LabBreakeven>& breakeven);
+
+}  // namespace kvtool::report
