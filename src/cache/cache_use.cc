@@ -19,12 +19,11 @@ CacheUse& CacheUse::operator+=(const CacheUse& other) {
   evicted_rows += other.evicted_rows;
   paged_out += other.paged_out;
   read_back += other.read_back;
-  prefetched += other.prefetched;
-  prefetch_hits += other.prefetch_hits;
   emulated_link = emulated_link || other.emulated_link;
   visible_keys += other.visible_keys;
   seen_keys += other.seen_keys;
   most_visible_keys = std::max(most_visible_keys, other.most_visible_keys);
+  pages += other.pages;
   for (const PlaceBytes& theirs : other.places) {
     const auto same = [&](const PlaceBytes& ours) { return ours.place == theirs.place; };
     const auto ours = std::find_if(places.begin(), places.end(), same);

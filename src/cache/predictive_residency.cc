@@ -93,8 +93,6 @@ void PredictiveResidency::judge(std::span<const PageScore> step) {
   const auto came_true = std::ranges::count_if(step, [&](const PageScore& score) {
     return score.used && std::ranges::find(wanted_, score.page) != wanted_.end();
   });
-  predictions_.made += wanted_.size();
-  predictions_.came_true += static_cast<std::uint64_t>(came_true);
   if (!wanted_.empty()) {
     const double too_many =
         settings_.precision * static_cast<double>(wanted_.size()) - static_cast<double>(came_true);

@@ -8,12 +8,13 @@
 #include <string>
 
 #include "flip_texts.h"
+#include "kvtool/cache/page_traffic.h"
 #include "kvtool/run/result.h"
 
 namespace kvtool::run {
 struct CacheBenchResult;
 struct LabResult;
-}
+}  // namespace kvtool::run
 
 namespace kvtool::report {
 
@@ -59,6 +60,9 @@ struct KvDetail {
 };
 // null when nothing was measured.
 [[nodiscard]] Json json_kv(const analysis::KvProfile& profile, const KvDetail& detail);
+
+// null where no step read a page.
+[[nodiscard]] Json json_page_traffic(const cache::PageTraffic& pages);
 
 [[nodiscard]] Json json_input(const run::InputResult& input);
 [[nodiscard]] Json json_verdict(const run::Verdict& verdict, const FlipTexts& texts);

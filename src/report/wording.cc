@@ -211,9 +211,13 @@ std::string cache_line(const run::UsedCache& used) {
     }
     line += fmt::format("), {} moved", megabytes(used.use.moved_bytes));
   }
-  if (used.use.prefetched > 0) {
-    line += fmt::format(", {} pages fetched ahead, {} of them used", used.use.prefetched,
-                        used.use.prefetch_hits);
+  const cache::PageTraffic& pages = used.use.pages;
+  if (const auto rate = pages.hit_rate()) {
+    line += fmt::format(", {:.1f} % of the pages that steps read were there", 100.0 * *rate);
+  }
+  if (pages.prefetched > 0) {
+    line += fmt::format(", {} pages fetched ahead, {} of them used", pages.prefetched,
+                        pages.prefetch_hits);
   }
   if (used.use.emulated_link) line += ", emulated link";
   if (used.use.visible_keys > 0) {

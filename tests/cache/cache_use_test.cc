@@ -6,10 +6,15 @@ namespace kvtool::cache {
 namespace {
 
 TEST(CacheUse, AddsNumbersAndPlaces) {
-  CacheUse sum{5, 8, 1, 2, 3, {{"cpu", 2, 3}}, 4, 5, 6, 11, 12, false, 7, 1, 8, 9, 10};
-  sum +=
-      CacheUse{6,  7,  10, 20, 30, {{"cuda:0", 15, 16}, {"cpu", 5, 6}}, 40, 50, 60, 110, 120, true,
-               70, 10, 80, 90, 3};
+  CacheUse sum{5, 8, 1, 2, 3, {{"cpu", 2, 3}}, 4, 5, 6, false, 7, 1, 8, 9, 10};
+  sum += CacheUse{6,  7,
+                  10, 20,
+                  30, {{"cuda:0", 15, 16}, {"cpu", 5, 6}},
+                  40, 50,
+                  60, true,
+                  70, 10,
+                  80, 90,
+                  3,  {.demands = 7}};
   // Of lengths, and of the most that one query could see, there is no sum.
   EXPECT_EQ(sum, (CacheUse{6,
                            8,
@@ -20,14 +25,13 @@ TEST(CacheUse, AddsNumbersAndPlaces) {
                            44,
                            55,
                            66,
-                           121,
-                           132,
                            true,
                            77,
                            11,
                            88,
                            99,
-                           10}));
+                           10,
+                           {.demands = 7}}));
 }
 
 TEST(CacheUse, SaysHowFullItIs) {

@@ -88,6 +88,13 @@ TEST(Residency, AScanPassesByLru2Alone) {
   EXPECT_EQ(misses(*make_lru(), 4, pages).size(), 120U);
 }
 
+// One page more than there are frames, always in the same order: what is needed next went last.
+TEST(Residency, AscendingScansHitNothingUnderLru) {
+  std::vector<PageId> pages;
+  for (PageId i = 0; i < 50; ++i) pages.push_back(i % 5);
+  EXPECT_EQ(misses(*make_lru(), 4, pages).size(), pages.size());
+}
+
 // By hand: 1, 2 and 3 come, 1 is used. All are marked; the hand takes the marks and comes back
 // to 1. After a use of 2 it passes 2 and takes 3.
 TEST(Residency, TheHandOfClockTakesMarksAwayBeforeItTakesPages) {

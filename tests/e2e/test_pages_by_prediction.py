@@ -39,6 +39,31 @@ def test_pages_come_ahead_and_no_token_changes(generate, rank):
     assert page_bytes == 4 * 2 * 16 * 2 * 4
 
 
+def test_every_page_that_a_step_read_was_there_or_late_or_missing(generate):
+    for residency in ("lru", "predictive", "predictive,prefetch=0"):
+        _, used = generate(residency)
+        pages = used["pages"]
+        assert pages["demands"] == pages["hits"] + pages["late"] + pages["misses"]
+        assert pages["hit_rate"] == pages["hits"] / pages["demands"]
+        # Prompts fit, so that no page is read from host memory that was not on the device before.
+        assert pages["misses"] == used["read_back"]
+        # Without the page that is written, of each of two inputs in each of the layers.
+        layers = 2
+        assert pages["demands"] - pages["inner_demands"] == 2 * layers * (NEW_TOKENS - 1)
+        assert pages["inner_hits"] == pages["hits"] - (pages["demands"] - pages["inner_demands"])
+        assert pages["miss_wait_seconds"] > 0 and pages["write_wait_seconds"] > 0
+        if used["prefetched"] == 0:
+            assert pages["late"] == pages["late_wait_seconds"] == 0
+            assert pages["prefetch_precision"] is pages["prefetch_coverage"] is None
+            continue
+        used_ahead = used["prefetch_hits"]
+        assert pages["prefetch_precision"] == used_ahead / used["prefetched"]
+        assert pages["prefetch_coverage"] == used_ahead / (used_ahead + pages["misses"])
+        assert pages["prefetch_timeliness"] == (used_ahead - pages["late"]) / used_ahead
+        page_bytes = 4 * 2 * 16 * 2 * 4
+        assert pages["prefetch_wasted_bytes"] == (used["prefetched"] - used_ahead) * page_bytes
+
+
 def test_with_no_page_ahead_it_only_decides_what_stays(generate):
     plain, _ = generate("lru")
     kept, used = generate("predictive,prefetch=0")

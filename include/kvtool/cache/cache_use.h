@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "kvtool/cache/page_traffic.h"
+
 namespace kvtool::cache {
 
 struct PlaceBytes {
@@ -22,14 +24,12 @@ struct CacheUse {
   std::uint64_t logical_bytes = 0;
   // Allocated: the rows as it keeps them, its tables and its work space.
   std::uint64_t physical_bytes = 0;
-  std::uint64_t peak_bytes = 0;     // the most of physical_bytes
-  std::vector<PlaceBytes> places;   // physical_bytes, by where they are
-  std::uint64_t moved_bytes = 0;    // between places
-  std::uint64_t paged_out = 0;      // pages of a layer and input that had to leave the device
-  std::uint64_t read_back = 0;      // pages that came back afterwards, when they were read
-  std::uint64_t prefetched = 0;     // pages that came back ahead of a step that might read them
-  std::uint64_t prefetch_hits = 0;  // of them, those that the step did read
-  bool emulated_link = false;       // moved_bytes took the time of a link that there is not
+  std::uint64_t peak_bytes = 0;    // the most of physical_bytes
+  std::vector<PlaceBytes> places;  // physical_bytes, by where they are
+  std::uint64_t moved_bytes = 0;   // between places
+  std::uint64_t paged_out = 0;     // pages of a layer and input that had to leave the device
+  std::uint64_t read_back = 0;     // pages that came back afterwards, when they were read
+  bool emulated_link = false;      // moved_bytes took the time of a link that there is not
   // Rows of one layer and position that it keeps otherwise than the model made them, counted
   // each time that one is taken in.
   std::uint64_t applied_rows = 0;
@@ -42,6 +42,7 @@ struct CacheUse {
   std::uint64_t visible_keys = 0;
   std::uint64_t seen_keys = 0;
   std::uint64_t most_visible_keys = 0;
+  PageTraffic pages = {};  // of a cache whose pages have more or less room
 
   // length of capacity; 0 without any.
   [[nodiscard]] double usage() const;

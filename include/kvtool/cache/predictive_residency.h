@@ -49,7 +49,6 @@ class PredictiveResidency : public Residency {
   void observe(std::span<const PageScore> step) override;
   [[nodiscard]] std::vector<PageId> wanted(std::uint64_t free,
                                            const std::function<bool(PageId)>& may_go) override;
-  [[nodiscard]] Predictions predictions() const override { return predictions_; }
 
   // Of a page that no step showed: 0.
   [[nodiscard]] double rank(PageId page) const;
@@ -94,7 +93,6 @@ class PredictiveResidency : public Residency {
   std::vector<PageId> wanted_;  // for the step that is observed next
   bool held_back_ = false;      // some page by the threshold alone
   double log2_threshold_ = -8.0;
-  Predictions predictions_;
 };
 
 }  // namespace kvtool::cache

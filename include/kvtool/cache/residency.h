@@ -21,14 +21,6 @@ struct PageScore {
   bool used = false;
 };
 
-// Of pages that were wanted for a step that has been observed since.
-struct Predictions {
-  std::uint64_t made = 0;
-  std::uint64_t came_true = 0;  // the step used them
-
-  friend bool operator==(const Predictions&, const Predictions&) = default;
-};
-
 // Keeps book of the pages that have a frame; who owns the frames moves the bytes. Pages are told
 // one use at a time, in order. Errors kMisuse: a page that enters twice, or is used or leaves
 // without being there.
@@ -57,7 +49,6 @@ class Residency {
                                                    const std::function<bool(PageId)>& /*may_go*/) {
     return {};
   }
-  [[nodiscard]] virtual Predictions predictions() const { return {}; }
 };
 
 // By what pages are ranked that a later step may use.

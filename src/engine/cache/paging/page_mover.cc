@@ -153,6 +153,11 @@ void PageMover::wait(const Ticket& ticket) const {
   if (ticket.check_) ticket.check_();
 }
 
+bool PageMover::is_made(const Ticket& ticket) {
+  return !ticket.done_.valid() ||
+         ticket.done_.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+}
+
 void PageMover::synchronize() const {
   if (now_) now_->synchronize();
 }

@@ -81,6 +81,10 @@ class PageMover {
   // What the caller does from now on, on another device with the current stream, sees the copy.
   // Throws what the copy threw, its check included, which on a CPU ran on the thread that copied.
   void wait(const Ticket& ticket) const;
+  // Whether the caller's thread is what waits for copies, so that it can tell when they are made.
+  [[nodiscard]] bool waits_on_host() const { return !side_.exists(); }
+  // Of a copy ahead that the caller's thread would wait for: whether it is made.
+  [[nodiscard]] static bool is_made(const Ticket& ticket);
   // Blocks until the bytes of every copy that was made now are where they belong. Any thread, but
   // not while one is being made.
   void synchronize() const;

@@ -7,12 +7,14 @@
 #include <utility>
 
 #include "engine/host_memory.h"
+#include "engine/stopwatch.h"
 #include "kvtool/base/error.h"
 
 namespace kvtool::engine {
 namespace {
 
 constexpr double kGigabyte = 1e9;
+constexpr double kNanosecond = 1e-9;
 constexpr std::int64_t kNone = -1;
 
 // One of `count` that stand side by side in [B, heads, lines, width]: [heads, lines / count,
@@ -29,6 +31,19 @@ PageParts one_of(const PageParts& all, std::int64_t row, std::int64_t index, std
 // Copies to pageable or from the device's memory may be under way.
 void wait_for(at::Device device) {
   if (!device.is_cpu()) current_stream(device).synchronize();
+}
+
+// Nothing of a mover whose copies others wait for.
+cache::PageTraffic no_traffic(const PageMover& mover) {
+  cache::PageTraffic none;
+  if (mover.waits_on_host()) return none;
+  none.late.reset();
+  none.miss_seconds = none.late_seconds = none.write_seconds = std::nullopt;
+  return none;
+}
+
+void add_lap(std::optional<double>& seconds, Stopwatch& watch) {
+  if (seconds) *seconds += kNanosecond * static_cast<double>(watch.lap());
 }
 
 std::optional<double> link_of(const cache::PagedSettings& settings) {
@@ -74,9 +89,11 @@ void PageStore::clear() {
     table.was_out.assign(pages, false);
     if (check_) table.checksums.assign(pages, 0);
     table.residency = cache::make_residency(settings_.residency, settings_.prediction);
+    table.ahead.clear();
   }
   cleared_bytes_ = mover_.moved_bytes();
-  written_bytes_ = paged_out_ = read_back_ = prefetched_ = 0;
+  written_bytes_ = paged_out_ = read_back_ = 0;
+  traffic_ = no_traffic(mover_);
 }
 
 PageParts PageStore::in_frame(const PageName& name, std::int64_t frame) const {
@@ -109,7 +126,9 @@ std::int64_t PageStore::fetch(const PageName& name, const std::vector<bool>& kep
   const auto page = static_cast<std::size_t>(name.page);
   const std::int64_t frame = free_frame(name, kept);
   if (own.on_host[page]) {
+    Stopwatch watch;
     mover_.move(copy_back(name, frame, step));
+    add_lap(traffic_.miss_seconds, watch);
     if (own.was_out[page]) ++read_back_;
   }
   enter(name, frame);
@@ -148,30 +167,61 @@ void PageStore::fetch_ahead(std::int64_t layer, std::int64_t row, const std::vec
     const std::int64_t frame = free_frame(name, kept);
     own.arriving.push_back({name.page, mover_.move_ahead(copy_back(name, frame, step))});
     enter(name, frame);
-    ++prefetched_;
+    ++traffic_.prefetched;
+    traffic_.wasted_bytes += page_bytes(name);  // until it is used
   }
 }
 
 void PageStore::arrive(std::int64_t layer) {
   for (std::int64_t row = 0; row < rows_; ++row) {
-    for (const Arrival& arrival : std::exchange(table(layer, row).arriving, {})) {
+    Table& own = table(layer, row);
+    for (const Arrival& arrival : std::exchange(own.arriving, {})) {
       mover_.wait(arrival.ticket);
+      own.ahead.push_back({arrival.page, {}, arrival.is_late});
     }
   }
+}
+
+void PageStore::arrive_for_step(std::int64_t layer) {
+  // Each of them before one is waited for.
+  bool waits = false;
+  for (std::int64_t row = 0; row < rows_; ++row) {
+    for (Arrival& arrival : table(layer, row).arriving) {
+      arrival.is_late = !PageMover::is_made(arrival.ticket);
+      waits = waits || arrival.is_late;
+    }
+  }
+  Stopwatch watch;
+  arrive(layer);
+  if (waits) add_lap(traffic_.late_seconds, watch);
 }
 
 bool PageStore::is_arriving(const Table& table, std::int64_t page) {
   return std::ranges::find(table.arriving, page, &Arrival::page) != table.arriving.end();
 }
 
-std::uint64_t PageStore::prefetch_hits() const {
-  std::uint64_t hits = 0;
-  for (const Table& table : tables_) hits += table.residency->predictions().came_true;
-  return hits;
+std::uint64_t PageStore::page_bytes(const PageName& name) const {
+  return part_bytes(on_host(name), page_);
 }
 
-void PageStore::use(const PageName& name) {
-  table(name.layer, name.row).residency->use(static_cast<cache::PageId>(name.page));
+bool PageStore::demand(const PageName& name, bool is_inner) {
+  Table& own = table(name.layer, name.row);
+  ++traffic_.demands;
+  if (is_inner) ++traffic_.inner_demands;
+  if (frame_of(name) == kNone) return false;
+  own.residency->use(static_cast<cache::PageId>(name.page));
+  const auto came = std::ranges::find(own.ahead, name.page, &Arrival::page);
+  if (came != own.ahead.end()) {
+    ++traffic_.prefetch_hits;
+    traffic_.wasted_bytes -= page_bytes(name);
+    if (came->is_late) {
+      ++*traffic_.late;
+      return true;
+    }
+  }
+  ++traffic_.hits;
+  if (is_inner) ++traffic_.inner_hits;
+  return true;
 }
 
 void PageStore::save(const PageName& name) {

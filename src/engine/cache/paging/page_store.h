@@ -14,6 +14,7 @@
 #include "engine/cache/paging/page_format.h"
 #include "engine/cache/paging/page_mover.h"
 #include "engine/row_layout.h"
+#include "kvtool/cache/page_traffic.h"
 #include "kvtool/cache/paged_settings.h"
 #include "kvtool/cache/residency.h"
 
@@ -67,19 +68,23 @@ class PageStore {
   // `kept`, a mark per page. Error kInternal where a checksum says that it is not what it was,
   // which names layer, page and step.
   std::int64_t fetch(const PageName& name, const std::vector<bool>& kept, std::int64_t step);
-  // It is attended to.
-  void use(const PageName& name);
+  // A step reads it, for which it has a frame or not. inner: see PageTraffic.
+  bool demand(const PageName& name, bool is_inner);
   // Whether a step's observe() is of use.
   [[nodiscard]] bool is_observing() const { return tables_.front().residency->is_observing(); }
   // Tells what a step of a layer and row showed of its pages.
   void observe(std::int64_t layer, std::int64_t row, std::span<const cache::PageScore> step) {
     table(layer, row).residency->observe(step);
   }
+  // A step has read what it needs of the layer and row: what came ahead for it did.
+  void end_step(std::int64_t layer, std::int64_t row) { table(layer, row).ahead.clear(); }
   // Fetches what the step after `step` may use; none of `kept` goes for it.
   void fetch_ahead(std::int64_t layer, std::int64_t row, const std::vector<bool>& kept,
                    std::int64_t step);
   // Waits for what was fetched ahead of the layer. Error as of fetch().
   void arrive(std::int64_t layer);
+  // Likewise, and a step cannot go on before.
+  void arrive_for_step(std::int64_t layer);
   // Copies the page to host memory, if it is not there as it is.
   void save(const PageName& name);
 
@@ -95,17 +100,17 @@ class PageStore {
   }
   // For a test: one byte of what host memory has of the page becomes another.
   void damage_host_copy(const PageName& name);
-  // Pages that lost their frame, those that got one again when they were needed, those that got one
-  // ahead, and of them those that were used.
+  // Pages that lost their frame, and those that got one again when they were needed.
   [[nodiscard]] std::uint64_t paged_out() const { return paged_out_; }
   [[nodiscard]] std::uint64_t read_back() const { return read_back_; }
-  [[nodiscard]] std::uint64_t prefetched() const { return prefetched_; }
-  [[nodiscard]] std::uint64_t prefetch_hits() const;
+  // Without what save() took.
+  [[nodiscard]] const cache::PageTraffic& traffic() const { return traffic_; }
 
  private:
   struct Arrival {
     std::int64_t page = 0;
     PageMover::Ticket ticket;
+    bool is_late = false;  // when the step needed it, it was under way
   };
   struct Table {
     std::vector<std::int64_t> frame_of;    // per page
@@ -115,6 +120,7 @@ class PageStore {
     std::vector<std::uint64_t> checksums;  // per page on the host, where they are asked for
     std::unique_ptr<cache::Residency> residency;
     std::vector<Arrival> arriving;
+    std::vector<Arrival> ahead;  // that have arrived, for the step that is under way or next
   };
 
   [[nodiscard]] Table& table(std::int64_t layer, std::int64_t row) {
@@ -131,6 +137,7 @@ class PageStore {
                                    std::int64_t step) const;
   void enter(const PageName& name, std::int64_t frame);
   [[nodiscard]] static bool is_arriving(const Table& table, std::int64_t page);
+  [[nodiscard]] std::uint64_t page_bytes(const PageName& name) const;
   [[nodiscard]] static std::uint64_t checksum(const PageParts& page);
   [[nodiscard]] static std::uint64_t nbytes(const std::vector<PageParts>& layers);
   // Of so many positions of a page.
@@ -153,7 +160,7 @@ class PageStore {
   std::uint64_t cleared_bytes_ = 0;  // of the mover's, those before clear()
   std::uint64_t paged_out_ = 0;
   std::uint64_t read_back_ = 0;
-  std::uint64_t prefetched_ = 0;
+  cache::PageTraffic traffic_;
   PageMover mover_;  // last: its copies are of what stands above
 };
 

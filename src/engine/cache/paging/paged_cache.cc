@@ -4,6 +4,7 @@
 #include <limits>
 #include <string>
 
+#include "engine/stopwatch.h"
 #include "kvtool/base/error.h"
 
 namespace kvtool::engine {
@@ -63,6 +64,7 @@ void PagedCache::clear(const BatchShape& shape) {
   settled_.assign(settled_.size(), 0);
   written_.clear();
   applied_rows_ = most_visible_ = 0;
+  write_seconds_ = 0.0;
   peak_bytes_ = device_bytes();
 }
 
@@ -88,7 +90,7 @@ void PagedCache::settle(std::int64_t row, SlotRange next) {
   if (target <= done) return;
   const SlotRange positions{done, target - done};
   for (std::int64_t layer = 0; layer < layout().num_layers(); ++layer) {
-    store_.arrive(layer);
+    store_.arrive_for_step(layer);
     make_frames(layer, row, positions, next.first);
     write_row({layer, row, positions},
               recent_->rows({layer, row, {padding + positions.first, positions.count}}));
@@ -102,6 +104,7 @@ void PagedCache::save_whole_pages(SlotRange next) {
     return (name.page + 1) * store_.page_size() <= end;
   };
   std::vector<PageName> open;
+  Stopwatch watch;
   for (const PageName& name : written_) {
     if (is_whole(name)) {
       store_.save(name);
@@ -110,6 +113,7 @@ void PagedCache::save_whole_pages(SlotRange next) {
     }
   }
   written_ = std::move(open);
+  if (next.count == 1) write_seconds_ += 1e-9 * static_cast<double>(watch.lap());
 }
 
 void PagedCache::make_frames(std::int64_t layer, std::int64_t row, SlotRange positions,
@@ -129,7 +133,7 @@ void PagedCache::make_frames(std::int64_t layer, std::int64_t row, SlotRange pos
 
 void PagedCache::take_in(const AttentionCall& call) {
   const std::lock_guard lock(mutex_);
-  store_.arrive(call.layer);
+  store_.arrive_for_step(call.layer);
   if (recent_) {
     recent_->take_in(call.layer, pass(), {call.k, call.v});
     return;
@@ -203,6 +207,7 @@ at::Tensor PagedCache::attend_step(const AttentionCall& call) {
   attend_pages(call, pages, attention);
   if (recent_) attend_recent(call, rows, attention);
   for (std::int64_t row = 0; row < shape().rows(); ++row) {
+    store_.end_step(call.layer, row);
     fetch_ahead(call.layer, row, pages[static_cast<std::size_t>(row)]);
   }
   return attention.result().transpose(1, 2).contiguous();
@@ -309,16 +314,22 @@ PagedCache::RowPages PagedCache::pages_of(std::int64_t layer, std::int64_t row, 
   for (std::int64_t page = sight.first / store_.page_size(); page * store_.page_size() < pages.end;
        ++page) {
     if (!sight.sees(page)) continue;
-    const PageName name{layer, row, page};
-    if (store_.frame_of(name) < 0) {
+    if (store_.demand({layer, row, page}, is_inner(sight, page))) {
+      pages.shown[static_cast<std::size_t>(page)] = true;
+    } else {
       pages.missing.push_back(page);
-      continue;
     }
-    store_.use(name);
-    pages.shown[static_cast<std::size_t>(page)] = true;
   }
   pages.sight = std::move(sight);
   return pages;
+}
+
+bool PagedCache::is_inner(const Sight& sight, std::int64_t page) const {
+  const std::uint64_t sinks = chooser_ != nullptr ? chooser_->budget().sinks() : 0;
+  const std::uint64_t recent = chooser_ != nullptr ? chooser_->budget().recent() : 1;
+  const auto last = static_cast<std::uint64_t>((sight.end - 1) / store_.page_size());
+  const auto own = static_cast<std::uint64_t>(page);
+  return own >= sinks && own + recent <= last;
 }
 
 void PagedCache::fetch_some(std::int64_t layer, std::int64_t row, RowPages& pages) {
@@ -467,8 +478,8 @@ cache::CacheUse PagedCache::use() const {
   use.moved_bytes = store_.moved_bytes();
   use.paged_out = store_.paged_out();
   use.read_back = store_.read_back();
-  use.prefetched = store_.prefetched();
-  use.prefetch_hits = store_.prefetch_hits();
+  use.pages = store_.traffic();
+  if (use.pages.write_seconds) use.pages.write_seconds = write_seconds_;
   use.emulated_link = settings_.link_gigabytes.has_value() && device().is_cpu();
   use.applied_rows = applied_rows_;
   if (chooser_ != nullptr) {

@@ -90,6 +90,8 @@ class PagedCache : public StoredCache {
   [[nodiscard]] std::size_t last_page(const RowPages& pages) const {
     return static_cast<std::size_t>((pages.end - 1) / store_.page_size());
   }
+  // Not read in any case: see cache::PageTraffic.
+  [[nodiscard]] bool is_inner(const Sight& sight, std::int64_t page) const;
   // Fetches of `missing` as many as fit, and shows them alone.
   void fetch_some(std::int64_t layer, std::int64_t row, RowPages& pages);
   void attend_pages(const AttentionCall& call, std::vector<RowPages>& rows,
@@ -130,6 +132,7 @@ class PagedCache : public StoredCache {
   std::uint64_t applied_rows_ = 0;  // of one layer
   std::uint64_t peak_bytes_ = 0;    // on the device
   std::uint64_t most_visible_ = 0;  // positions in pages that one step could see
+  double write_seconds_ = 0.0;      // that steps waited for pages to be in host memory
 };
 
 }  // namespace kvtool::engine

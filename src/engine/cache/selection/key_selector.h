@@ -61,12 +61,11 @@ class KeySelector {
   void count_steps(const AttentionCall& call, std::int64_t first, std::int64_t count);
   // What was counted so far.
   void add_to(cache::CacheUse& use) const;
+  [[nodiscard]] const cache::KeyBudget& budget() const { return budget_; }
 
  protected:
   // A step that chooses.
   virtual at::Tensor attend_chosen(const AttentionCall& call, const StepQueries& step);
-
-  [[nodiscard]] const cache::KeyBudget& budget() const { return budget_; }
 
  private:
   cache::KeyBudget budget_;
