@@ -8,7 +8,6 @@
 #include <string>
 
 #include "flip_texts.h"
-#include "kvtool/cache/page_traffic.h"
 #include "kvtool/run/result.h"
 
 namespace kvtool::run {
