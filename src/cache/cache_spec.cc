@@ -55,12 +55,6 @@ std::optional<std::uint64_t> parse_bytes(std::string_view text) {
   return *number * unit;
 }
 
-std::optional<std::uint64_t> parse_share(std::string_view text) {
-  if (!text.ends_with(kShareSign)) return std::nullopt;
-  const std::optional<std::uint64_t> number = parse_digits(text.substr(0, text.size() - 1));
-  return number && *number <= kWholeShare ? number : std::nullopt;
-}
-
 // A finite number above 0.
 std::optional<double> parse_scale(std::string_view text) {
   double number = 0.0;
@@ -87,26 +81,30 @@ std::string bytes_text(std::uint64_t bytes) {
 // Digits alone are pages.
 std::optional<Room> parse_room(std::string_view text) {
   const auto room = [](Room::Unit unit, std::optional<std::uint64_t> number) {
-    return number ? std::optional(Room{unit, *number}) : std::nullopt;
+    return number ? std::optional(Room{.unit = unit, .number = *number}) : std::nullopt;
   };
-  if (text.ends_with('%')) return room(Room::Unit::kShare, parse_share(text));
+  if (text.ends_with(kShareSign)) {
+    const std::optional<Share> share = Share::parse(text);
+    return share ? std::optional(Room{Room::Unit::kShare, 0, *share}) : std::nullopt;
+  }
   if (const auto pages = parse_digits(text)) return room(Room::Unit::kPages, pages);
   return room(Room::Unit::kBytes, parse_bytes(text));
 }
 
 std::string room_text(const Room& room) {
   if (room.unit == Room::Unit::kBytes) return bytes_text(room.number);
-  return std::to_string(room.number) + (room.unit == Room::Unit::kShare ? "%" : "");
+  return room.unit == Room::Unit::kShare ? room.share.to_string() : std::to_string(room.number);
 }
 
 std::string_view expected(OptionKind kind) {
   switch (kind) {
     case OptionKind::kCount: return "a whole number";
     case OptionKind::kBytes: return "a number of bytes, such as 256M";
-    case OptionKind::kShare: return "a share from 0% to 100%";
+    case OptionKind::kShare: return "a share from 0% to 100%, such as 25% or 12.5%";
     case OptionKind::kRoom:
       return "a number of pages, of bytes with a suffix, such as 256M, or a share";
-    case OptionKind::kPart: return "a whole number, or a share from 0% to 100%";
+    case OptionKind::kPart:
+      return "a whole number, or a share from 0% to 100%, such as 25% or 12.5%";
     case OptionKind::kWord: return "one of its words";
     case OptionKind::kScale: return "one of its words, or a number above 0";
     case OptionKind::kLayers: return "all, or layers from 0 on, such as 5 or 2-13+16";
@@ -212,7 +210,14 @@ class SpecParser {
       }
     }
     const OptionKind kind = kind_of(option, text);
-    const bool is_number = kind != OptionKind::kRoom && kind != OptionKind::kLayers;
+    if (kind == OptionKind::kShare) {
+      if (const std::optional<Share> share = Share::parse(text)) {
+        if (share->is_none() && option.least > 0) fail(at, "'" + name + "' is above 0%");
+        spec_.settings_.push_back({std::move(name), share->to_string(), 0});
+        return;
+      }
+    }
+    const bool is_number = kind == OptionKind::kCount || kind == OptionKind::kBytes;
     const std::optional<std::uint64_t> number = is_number ? parse_number(kind, text) : std::nullopt;
     if (!number) {
       fail(at, "'" + name + "' takes " + std::string(expected(option.kind)) + ", not '" +
@@ -231,13 +236,11 @@ class SpecParser {
   }
 
   static std::optional<std::uint64_t> parse_number(OptionKind kind, std::string_view text) {
-    if (kind == OptionKind::kBytes) return parse_bytes(text);
-    return kind == OptionKind::kShare ? parse_share(text) : parse_digits(text);
+    return kind == OptionKind::kBytes ? parse_bytes(text) : parse_digits(text);
   }
 
   static std::string number_text(OptionKind kind, std::uint64_t number) {
-    if (kind == OptionKind::kBytes) return bytes_text(number);
-    return std::to_string(number) + (kind == OptionKind::kShare ? std::string(1, kShareSign) : "");
+    return kind == OptionKind::kBytes ? bytes_text(number) : std::to_string(number);
   }
 
   // Adds the fallbacks and sorts as the table does.
@@ -305,6 +308,10 @@ bool CacheSpec::has(std::string_view option) const { return find(option) != null
 
 bool CacheSpec::is_share(std::string_view option) const {
   return setting(option).text.ends_with(kShareSign);
+}
+
+Share CacheSpec::share(std::string_view option) const {
+  return Share::parse(setting(option).text).value_or(Share());
 }
 
 std::uint64_t CacheSpec::number(std::string_view option) const { return setting(option).number; }

@@ -11,8 +11,6 @@ namespace {
 // No input has more positions; sums of such numbers fit into 64 bits.
 constexpr std::uint64_t kMostPositions = std::uint64_t{1} << 40;
 
-constexpr std::uint64_t kPercent = 100;
-
 std::uint64_t capped(std::uint64_t number) { return std::min(number, kMostPositions); }
 
 std::uint64_t ceiling(std::uint64_t number, std::uint64_t unit) {
@@ -38,8 +36,11 @@ KeyBudget::KeyBudget(const CacheSpec& spec)
     return;
   }
   page_ = capped(spec.number("page"));
-  amount_ = capped(spec.number("budget"));
-  is_share_ = spec.is_share("budget");
+  if (spec.is_share("budget")) {
+    share_ = spec.share("budget");
+  } else {
+    amount_ = capped(spec.number("budget"));
+  }
   dense_layers_ = spec.number("dense");
 }
 
@@ -48,7 +49,7 @@ bool KeyBudget::selects(std::uint64_t layer) const {
 }
 
 std::uint64_t KeyBudget::budget_of(std::uint64_t pages) const {
-  return is_share_ ? ceiling(pages * amount_, kPercent) : amount_;
+  return share_ ? share_->of(pages) : amount_;
 }
 
 std::uint64_t KeyBudget::seen(const QueryPlace& query) const {
@@ -114,8 +115,8 @@ void KeyBudget::check(std::uint64_t positions) const {
   const std::uint64_t pages = ceiling(positions, page_);
   const std::uint64_t always = std::min(pages, sinks_ + recent_);
   if (budget_of(pages) >= always) return;
-  const std::string least = is_share_ ? std::to_string((always - 1) * kPercent / pages + 1) + "%"
-                                      : std::to_string(always);
+  const std::string least =
+      share_ ? Share::at_least(always, pages).to_string() : std::to_string(always);
   throw_usage(setting("kv_cache") + " " + spec_ + ": at " + counted(positions, "position") + ", " +
               counted(pages, "page") + " of " + std::to_string(page_) + ", the budget is " +
               counted(budget_of(pages), "page") + ", and " + std::to_string(always) +

@@ -22,7 +22,7 @@ std::uint64_t largest_page_bytes(const format::Geometry& geometry, const PagedSe
 PredictionSettings prediction_settings(const CacheSpec& spec) {
   const auto rank = std::ranges::find(kPageRankWords, spec.word("rank"));
   return {static_cast<PageRank>(rank - kPageRankWords.begin()), spec.number("prefetch"),
-          static_cast<double>(spec.number("precision")) / double{kWholeShare}};
+          spec.share("precision").fraction()};
 }
 
 }  // namespace
@@ -67,7 +67,7 @@ std::uint64_t PagedSettings::frames(const format::Geometry& geometry,
   std::uint64_t frames = 0;
   switch (device.unit) {
     case Room::Unit::kPages: frames = device.number / rows; break;
-    case Room::Unit::kShare: frames = (all * device.number + kWholeShare - 1) / kWholeShare; break;
+    case Room::Unit::kShare: frames = device.share.of(all); break;
     case Room::Unit::kBytes: frames = device.number / page_bytes / rows; break;
   }
   const std::uint64_t least = std::min<std::uint64_t>(2, all);

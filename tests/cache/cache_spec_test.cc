@@ -53,7 +53,7 @@ TEST(CacheSpec, SaysEveryValueInTheOrderOfTheTable) {
   EXPECT_EQ(spec.to_string(), "paged:page=32,device=1G,resident=100%,spill=disk,path=7");
   EXPECT_EQ(spec.number("page"), 32U);
   EXPECT_EQ(spec.number("device"), std::uint64_t{1} << 30);
-  EXPECT_EQ(spec.number("resident"), 100U);
+  EXPECT_EQ(spec.share("resident"), Share::all());
   EXPECT_EQ(spec.word("spill"), "disk");
   EXPECT_EQ(parse(spec.to_string()), spec);
 }
@@ -146,7 +146,8 @@ TEST(CacheSpec, APartIsACountOrAShare) {
   EXPECT_FALSE(parse("paged").has("nothing"));
   const CacheSpec share = parse("paged:seen=25%");
   EXPECT_TRUE(share.is_share("seen"));
-  EXPECT_EQ(share.number("seen"), 25U);
+  EXPECT_EQ(share.share("seen"), Share::parse("25%"));
+  EXPECT_EQ(CacheSpec::parse("quest:budget=12.50%").word("budget"), "12.5%");
   EXPECT_EQ(parse(share.to_string()), share);
   const CacheSpec count = parse("paged:seen=025");
   EXPECT_TRUE(count.has("seen"));
@@ -155,9 +156,9 @@ TEST(CacheSpec, APartIsACountOrAShare) {
   EXPECT_NE(count, share);
   EXPECT_EQ(refusal("paged:seen=101%"),
             "cache 'paged:seen=101%', character 12: 'seen' takes a whole number, or a share from "
-            "0% to 100%, not '101%'");
+            "0% to 100%, such as 25% or 12.5%, not '101%'");
   EXPECT_EQ(refusal("paged:seen=0"), "cache 'paged:seen=0', character 12: 'seen' is at least 1");
-  EXPECT_EQ(refusal("paged:seen=0%"), "cache 'paged:seen=0%', character 12: 'seen' is at least 1%");
+  EXPECT_EQ(refusal("paged:seen=0%"), "cache 'paged:seen=0%', character 12: 'seen' is above 0%");
 }
 
 TEST(CacheSpec, LayersAreAllOrRanges) {

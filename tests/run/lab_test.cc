@@ -23,27 +23,14 @@ using testing::HasSubstr;
 
 // ---- Budgets -----------------------------------------------------------------------
 
-TEST(BudgetShare, IsExactToAThousandthOfAPercent) {
-  EXPECT_EQ(BudgetShare::parse("12.5").to_string(), "12.5%");
-  EXPECT_EQ(BudgetShare::parse("100%").to_string(), "100%");
-  EXPECT_EQ(BudgetShare::parse("0.125%").to_string(), "0.125%");
-  EXPECT_EQ(BudgetShare::parse("25.000").whole_percent(), 25U);
-  EXPECT_EQ(BudgetShare::parse("12.5").whole_percent(), std::nullopt);
-  EXPECT_TRUE(BudgetShare::parse("100").is_all());
-  EXPECT_FALSE(BudgetShare::parse("99.999").is_all());
+TEST(LabBudget, IsAShareWithOrWithoutItsSign) {
+  EXPECT_EQ(read_budget("12.5").to_string(), "12.5%");
+  EXPECT_EQ(read_budget("100%").to_string(), "100%");
 }
 
-TEST(BudgetShare, RoundsUp) {
-  EXPECT_EQ(BudgetShare::parse("12.5").of(64), 8U);
-  EXPECT_EQ(BudgetShare::parse("12.5").of(65), 9U);
-  EXPECT_EQ(BudgetShare::parse("0.001").of(1), 1U);
-  EXPECT_EQ(BudgetShare::parse("100").of(63), 63U);
-}
-
-TEST(BudgetShare, RefusesWhatIsNoShare) {
-  for (const char* text : {"0", "0%", "100.5", "101%", "", "%", ".", "5.", "1.2345", "-5", "5 %",
-                           "x", "1e2", "25%%", "99999999999999999999"}) {
-    const Error error = error_of([&] { (void)BudgetShare::parse(text); });
+TEST(LabBudget, RefusesWhatIsNoShare) {
+  for (const char* text : {"0", "0%", "100.5", "101%", "", "%", "x", "25%%"}) {
+    const Error error = error_of([&] { (void)read_budget(text); });
     EXPECT_EQ(error.code(), ErrorCode::kUsage) << text;
     EXPECT_THAT(error.what(), HasSubstr("expected a share of an input above 0%")) << text;
   }
@@ -75,21 +62,22 @@ std::string lab_refusal(const LabRequest& request, std::vector<std::uint64_t> le
   return error.what();
 }
 
-// 1024 positions are 64 pages of 16; an eighth of them no whole percent.
+// A window shows its share of 1024 positions.
 TEST(LabPlan, RunsEachPolicyAtEachBudgetWithItsControls) {
   EXPECT_THAT(
       planned(asking({"int8", "quest"}, {"12.5%", "50"})),
-      ElementsAre("policy int8: int8",
-                  "policy quest 50%: quest:page=16,budget=50%,sinks=1,recent=2,dense=2,codec=none",
-                  "control mass 50%: mass:page=16,budget=50%,sinks=1,recent=2,dense=2,codec=none",
-                  "control window 50%: window:sinks=4,recent=508,codec=none",
-                  "control random 50%: random:page=16,budget=50%,sinks=1,recent=2,dense=2,"
-                  "codec=none",
-                  "policy quest 12.5%: quest:page=16,budget=8,sinks=1,recent=2,dense=2,codec=none",
-                  "control mass 12.5%: mass:page=16,budget=8,sinks=1,recent=2,dense=2,codec=none",
-                  "control window 12.5%: window:sinks=4,recent=124,codec=none",
-                  "control random 12.5%: random:page=16,budget=8,sinks=1,recent=2,dense=2,"
-                  "codec=none"));
+      ElementsAre(
+          "policy int8: int8",
+          "policy quest 50%: quest:page=16,budget=50%,sinks=1,recent=2,dense=2,codec=none",
+          "control mass 50%: mass:page=16,budget=50%,sinks=1,recent=2,dense=2,codec=none",
+          "control window 50%: window:sinks=4,recent=508,codec=none",
+          "control random 50%: random:page=16,budget=50%,sinks=1,recent=2,dense=2,"
+          "codec=none",
+          "policy quest 12.5%: quest:page=16,budget=12.5%,sinks=1,recent=2,dense=2,codec=none",
+          "control mass 12.5%: mass:page=16,budget=12.5%,sinks=1,recent=2,dense=2,codec=none",
+          "control window 12.5%: window:sinks=4,recent=124,codec=none",
+          "control random 12.5%: random:page=16,budget=12.5%,sinks=1,recent=2,dense=2,"
+          "codec=none"));
 }
 
 TEST(LabPlan, APolicyWithABudgetOfItsOwnRunsAsItIs) {
@@ -162,10 +150,11 @@ TEST(LabPlan, RefusesTypicalMistakes) {
 }
 
 // A budget of pages is of the longest input; a shorter batch must hold what is always seen, too.
-TEST(LabPlan, BudgetsAreOfTheLongestAndCheckedOfEachBatch) {
-  LabRequest request = asking({"quest"}, {"12.5"});
+TEST(LabPlan, AWindowShowsAShareOfTheLongestAndBudgetsAreCheckedOfEachBatch) {
+  LabRequest request = asking({"window"}, {"12.5"});
   request.controls = false;
-  EXPECT_THAT(planned(request, {512, 1024}), ElementsAre(HasSubstr("budget=8,")));
+  EXPECT_THAT(planned(request, {512, 1024}), ElementsAre(HasSubstr("recent=124,")));
+  request.policies = {"quest"};
   request.budgets = {"10%"};
   EXPECT_THAT(lab_refusal(request, {64, 1024}), HasSubstr("budget 10% of quest is too small"));
 }

@@ -10,16 +10,16 @@
 #include <vector>
 
 #include "kvtool/cache/policies.h"
+#include "kvtool/cache/share.h"
 
 namespace kvtool::cache {
-
-inline constexpr std::uint64_t kWholeShare = 100;  // percent
 
 // How much of something, of an option of kind kRoom.
 struct Room {
   enum class Unit : std::uint8_t { kPages, kBytes, kShare };
   Unit unit = Unit::kShare;
-  std::uint64_t number = kWholeShare;  // pages, bytes or percent
+  std::uint64_t number = 0;  // of pages or bytes
+  Share share = Share::all();
 
   friend bool operator==(const Room&, const Room&) = default;
 };
@@ -43,12 +43,14 @@ class CacheSpec {
   [[nodiscard]] const std::string& policy() const { return policy_; }
   // Whether the policy has the option and it has a value.
   [[nodiscard]] bool has(std::string_view option) const;
-  // Of an option of kind kCount, kBytes, kShare or kPart, shares in percent. Error kMisuse where
-  // the policy has no such option or it has no value.
+  // Of an option of kind kCount or kBytes, or kPart that is no share. Error kMisuse, as of those
+  // below, where the policy has no such option or it has no value.
   [[nodiscard]] std::uint64_t number(std::string_view option) const;
   [[nodiscard]] Room room(std::string_view option) const;
-  // Whether the number of an option is a share.
+  // Whether an option of kind kPart is a share.
   [[nodiscard]] bool is_share(std::string_view option) const;
+  // Of an option that is one.
+  [[nodiscard]] Share share(std::string_view option) const;
   // Of an option of kind kScale; nothing where it is a word.
   [[nodiscard]] std::optional<double> scale(std::string_view option) const;
   // Of an option of kind kWord, kScale or kLayers, as it is written.

@@ -84,8 +84,8 @@ class KeyBudget {
   std::uint64_t sinks_ = 0;
   std::uint64_t recent_ = 0;
   std::uint64_t page_ = 1;
-  std::uint64_t amount_ = 0;  // pages, or percent of them
-  bool is_share_ = false;
+  std::uint64_t amount_ = 0;    // pages
+  std::optional<Share> share_;  // of them, instead
   std::uint64_t dense_layers_ = 0;
   bool closes_up_ = false;
 };

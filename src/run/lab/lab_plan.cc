@@ -10,8 +10,7 @@
 namespace kvtool::run {
 namespace {
 
-constexpr std::uint64_t kThousandths = 1000;  // of a percent
-constexpr std::uint64_t kDefaultPage = 16;    // of controls of a window, as selection_options()
+constexpr std::uint64_t kDefaultPage = 16;  // of controls of a window, as selection_options()
 constexpr const char* kBudget = "budget";
 constexpr const char* kWindow = "window";
 constexpr const char* kRecent = "recent";
@@ -27,6 +26,11 @@ bool names_option(const std::string& given, const std::string& option) {
 
 std::string with_option(const std::string& given, const std::string& option) {
   return given + (given.find(':') == std::string::npos ? ":" : ",") + option;
+}
+
+// "50%", "16 pages".
+std::string amount_of(const cache::CacheSpec& pages) {
+  return pages.word(kBudget) + (pages.is_share(kBudget) ? "" : " pages");
 }
 
 LabPolicy read_policy(const std::string& given) {
@@ -93,7 +97,7 @@ class RowPlanner {
       }
     }
     // By budget, so that what is compared stands together.
-    for (const BudgetShare& budget : plan.budgets) {
+    for (const cache::Share& budget : plan.budgets) {
       for (const LabPolicy& policy : plan.policies) {
         if (policy.is_open) add(at_share(policy, budget), &budget);
       }
@@ -112,20 +116,17 @@ class RowPlanner {
     cache::CacheSpec spec;
   };
 
-  [[nodiscard]] Sized at_share(const LabPolicy& policy, const BudgetShare& budget) const {
+  [[nodiscard]] Sized at_share(const LabPolicy& policy, const cache::Share& budget) const {
     return {policy.given, spec_at(policy.given, policy.spec, budget)};
   }
 
   [[nodiscard]] cache::CacheSpec spec_at(const std::string& given, const cache::CacheSpec& spec,
-                                         const BudgetShare& budget) const {
+                                         const cache::Share& budget) const {
     if (spec.policy() == kWindow) {
       return window_of(given, spec.number("sinks"), budget.of(longest_), budget.to_string());
     }
-    const auto percent = budget.whole_percent();
-    const std::string amount =
-        percent ? std::to_string(*percent) + "%"
-                : std::to_string(budget.of(share_of_pages(longest_, spec.number("page"))));
-    return cache::CacheSpec::parse(with_option(given, std::string(kBudget) + "=" + amount));
+    return cache::CacheSpec::parse(
+        with_option(given, std::string(kBudget) + "=" + budget.to_string()));
   }
 
   static cache::CacheSpec window_of(const std::string& given, std::uint64_t sinks,
@@ -139,14 +140,12 @@ class RowPlanner {
         with_option(given, std::string(kRecent) + "=" + std::to_string(positions - sinks)));
   }
 
-  void add(Sized sized, const BudgetShare* budget, LabRole role = LabRole::kPolicy) {
+  void add(Sized sized, const cache::Share* budget, LabRole role = LabRole::kPolicy) {
     check(sized, budget);
     const bool is_window = sized.spec.policy() == kWindow;
     const cache::CacheSpec pages = is_window ? mass_beside(sized.spec, budget) : sized.spec;
-    std::string frame = page_frame(pages) + " " +
-                        (budget != nullptr ? budget->to_string()
-                                           : std::to_string(pages.number(kBudget)) +
-                                                 (pages.is_share(kBudget) ? "%" : " pages"));
+    std::string frame =
+        page_frame(pages) + " " + (budget != nullptr ? budget->to_string() : amount_of(pages));
     if (role == LabRole::kPolicy) remember_frame(frame, pages);
     rows_.push_back({role, std::move(sized.given), std::move(sized.spec),
                      budget != nullptr ? budget->to_string() : "", std::move(frame)});
@@ -154,7 +153,7 @@ class RowPlanner {
 
   // A policy of pages that shows as much as a window does.
   [[nodiscard]] cache::CacheSpec mass_beside(const cache::CacheSpec& window,
-                                             const BudgetShare* budget) const {
+                                             const cache::Share* budget) const {
     const cache::CacheSpec open = cache::CacheSpec::parse("mass:codec=" + window.word("codec"));
     if (budget != nullptr) return spec_at("mass:codec=" + window.word("codec"), open, *budget);
     const std::uint64_t shown = window.number("sinks") + window.number(kRecent);
@@ -173,7 +172,7 @@ class RowPlanner {
 
   // Of the frames that policies have opened since the last call. At 100 % every choice is
   // everything, and the row of the full cache says what that is.
-  void add_controls(const BudgetShare* budget) {
+  void add_controls(const cache::Share* budget) {
     std::vector<Frame> frames = std::move(frames_);
     frames_.clear();
     if (!controls_ || (budget != nullptr && budget->is_all())) return;
@@ -187,7 +186,7 @@ class RowPlanner {
     cache::CacheSpec pages;
   };
 
-  void add_control(const std::string& name, const Frame& frame, const BudgetShare* budget) {
+  void add_control(const std::string& name, const Frame& frame, const cache::Share* budget) {
     const bool there = std::ranges::any_of(rows_, [&](const PlannedLabRow& row) {
       return row.frame == frame.name && is_control(row.spec, name);
     });
@@ -199,9 +198,8 @@ class RowPlanner {
       // Frames of other pages share it.
       if (std::ranges::find(rows_, spec, &PlannedLabRow::spec) != rows_.end()) return;
     } else {
-      spec = cache::CacheSpec::parse(with_option(
-          given, std::string(kBudget) + "=" + std::to_string(frame.pages.number(kBudget)) +
-                     (frame.pages.is_share(kBudget) ? "%" : "")));
+      spec = cache::CacheSpec::parse(
+          with_option(given, std::string(kBudget) + "=" + frame.pages.word(kBudget)));
     }
     rows_.push_back({LabRole::kControl, given, std::move(spec),
                      budget != nullptr ? budget->to_string() : "", frame.name});
@@ -235,15 +233,14 @@ class RowPlanner {
 
   // Positions that a window of this budget shows.
   [[nodiscard]] std::uint64_t positions_of(const cache::CacheSpec& pages,
-                                           const BudgetShare* budget) const {
+                                           const cache::Share* budget) const {
     if (budget != nullptr) return budget->of(longest_);
-    const std::uint64_t amount = pages.number(kBudget);
-    if (!pages.is_share(kBudget)) return amount * pages.number("page");
-    return BudgetShare::parse(std::to_string(amount)).of(longest_);
+    if (pages.is_share(kBudget)) return pages.share(kBudget).of(longest_);
+    return pages.number(kBudget) * pages.number("page");
   }
 
   // What the engine would refuse after minutes.
-  void check(const Sized& sized, const BudgetShare* budget) const {
+  void check(const Sized& sized, const cache::Share* budget) const {
     for (const std::uint64_t positions : lengths_) {
       try {
         cache::KeyBudget(sized.spec).check(positions);
@@ -268,48 +265,12 @@ class RowPlanner {
 
 }  // namespace
 
-BudgetShare BudgetShare::parse(std::string_view text) {
-  const auto refuse = [&]() {
-    throw_usage(setting(kBudget) + " " + std::string(text) +
-                ": expected a share of an input above 0% and up to 100%, such as 25% or 12.5%");
-  };
-  std::string_view digits = text;
-  if (digits.ends_with('%')) digits.remove_suffix(1);
-  std::uint64_t number = 0;
-  int decimals = -1;  // none yet
-  bool any = false;
-  for (const char c : digits) {
-    if (c == '.' && decimals < 0) {
-      decimals = 0;
-      continue;
-    }
-    if (c < '0' || c > '9' || decimals >= 3 || number > kAll) refuse();
-    number = number * 10 + static_cast<std::uint64_t>(c - '0');
-    any = true;
-    if (decimals >= 0) ++decimals;
-  }
-  for (int i = std::max(decimals, 0); i < 3; ++i) number *= 10;
-  if (!any || decimals == 0 || number == 0 || number > kAll) refuse();
-  BudgetShare share;
-  share.thousandths_ = number;
-  return share;
-}
-
-std::optional<std::uint64_t> BudgetShare::whole_percent() const {
-  if (thousandths_ % kThousandths != 0) return std::nullopt;
-  return thousandths_ / kThousandths;
-}
-
-std::uint64_t BudgetShare::of(std::uint64_t number) const {
-  const std::uint64_t product = number * thousandths_;
-  return product / kAll + (product % kAll == 0 ? 0 : 1);
-}
-
-std::string BudgetShare::to_string() const {
-  std::string text = std::to_string(thousandths_ / kThousandths);
-  std::string rest = std::to_string(kThousandths + thousandths_ % kThousandths).substr(1);
-  while (rest.ends_with('0')) rest.pop_back();
-  return text + (rest.empty() ? "" : "." + rest) + "%";
+cache::Share read_budget(std::string_view text) {
+  const std::string with_sign = std::string(text) + (text.ends_with('%') ? "" : "%");
+  const std::optional<cache::Share> share = cache::Share::parse(with_sign);
+  if (share && !share->is_none()) return *share;
+  throw_usage(setting(kBudget) + " " + std::string(text) +
+              ": expected a share of an input above 0% and up to 100%, such as 25% or 12.5%");
 }
 
 std::vector<cache::CacheSpec> LabPlan::specs() const {
@@ -331,12 +292,12 @@ LabPlan read_lab_plan(const LabRequest& request) {
   for (const std::string& given : request.policies) plan.policies.push_back(read_policy(given));
   refuse_repeated(plan.policies);
   for (const std::string& budget : request.budgets) {
-    plan.budgets.push_back(BudgetShare::parse(budget));
+    plan.budgets.push_back(read_budget(budget));
   }
   refuse_idle_budgets(request, plan);
   if (request.budgets.empty()) {
     for (const std::string_view budget : kLabBudgets) {
-      plan.budgets.push_back(BudgetShare::parse(budget));
+      plan.budgets.push_back(read_budget(budget));
     }
   }
   std::sort(plan.budgets.begin(), plan.budgets.end(), std::greater<>());
