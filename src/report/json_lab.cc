@@ -122,6 +122,7 @@ Json json_lab(const run::LabResult& result) {
       {"checks", std::move(checks)},
       {"checks_passed", result.checks_passed()},
       {"notes", std::move(notes)}};
+  json["pairs"] = json_pairs(result.pairs);
   if (result.sensitivity) json["sensitivity"] = json_sensitivity(*result.sensitivity);
   if (!result.breakeven.empty()) json["breakeven"] = json_breakeven(result.breakeven);
   return json;

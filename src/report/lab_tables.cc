@@ -4,6 +4,7 @@ namespace kvtool::report {
 
 std::vector<LabTable> lab_tables(const run::LabResult& result) {
   std::vector<LabTable> tables;
+  if (!result.pairs.empty()) tables.push_back(pairs_table(result.pairs));
   if (result.sensitivity) tables.push_back(sensitivity_table(*result.sensitivity));
   if (!result.breakeven.empty()) tables.push_back(breakeven_table(result.breakeven));
   return tables;

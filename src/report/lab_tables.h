@@ -19,10 +19,12 @@ struct LabTable {
 // In the order in which pages show them; those that nobody asked for are left out.
 [[nodiscard]] std::vector<LabTable> lab_tables(const run::LabResult& result);
 
+[[nodiscard]] LabTable pairs_table(const std::vector<run::LabPair>& pairs);
 [[nodiscard]] LabTable sensitivity_table(const run::LabSensitivity& sensitivity);
 [[nodiscard]] LabTable breakeven_table(const std::vector<run::LabBreakeven>& breakeven);
 
 [[nodiscard]] Json json_lab_quality(const run::LabQuality& quality);
+[[nodiscard]] Json json_pairs(const std::vector<run::LabPair>& pairs);
 [[nodiscard]] Json json_sensitivity(const run::LabSensitivity& sensitivity);
 [[nodiscard]] Json json_breakeven(const std::vector<run::LabBreakeven>& breakeven);
 

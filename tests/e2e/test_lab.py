@@ -126,6 +126,17 @@ def test_the_rows_that_are_always_there(table):
         quest["quality"]["kl_mean"] - mass["quality"]["kl_mean"])
 
 
+def test_who_chooses_best_is_of_the_same_steps(table):
+    lab, rows = table
+    kl = {name: row["quality"]["kl_mean"] for name, row in rows.items()
+          if row["role"] != "full" and row["quality"]}
+    assert lab["pairs"]
+    for pair in lab["pairs"]:
+        assert pair["steps"] == NEW_TOKENS - 1
+        assert pair["best_kl_mean"] == kl[pair["best"]]
+        assert pair["kl_difference"] == pytest.approx(kl[pair["other"]] - kl[pair["best"]])
+
+
 def test_the_noise_floor_says_what_differs(kvtool, recorded):
     _, rows = lab_of(kvtool, recorded, "--policy", "int8")
     noise = rows["noise"]

@@ -10,6 +10,7 @@
 #include "kvtool/cache/cache_plan.h"
 #include "run/lab/breakeven.h"
 #include "run/lab/lab_checks.h"
+#include "run/lab/lab_pairs.h"
 #include "run/lab/lab_plan.h"
 #include "run/lab/lab_row.h"
 #include "run/lab/sensitivity.h"
@@ -313,6 +314,65 @@ TEST(LabTime, StepsAreThoseOfTheModeThatIsShown) {
   const LabTime mean = lab_time(std::vector{batch}, format::ReplayMode::kForced, clock, false);
   EXPECT_THAT(mean.step_ms, ElementsAre(100.0));
   EXPECT_FALSE(mean.of_steps);
+}
+
+// ---- Pairs -------------------------------------------------------------------------
+
+// Of two inputs of 64 steps.
+LabRow choosing(const std::string& spec, const std::string& frame,
+                const std::function<double(int)>& kl) {
+  LabRow row;
+  row.role = LabRole::kPolicy;
+  row.name = row.given = spec;
+  row.spec = cache::CacheSpec::parse(spec).to_string();
+  row.budget = "50%";
+  row.frame = frame;
+  double sum = 0.0;
+  for (int input = 0; input < 2; ++input) {
+    std::vector<double>& steps = row.step_kl.emplace_back();
+    for (int step = 0; step < 64; ++step) {
+      steps.push_back(kl(64 * input + step));
+      sum += steps.back();
+    }
+  }
+  row.quality.kl_mean = sum / 128;
+  return row;
+}
+
+TEST(LabPairs, TheBestOfAFrameAgainstTheOthersStepByStep) {
+  // What all have in common is not in the differences.
+  const auto shared = [](int step) { return step % 5 == 0 ? 3.0 : 0.1; };
+  const std::vector<LabPair> pairs = lab_pairs(
+      {choosing("quest", "a", [&](int step) { return shared(step) + 0.2; }),
+       choosing("mean-deviation", "a", shared), choosing("mass", "a", [](int) { return 0.0; }),
+       choosing("random", "a", [](int) { return 9.0; }),
+       choosing("window", "b", [&](int step) { return shared(step) + (step < 64 ? 0.5 : 0.0); }),
+       choosing("mean-key", "c", [](int) { return 0.0; })});
+  ASSERT_EQ(pairs.size(), 3U);
+  EXPECT_EQ(pairs[0].best, "mean-deviation");
+  EXPECT_EQ(pairs[0].other, "quest");
+  EXPECT_EQ(pairs[0].steps, 128U);
+  EXPECT_NEAR(pairs[0].difference, 0.2, 1e-12);
+  EXPECT_NEAR(*pairs[0].half95, 0.0, 1e-12);
+  EXPECT_TRUE(pairs[0].is_certain());
+  // Four blocks of 0.5 and four of 0: 1.96 * sqrt(0.25^2 * 8 / 7 / 8).
+  EXPECT_EQ(pairs[1].other, "window");
+  EXPECT_NEAR(pairs[1].difference, 0.25, 1e-12);
+  EXPECT_NEAR(*pairs[1].half95, 1.96 * 0.25 / std::sqrt(7.0), 1e-12);
+  EXPECT_TRUE(pairs[1].is_certain());
+  // Of another frame: against the window of the same budget alone.
+  EXPECT_EQ(pairs[2].best, "mean-key");
+  EXPECT_EQ(pairs[2].other, "window");
+}
+
+TEST(LabPairs, AreNotSureOfWhatStepsContradict) {
+  const std::vector<LabPair> pairs =
+      lab_pairs({choosing("quest", "a", [](int step) { return step / 16 % 2 == 0 ? 1.0 : 0.1; }),
+                 choosing("mean-key", "a", [](int) { return 0.5; })});
+  ASSERT_EQ(pairs.size(), 1U);
+  EXPECT_EQ(pairs[0].best, "mean-key");
+  EXPECT_NEAR(pairs[0].difference, 0.05, 1e-12);
+  EXPECT_FALSE(pairs[0].is_certain());
 }
 
 // ---- Parts -------------------------------------------------------------------------

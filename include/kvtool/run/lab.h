@@ -103,6 +103,7 @@ struct LabRow {
   LabBytes bytes;
   LabApplied applied;
   LabTime time;
+  std::vector<std::vector<double>> step_kl;  // nats, of each input and step; NaN: not known
   // Mean KL over that of mass in the same frame, and minus it.
   std::optional<double> regret_ratio, regret_difference;
   std::string gate;
@@ -135,6 +136,7 @@ struct LabResult {
   std::uint64_t longest = 0;   // likewise
   std::vector<LabRow> rows;
   std::vector<LabCheck> checks;
+  std::vector<LabPair> pairs;
   std::optional<LabSensitivity> sensitivity;  // where it was asked for
   std::vector<LabBreakeven> breakeven;        // of each policy that acted, where it was asked for
   std::vector<std::string> notes;

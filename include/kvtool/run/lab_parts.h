@@ -11,6 +11,24 @@
 
 namespace kvtool::run {
 
+// Of what chooses from the same pages with the same budget, or shows a window of as much: the row
+// of the least mean KL, and another. Both have computed the same steps.
+struct LabPair {
+  std::string budget;
+  std::string best;   // name of the row
+  std::string other;  // likewise
+  std::uint64_t steps = 0;
+  double best_kl = 0.0;     // mean, in nats
+  double difference = 0.0;  // other minus best
+  // Half the width of its 95 % interval: by the normal distribution over means of blocks of 16
+  // consecutive steps, which are less alike than steps are. Nothing of fewer than 4 blocks.
+  std::optional<double> half95 = std::nullopt;
+  std::optional<double> best_read = std::nullopt;  // bytes of K/V a step
+  std::optional<double> other_read = std::nullopt;
+
+  [[nodiscard]] bool is_certain() const { return half95 && difference > *half95; }
+};
+
 // One part of the cache in few bits, and all else as the model made it.
 struct LabPart {
   std::string name;  // "K and V", "K", "V", "layer 7"

@@ -11,6 +11,7 @@
 #include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
 #include "lab_checks.h"
+#include "lab_pairs.h"
 #include "lab_plan.h"
 #include "lab_row.h"
 #include "noise_floor.h"
@@ -81,6 +82,7 @@ class LabRun {
     observer_.progress_done();
     set_regrets(result_.rows);
     result_.checks = lab_checks(result_.rows);
+    result_.pairs = lab_pairs(result_.rows);
     if (request_.breakeven) result_.breakeven = lab_breakeven(result_.rows);
     observer_.lab(result_);
     if (failure_) throw Error(*failure_);
@@ -215,6 +217,9 @@ class LabRun {
     row.spec = judged.batches.front().kv_cache.to_string();
     row.quality = lab_quality(judged.figures, mode);
     take_batches(judged.batches, mode, model_->info().geometry, steps_, row);
+    for (const InputKl& input : judged.kl) {
+      if (input.mode == mode) row.step_kl.push_back(input.steps);
+    }
     row.time = lab_time(judged.batches, mode, clock, session_.engine().device().type == "cpu");
     row.gate = judged.gate;
     row.gate_passed = judged.passed();

@@ -82,6 +82,16 @@ void take_largest_gaps(const analysis::RowComparison& row, double noise_z, Judge
   }
 }
 
+InputKl kl_of(const ModeReplay& mode) {
+  InputKl kl{.mode = mode.mode};
+  for (const analysis::TokenComparison& token : mode.comparison.tokens) {
+    if (token.index == 0) continue;
+    const double estimate = token.kl_estimate.value;
+    kl.steps.push_back(std::isnan(estimate) ? token.kl : estimate);
+  }
+  return kl;
+}
+
 InputResult input_of(const engine::ModelInfo& model, const Trial& trial, ReplayedRow& row) {
   InputResult input;
   input.model_slug = model.slug;
@@ -160,6 +170,7 @@ void TrialRunner::take_rows(const Trial& trial, std::vector<ReplayedRow> rows,
     for (const ModeReplay& mode : row.modes) {
       judgement.steps += mode.timing.steps;
       take_largest_gaps(mode.comparison, noise_z, judgement);
+      judgement.kl.push_back(kl_of(mode));
     }
     verdicts.add(context, input_of(model_.info(), trial, row));
   }

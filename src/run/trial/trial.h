@@ -38,6 +38,13 @@ struct TrialBatch {
   std::vector<ModeRun> runs = {};  // of each mode
 };
 
+// KL of each compared step of an input: the estimate, or where there is none the lower bound. NaN
+// where neither is known.
+struct InputKl {
+  format::ReplayMode mode = format::ReplayMode::kInject;
+  std::vector<double> steps = {};
+};
+
 // All batches of one trial as the gate sees them.
 struct Judgement {
   std::string gate;
@@ -59,6 +66,7 @@ struct Judgement {
   // Devices that the recordings come from, each judged for itself.
   std::uint64_t groups = 0;
   std::vector<TrialBatch> batches;
+  std::vector<InputKl> kl;  // of each input and mode
 
   [[nodiscard]] bool passed() const { return failed_rules.empty(); }
 };
