@@ -115,6 +115,10 @@ class LabCommand : public Command {
         ->option_text("WHICH")
         ->check(CLI::IsMember({"all", "none"}))
         ->group(group);
+    app.add_flag("--attention-output", request_.attention,
+                 "Also what attention gives under each policy against attention over all keys as "
+                 "they were made, step by step (forced): replays every row once more")
+        ->group(group);
     app.add_flag("--sensitivity", request_.sensitivity,
                  "Also K alone, V alone and each layer alone in 8, 4 and 2 bits: which part to "
                  "leave as the model made it. Groups as of the first kivi of --policy")

@@ -36,15 +36,24 @@ BatchRun::BatchRun(ForwardModule& module, const RowLayout& layout, BatchShape sh
   tokens_ = at::empty({shape_.rows(), 1}, at::TensorOptions(at::kLong).device(device));
 }
 
+void BatchRun::begin(SlotRange slots) { meter_ ? meter_->begin(slots) : cache_->begin(slots); }
+
+void BatchRun::end() { meter_ ? meter_->end() : cache_->end(); }
+
+CachePolicy& BatchRun::policy() {
+  if (meter_) return *meter_;
+  return *cache_;
+}
+
 at::Tensor BatchRun::prefill() {
   const at::Tensor ids = shape_.input_ids(device_);
   const at::Tensor positions = shape_.position_ids(device_);
-  cache_->begin({0, shape_.padded_length()});
+  begin({0, shape_.padded_length()});
   const at::Tensor last = at::full({1}, shape_.padded_length() - 1, keep_last_.options());
   at::Tensor logits = forward("prefill of " + std::to_string(shape_.rows()) + " prompts of " +
                                   std::to_string(shape_.padded_length()) + " tokens",
-                              *cache_, ids, positions, last);
-  cache_->end();
+                              policy(), ids, positions, last);
+  end();
   return logits;
 }
 
@@ -58,10 +67,10 @@ at::Tensor BatchRun::decode(std::int64_t step, std::span<const std::int32_t> tok
   std::copy(tokens.begin(), tokens.end(), host.data_ptr<std::int64_t>());
   tokens_.copy_(host, /*non_blocking=*/true);
   at::add_out(positions_, first_step_positions_, step);
-  cache_->begin({slot_of(step), 1});
+  begin({slot_of(step), 1});
   at::Tensor logits =
-      fault_ ? decode_with_fault(step) : forward(kStep, *cache_, tokens_, positions_, keep_last_);
-  cache_->end();
+      fault_ ? decode_with_fault(step) : forward(kStep, policy(), tokens_, positions_, keep_last_);
+  end();
   return logits;
 }
 

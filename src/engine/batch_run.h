@@ -16,6 +16,7 @@
 #include "engine/batch_shape.h"
 #include "engine/cache/faulty_cache.h"
 #include "engine/cache/kv_cache.h"
+#include "engine/cache/output_meter.h"
 #include "engine/forward_module.h"
 #include "engine/row_layout.h"
 
@@ -42,6 +43,11 @@ class BatchRun {
   // Every step from now on keeps its K/V with this fault.
   void put_in(const Fault& fault) { fault_.emplace(*cache_, fault); }
 
+  // Before the first pass: every pass is measured. Not together with a fault.
+  void measure_outputs() { meter_.emplace(*cache_, cache_->layout(), shape_, device_); }
+  // Null unless it is measured.
+  [[nodiscard]] OutputMeter* meter() { return meter_ ? &*meter_ : nullptr; }
+
   // Logits at the last prompt position: [B, vocab].
   at::Tensor prefill();
   // Step `step` with one token per row. Logits [B, vocab].
@@ -50,6 +56,10 @@ class BatchRun {
  private:
   at::Tensor forward(const std::string& what, CachePolicy& policy, const at::Tensor& ids,
                      const at::Tensor& positions, const at::Tensor& keep);
+  void begin(SlotRange slots);
+  void end();
+  // What stands before the model in a pass without a fault.
+  [[nodiscard]] CachePolicy& policy();
   at::Tensor decode_with_fault(std::int64_t step);
   // What the cache holds of the call's layer in `slot`: [B, num_kv_heads, 1, dim].
   [[nodiscard]] LayerKv kept_in(std::int64_t slot, const AttentionCall& call) const;
@@ -59,6 +69,7 @@ class BatchRun {
   at::Device device_;
   std::unique_ptr<KvCache> cache_;
   std::optional<FaultyCache> fault_;
+  std::optional<OutputMeter> meter_;
   at::Tensor first_step_positions_;
   at::Tensor positions_;                 // i64 [B, 1], of the current step
   at::Tensor keep_last_;                 // i64 [1], 0: the only position of a step

@@ -68,6 +68,7 @@ class ParallelReplay {
       longest = std::max(longest, static_cast<std::uint64_t>(length.prompt + length.steps));
     }
     cache::KeyBudget(options.kv_cache).check(longest);
+    if (options.measure_attention) throw_misuse("attention is measured step by step");
     if (options.fault) {
       check_fault(*options.fault, model.info, batch);
       fault_.emplace(cache_, *options.fault);

@@ -76,6 +76,12 @@ class Replay {
       stage_.emplace(reference_layout_, SinkPump::kSlots, run_.shape().rows(), model.device);
       pump_.inject_prompts(injected_prompts(), {reference_layout_, run_.shape(), run_.cache()});
     }
+    if (options.measure_attention) {
+      if (injects() || options.fault) {
+        throw_misuse("attention is measured on the device's own K/V, without a fault");
+      }
+      run_.measure_outputs();
+    }
     if (options.fault) {
       check_fault(*options.fault, model.info, batch);
       run_.put_in(*options.fault);
@@ -103,6 +109,7 @@ class Replay {
     }
     finish(result.timing);
     result.cache_use = run_.cache().use();
+    if (const OutputMeter* meter = run_.meter()) result.attention_errors = meter->errors();
     spare_cache_.give_back(run_.take_cache());
     return result;
   }
@@ -155,6 +162,7 @@ class Replay {
   std::int64_t decode(std::int64_t step) {
     StepSlot* slot = pump_.acquire();
     const std::vector<std::int64_t> injected = read_references(step, *slot);
+    if (OutputMeter* meter = run_.meter()) meter->count_rows(active_);
     const at::Tensor logits = run_.decode(step, fed_);
     if (pump_.wants_step_kv()) run_.cache().read_slot(run_.slot_of(step), slot->device_rows());
     const at::Tensor packed = pack(logits, *slot);

@@ -79,6 +79,12 @@ Json json_lab_row(const run::LabRow& row) {
   json["mode"] = row.mode;
   json["modes"] = row.modes;
   json["quality"] = json_lab_quality(row.quality);
+  if (row.attention_l2) {
+    Json layers = Json::array();
+    for (const double value : row.attention_l2_by_layer) layers.push_back(json_number(value));
+    json["attention_relative_l2"] = {{"all", json_number(row.attention_l2)},
+                                     {"by_layer", std::move(layers)}};
+  }
   // The noise may have run in another process, of which nothing else is known.
   const bool has_bytes = row.bytes.logical_bytes > 0;
   json["bytes"] = has_bytes ? json_lab_bytes(row.bytes) : Json(nullptr);

@@ -122,6 +122,8 @@ constexpr std::array kColumns = {
               [](const LabRow& row) { return scientific(row.quality.key_l2); }},
     LabColumn{"V L2", LabGroup::kRows, 9,
               [](const LabRow& row) { return scientific(row.quality.value_l2); }},
+    LabColumn{"attn L2", LabGroup::kRows, 9,
+              [](const LabRow& row) { return scientific(row.attention_l2); }},
     LabColumn{"parts after", LabGroup::kRows, 13, divergence},
     LabColumn{"regret", LabGroup::kRows, 10, regret},
     LabColumn{"gate", LabGroup::kRows, 6, gate_cell},

@@ -142,13 +142,15 @@ class BatchReplay {
     options.parallel_memory_bytes =
         options_.parallel_memory_bytes.value_or(options.parallel_memory_bytes);
     options.kv_cache = kv_cache_;
+    options.measure_attention = options_.measure_attention;
     const engine::ReplayResult run = model_.replay(live_, options, sinks, progress);
     totals.runs.push_back({.mode = mode,
                            .cache_use = run.cache_use,
                            .prefill_seconds = run.timing.prefill_seconds,
                            .decode_seconds = run.timing.decode_seconds,
                            .decode_steps = run.timing.decode_steps,
-                           .idle = idle_reason(run.cache_use)});
+                           .idle = idle_reason(run.cache_use),
+                           .attention_errors = run.attention_errors});
     totals.prefill_seconds += run.timing.prefill_seconds;
     totals.decode_seconds += run.timing.decode_seconds;
     if (run.cache_use.peak_bytes >= totals.cache_use.peak_bytes) totals.cache_use = run.cache_use;

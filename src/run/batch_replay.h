@@ -29,6 +29,7 @@ struct BatchReplayOptions {
   std::uint64_t block_positions = 64;  // of the K/V profile, the same in all batches of a run
   // A cache that did not act is an Error; else ModeRun::idle says why it is known.
   bool refuse_idle = true;
+  bool measure_attention = false;  // see engine::ReplayOptions
 };
 
 // What one mode of a batch took.
@@ -39,6 +40,7 @@ struct ModeRun {
   double decode_seconds = 0.0;
   std::uint64_t decode_steps = 0;  // of the batch
   std::string idle = {};           // empty: the cache acted, or had nothing to act on
+  std::vector<engine::AttentionError> attention_errors = {};  // of each layer, where measured
 };
 
 // One row that somebody asked for; stand-ins and mates are not among the results.

@@ -187,3 +187,15 @@ def test_from_which_length_on_takes_several_lengths(kvtool, recorded):
     (int8,) = lab["breakeven"]
     assert int8["name"] == "int8" and "too few lengths" in int8["missing"]
     assert (int8["shortest_positions"], int8["longest_positions"]) == (49, 64)
+
+
+def test_what_attention_gives_is_measured_beside_it(kvtool, recorded):
+    _, rows = lab_of(kvtool, recorded, "--rows", "none", "--attention-output", "--policy",
+                     f"int8,window:sinks=0,recent=8,quest:{PAGES}", "--budget", "50")
+    error = {name: row["attention_relative_l2"] for name, row in rows.items()}
+    assert all(len(one["by_layer"]) == 2 for one in error.values())
+    assert error["full"] == {"all": 0, "by_layer": [0, 0]}
+    assert 0 < error["int8"]["all"] < 0.1 < error["window:sinks=0,recent=8"]["all"] < 2
+    # The first layer is dense.
+    first, second = error[f"quest:{PAGES} 50%"]["by_layer"]
+    assert first == 0 < second

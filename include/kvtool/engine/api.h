@@ -25,7 +25,7 @@
 namespace kvtool::engine {
 
 // Raised with every incompatible change of this header; checked by the loader.
-inline constexpr int kEngineAbi = 11;
+inline constexpr int kEngineAbi = 12;
 
 struct EngineOptions {
   std::string device = "auto";  // "auto" (CUDA when there is one), "cpu", "cuda", "cuda:N"
@@ -162,6 +162,17 @@ struct ReplayOptions {
   std::uint64_t parallel_memory_bytes = std::uint64_t{1} << 30;
   // Of the device under test; reference K/V are kept in it as its own rows are.
   cache::CacheSpec kv_cache = {};
+  // Fills ReplayResult::attention_errors, which takes a contiguous cache beside the other one and
+  // attends twice. Error kMisuse in inject mode, in a parallel replay and with a fault.
+  bool measure_attention = false;
+};
+
+// Of the steps of one layer, all inputs and heads together: sums of squares of what attention gave
+// under the cache minus what it gives over all keys as the model made them, for the same queries;
+// and of the latter.
+struct AttentionError {
+  double difference_squares = 0.0;
+  double exact_squares = 0.0;
 };
 
 struct ReplayResult {
@@ -171,6 +182,7 @@ struct ReplayResult {
   std::vector<bool> own_step_kv;
   // In a parallel replay of the pass whose rows took most; rows and keys of all passes.
   cache::CacheUse cache_use = {};
+  std::vector<AttentionError> attention_errors = {};  // of each layer, with measure_attention
 };
 
 class Model {

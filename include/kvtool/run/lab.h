@@ -32,6 +32,7 @@ struct LabRequest {
   bool controls = true;               // the rows of noise, mass, window and random
   bool sensitivity = false;           // LabResult::sensitivity
   bool breakeven = false;             // LabResult::breakeven
+  bool attention = false;             // LabRow::attention_l2
   std::filesystem::path cpuinfo = "/proc/cpuinfo";
 };
 
@@ -103,6 +104,10 @@ struct LabRow {
   LabBytes bytes;
   LabApplied applied;
   LabTime time;
+  // Relative L2 of what attention gives under the policy against attention over all keys as the
+  // model made them, for the same queries: of each layer, steps and inputs pooled.
+  std::vector<double> attention_l2_by_layer;
+  std::optional<double> attention_l2;        // of all layers, their squares summed
   std::vector<std::vector<double>> step_kl;  // nats, of each input and step; NaN: not known
   // Mean KL over that of mass in the same frame, and minus it.
   std::optional<double> regret_ratio, regret_difference;

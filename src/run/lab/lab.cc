@@ -224,6 +224,18 @@ class LabRun {
     row.gate = judged.gate;
     row.gate_passed = judged.passed();
     if (!judged.passed()) row.gate_failure = analysis::describe(judged.failed_rules.front());
+    if (request_.attention) measure_attention(runner, spec, row);
+  }
+
+  // In a run of its own: it would be in the times of the other.
+  void measure_attention(const TrialRunner& runner, const std::optional<cache::CacheSpec>& spec,
+                         LabRow& row) {
+    const Judgement judged = runner.run({.kv_cache = spec,
+                                         .modes = {format::ReplayMode::kForced},
+                                         .refuse_idle = false,
+                                         .measure_attention = true},
+                                        session_.progress(progress_words(row) + ", attention"));
+    take_attention(judged.batches, row);
   }
 
   void judge(const analysis::Figures& figures, LabRow& row) const {

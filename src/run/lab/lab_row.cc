@@ -192,6 +192,30 @@ void take_batches(std::span<const TrialBatch> batches, format::ReplayMode mode,
   row.bytes.read_bytes_per_step = keys * (seen * largest.rows + largest.summaries);
 }
 
+void take_attention(std::span<const TrialBatch> batches, LabRow& row) {
+  std::vector<engine::AttentionError> layers;
+  engine::AttentionError all;
+  for (const TrialBatch& batch : batches) {
+    for (const ModeRun& run : batch.runs) {
+      layers.resize(std::max(layers.size(), run.attention_errors.size()));
+      for (std::size_t layer = 0; layer < run.attention_errors.size(); ++layer) {
+        const engine::AttentionError& error = run.attention_errors[layer];
+        for (engine::AttentionError* sum : {&layers[layer], &all}) {
+          sum->difference_squares += error.difference_squares;
+          sum->exact_squares += error.exact_squares;
+        }
+      }
+    }
+  }
+  const auto relative = [](const engine::AttentionError& error) {
+    return std::sqrt(error.difference_squares / error.exact_squares);
+  };
+  for (const engine::AttentionError& layer : layers) {
+    row.attention_l2_by_layer.push_back(relative(layer));
+  }
+  if (!layers.empty()) row.attention_l2 = relative(all);
+}
+
 void StepClock::tell(std::uint64_t steps_done, double seconds) {
   if (steps_done == 0) {
     runs_.emplace_back();

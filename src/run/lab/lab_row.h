@@ -34,6 +34,9 @@ struct LabSteps {
 void take_batches(std::span<const TrialBatch> batches, format::ReplayMode mode,
                   const format::Geometry& geometry, const LabSteps& steps, LabRow& row);
 
+// Of a trial that measured attention.
+void take_attention(std::span<const TrialBatch> batches, LabRow& row);
+
 // When the steps of a trial ended, as its progress tells it. Keeps what the batches of each mode
 // took, in the order in which a trial runs them.
 class StepClock {

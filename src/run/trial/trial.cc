@@ -136,6 +136,7 @@ Judgement TrialRunner::run(const Trial& trial, const engine::Progress& progress)
   options.kv_cache = trial.kv_cache;
   options.fault = trial.fault;
   options.refuse_idle = trial.refuse_idle;
+  options.measure_attention = trial.measure_attention;
   options.flip_bounds = [&](const ReferenceEntry& entry) {
     return verdicts.gate_for(context_of(trial, entry)).flip_bounds;
   };

@@ -27,6 +27,7 @@ struct Trial {
   bool parallel = false;
   std::optional<std::uint64_t> parallel_memory_bytes = {};  // empty: the engine's default
   bool refuse_idle = true;                                  // as of BatchReplayOptions
+  bool measure_attention = false;                           // likewise
 };
 
 // What a batch of a trial took.
