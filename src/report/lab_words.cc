@@ -218,6 +218,7 @@ std::vector<std::string> lab_claims(const run::LabResult& result) {
 
 std::vector<std::string> lab_check_lines(const run::LabResult& result) {
   std::vector<std::string> lines;
+  if (result.checks.empty()) return lines;
   std::size_t held = 0;
   for (const run::LabCheck& check : result.checks) {
     if (check.passed) {

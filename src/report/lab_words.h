@@ -31,7 +31,7 @@ struct LabColumn {
 [[nodiscard]] std::string lab_row_line(const run::LabRow& row);
 // Of each policy that acted: bytes and time against the full cache, with its quality.
 [[nodiscard]] std::vector<std::string> lab_claims(const run::LabResult& result);
-// One for each check that failed, or one that says how many hold.
+// How many checks hold, and one for each that does not; none where there was nothing to check.
 [[nodiscard]] std::vector<std::string> lab_check_lines(const run::LabResult& result);
 // "one model ... 3 inputs, 381 steps", notes and how to read it.
 [[nodiscard]] std::vector<std::string> lab_setting_lines(const run::LabResult& result);

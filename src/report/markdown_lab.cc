@@ -48,8 +48,8 @@ void add_markdown_lab(MarkdownPage& page, const run::LabResult& result) {
                        markdown_text(result.dtype)) +
            lab_list(lab_setting_lines(result)) + lab_table(result));
   page.add("### What ran\n\n" + lab_list(specs));
-  page.add("### What it costs\n\n" + lab_list(lab_claims(result)) +
-           lab_list(lab_check_lines(result)));
+  const std::string costs = lab_list(lab_claims(result)) + lab_list(lab_check_lines(result));
+  if (!costs.empty()) page.add("### What it costs\n\n" + costs);
   for (const LabTable& table : lab_tables(result)) page.add(lab_part(table));
 }
 

@@ -42,9 +42,15 @@ std::string lab_html_table(const run::LabResult& result) {
 }
 
 std::string lab_items(const std::vector<std::string>& lines) {
+  if (lines.empty()) return {};
   std::string items = "<ul class=\"notes\">\n";
   for (const std::string& line : lines) items += "<li>" + text(line) + "</li>\n";
   return items + "</ul>\n";
+}
+
+// Nothing above nothing.
+std::string titled(const std::string& title, const std::string& content) {
+  return content.empty() ? content : "<h3>" + title + "</h3>\n" + content;
 }
 
 struct LabPoint {
@@ -150,8 +156,8 @@ std::string lab_section(const run::LabResult& result) {
     section += "<p class=\"finding\">" + text(line) + "</p>";
   }
   section += "</header>\n" + lab_html_table(result);
-  section += "<h3>Mean KL over what a step reads</h3>\n" + quality_picture(result);
-  section += "<h3>What it costs</h3>\n" + lab_items(lab_claims(result));
+  section += titled("Mean KL over what a step reads", quality_picture(result));
+  section += titled("What it costs", lab_items(lab_claims(result)));
   for (const LabTable& table : lab_tables(result)) section += table_section(table);
   if (result.sensitivity) section += layers_picture(*result.sensitivity);
   section += "<h3>What ran</h3>\n" + lab_items(specs) + lab_items(lab_setting_lines(result));

@@ -124,9 +124,10 @@ class LabRun {
         VerdictBuilder(request_.run.gate)
             .gate_for(replay_context(info, session_.device_label(), std::nullopt, first_entry()));
     modes_ = lab_modes(request_.run, gate_);
-    if (steps_.longest != steps_.shortest) {
+    const bool selects = std::ranges::any_of(plan_.policies, &LabPolicy::selects);
+    if (selects && steps_.longest != steps_.shortest) {
       result_.notes.push_back(
-          fmt::format("inputs have {} to {} positions: a budget in pages or positions is of the "
+          fmt::format("inputs have {} to {} positions: what a window shows is a share of the "
                       "longest, and of a shorter one it is more (column \"applied\")",
                       steps_.shortest, steps_.longest));
     }
