@@ -32,6 +32,12 @@ class ModelAdapter : public Model {
                    [&] { return engine::generate(model_, inputs, options, sinks, progress); });
   }
 
+  ScoreResult score(std::span<const ScoreInput> inputs, const ScoreOptions& options,
+                    const Progress& progress) override {
+    check_tokens(inputs);
+    return guarded("scoring", [&] { return engine::score(model_, inputs, options, progress); });
+  }
+
   ReplayResult replay(const ReplayBatch& batch, const ReplayOptions& options,
                       std::span<format::RowSink* const> sinks, const Progress& progress) override {
     return guarded("replay", [&] {
@@ -42,7 +48,8 @@ class ModelAdapter : public Model {
 
  private:
   // An id outside of the vocabulary reads beyond the embedding on a GPU.
-  void check_tokens(std::span<const Input> inputs) const {
+  template <typename Line>
+  void check_tokens(std::span<const Line> inputs) const {
     for (std::size_t index = 0; index < inputs.size(); ++index) {
       for (const std::int32_t token : inputs[index].token_ids) {
         if (token < 0 || static_cast<std::uint32_t>(token) >= model_.info.vocab_size) {

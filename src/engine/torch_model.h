@@ -25,10 +25,12 @@ struct TorchModel {
   SpareCache spare_cache = {};
 };
 
-// Model::generate and Model::replay, see kvtool/engine/api.h.
+// Model::generate, Model::score and Model::replay, see kvtool/engine/api.h.
 GenerateResult generate(TorchModel& model, std::span<const Input> inputs,
                         const GenerateOptions& options, std::span<format::RowSink* const> sinks,
                         const Progress& progress);
+ScoreResult score(TorchModel& model, std::span<const ScoreInput> inputs,
+                  const ScoreOptions& options, const Progress& progress);
 ReplayResult replay(TorchModel& model, const ReplayBatch& batch, const ReplayOptions& options,
                     std::span<format::RowSink* const> sinks, const Progress& progress);
 

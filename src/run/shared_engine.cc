@@ -27,6 +27,11 @@ class ModelHandle final : public engine::Model {
                                   const engine::Progress& progress) override {
     return model_->generate(inputs, options, sinks, progress);
   }
+  engine::ScoreResult score(std::span<const engine::ScoreInput> inputs,
+                            const engine::ScoreOptions& options,
+                            const engine::Progress& progress) override {
+    return model_->score(inputs, options, progress);
+  }
   engine::ReplayResult replay(const engine::ReplayBatch& batch,
                               const engine::ReplayOptions& options,
                               std::span<format::RowSink* const> sinks,

@@ -15,25 +15,17 @@
 #include "kvtool/cache/paged_settings.h"
 #include "kvtool/format/logit_sample.h"
 #include "kvtool/run/paths.h"
+#include "support/fake_kv.h"
 
 namespace kvtool {
 namespace {
 
-using Bytes = std::vector<std::byte>;
-using Tokens = std::vector<std::int32_t>;
-
-format::Geometry geometry() {
-  const format::LayerGeometry layer{DType::kFloat32, DType::kFloat32, 2, 3, 2};
-  return format::Geometry({layer, layer});
-}
-
-std::uint32_t mixed(std::uint32_t value) {
-  value ^= value >> 16U;
-  value *= 0x7feb352dU;
-  value ^= value >> 15U;
-  value *= 0x846ca68bU;
-  return value ^ (value >> 16U);
-}
+using fake_kv::block;
+using fake_kv::Bytes;
+using fake_kv::delta;
+using fake_kv::geometry;
+using fake_kv::mixed;
+using fake_kv::Tokens;
 
 std::uint32_t hash_of(const Tokens& context) {
   return std::accumulate(context.begin(), context.end(), 17U, [](std::uint32_t hash, int token) {
@@ -95,47 +87,6 @@ void follow_top(const WantedStats& wanted, std::uint64_t token, const format::St
   };
   follow(reference.top_ids, stats.at_reference_top);
   follow(format::sampled_ids(wanted.vocab_size, wanted.logits_sample, token), stats.sampled_logits);
-}
-
-// `count` floats of one K or V block at one position.
-void append_row(Bytes& target, std::int32_t token, std::uint32_t salt, std::uint64_t count) {
-  for (std::uint64_t i = 0; i < count; ++i) {
-    const auto value = static_cast<float>(mixed(static_cast<std::uint32_t>(token) * 131U + salt +
-                                                static_cast<std::uint32_t>(i)) %
-                                          1000U) /
-                       100.0F;
-    const auto* bytes = reinterpret_cast<const std::byte*>(&value);
-    target.insert(target.end(), bytes, bytes + sizeof value);
-  }
-}
-
-std::uint32_t salt_of(std::uint32_t layer, bool value, std::uint32_t head) {
-  return layer * 1009U + (value ? 503U : 0U) + head * 97U;
-}
-
-// [heads, positions, dim].
-Bytes block(std::uint32_t layer, bool value, const Tokens& tokens) {
-  const format::LayerGeometry shape = geometry().layer(layer);
-  Bytes bytes;
-  for (std::uint32_t head = 0; head < shape.num_kv_heads; ++head) {
-    for (const std::int32_t token : tokens) {
-      append_row(bytes, token, salt_of(layer, value, head),
-                 value ? shape.value_dim : shape.key_dim);
-    }
-  }
-  return bytes;
-}
-
-Bytes delta(std::int32_t token) {
-  const format::Geometry shape = geometry();
-  Bytes bytes(shape.delta_bytes());
-  for (std::uint32_t layer = 0; layer < shape.num_layers(); ++layer) {
-    const Bytes key = block(layer, false, {token});
-    const Bytes value = block(layer, true, {token});
-    std::memcpy(bytes.data() + shape.row_offset(layer).key, key.data(), key.size());
-    std::memcpy(bytes.data() + shape.row_offset(layer).value, value.data(), value.size());
-  }
-  return bytes;
 }
 
 void feed_prefill(format::RowSink& sink, const Tokens& prompt, const format::StepStats& stats) {
@@ -355,6 +306,27 @@ class FakeModel : public engine::Model {
     return result;
   }
 
+  engine::ScoreResult score(std::span<const engine::ScoreInput> inputs,
+                            const engine::ScoreOptions& options,
+                            const engine::Progress& progress) override {
+    state_.scored_batches.emplace_back(inputs.begin(), inputs.end());
+    engine::ScoreResult result;
+    result.timing = {0.5, 2.0, 0};
+    std::size_t longest = 0;
+    for (const engine::ScoreInput& input : inputs) {
+      engine::ScoredText& text = result.texts.emplace_back();
+      for (std::size_t at = input.prompt_length; at < input.token_ids.size(); ++at) {
+        text.tokens.push_back(score_of(input, at));
+        if (!state_.score_perturb) continue;
+        state_.score_perturb(options.kv_cache, at - input.prompt_length, text.tokens.back());
+      }
+      longest = std::max(longest, input.token_ids.size());
+    }
+    progress(0, 0);
+    result.cache_use = use_of(options.kv_cache, longest);
+    return result;
+  }
+
   engine::ReplayResult replay(const engine::ReplayBatch& batch,
                               const engine::ReplayOptions& options,
                               std::span<format::RowSink* const> sinks,
@@ -390,6 +362,16 @@ class FakeModel : public engine::Model {
   }
 
  private:
+  [[nodiscard]] engine::TokenScore score_of(const engine::ScoreInput& input, std::size_t at) const {
+    const Tokens context(input.token_ids.begin(),
+                         input.token_ids.begin() + static_cast<std::ptrdiff_t>(at));
+    const format::StepStats stats =
+        stats_of(context, {info_.vocab_size, info_.vocab_size, 0}, at - input.prompt_length);
+    const auto place = std::ranges::find(stats.top_ids, input.token_ids[at]);
+    const auto rank = static_cast<std::size_t>(place - stats.top_ids.begin());
+    return {static_cast<double>(stats.top_logits.at(rank)) - stats.logsumexp, rank == 0};
+  }
+
   [[nodiscard]] cache::CacheUse use_of(const cache::CacheSpec& kv_cache,
                                        std::uint64_t positions) const {
     return state_.cache_use ? state_.cache_use(kv_cache) : applied_use(kv_cache, positions);

@@ -32,6 +32,10 @@ struct FakeEngineState {
   std::function<void(std::uint64_t step, std::uint32_t layer, std::span<float> key,
                      std::span<float> value)>
       perturb_delta;
+  // May change what score() says of a token that a cache gives: number `index` after the prompt.
+  std::function<void(const cache::CacheSpec& kv_cache, std::uint64_t index,
+                     engine::TokenScore& score)>
+      score_perturb;
   // What a batch took; empty: what a cache takes that does what it says.
   std::function<cache::CacheUse(const cache::CacheSpec& kv_cache)> cache_use;
   // Called after every step of any batch.
@@ -44,6 +48,7 @@ struct FakeEngineState {
   std::vector<std::string> loaded_models;
   std::vector<std::size_t> generated_batches;             // rows of each
   std::vector<engine::GenerateOptions> generate_options;  // of each
+  std::vector<std::vector<engine::ScoreInput>> scored_batches;
   std::vector<engine::ReplayBatch> replayed_batches;
   std::vector<engine::ReplayOptions> replay_options;  // of each
 };

@@ -25,7 +25,7 @@
 namespace kvtool::engine {
 
 // Raised with every incompatible change of this header; checked by the loader.
-inline constexpr int kEngineAbi = 12;
+inline constexpr int kEngineAbi = 13;
 
 struct EngineOptions {
   std::string device = "auto";  // "auto" (CUDA when there is one), "cpu", "cuda", "cuda:N"
@@ -185,6 +185,31 @@ struct ReplayResult {
   std::vector<AttentionError> attention_errors = {};  // of each layer, with measure_attention
 };
 
+// A text whose tokens are given: they are scored, not chosen.
+struct ScoreInput {
+  std::vector<std::int32_t> token_ids;  // longer than the prompt
+  std::uint64_t prompt_length = 1;      // its first tokens, of one prompt pass; at least 1
+};
+
+struct ScoreOptions {
+  cache::CacheSpec kv_cache = {};
+};
+
+struct TokenScore {
+  double log_probability = 0.0;  // natural; NaN where the logits have no finite choice
+  bool is_greedy = false;        // it is what generate() would have chosen
+};
+
+struct ScoredText {
+  std::vector<TokenScore> tokens;  // of each token after the prompt
+};
+
+struct ScoreResult {
+  std::vector<ScoredText> texts;
+  BatchTiming timing;
+  cache::CacheUse cache_use;
+};
+
 class Model {
  public:
   virtual ~Model() = default;
@@ -201,6 +226,15 @@ class Model {
   virtual GenerateResult generate(std::span<const Input> inputs, const GenerateOptions& options,
                                   std::span<format::RowSink* const> sinks,
                                   const Progress& progress) = 0;
+
+  // What the model expects of each token of a text that it reads through a cache: the prompts in
+  // one pass, padded on the left to the longest, then token after token as decoding does, each from
+  // what the cache gives of those before it. The token itself is what is fed, not the choice; the
+  // last token of the longest text is scored and not fed. A text that has ended keeps feeding its
+  // last token. Log probabilities are of the float32 logit, gathered on the device, less the
+  // float64 log-sum-exp. Error kUsage where the texts exceed the model's positions.
+  virtual ScoreResult score(std::span<const ScoreInput> inputs, const ScoreOptions& options,
+                            const Progress& progress) = 0;
 
   // The prompt is prefilled on this device; its K/V and every step's row go to
   // the sinks as the cache holds them, in this model's geometry.
