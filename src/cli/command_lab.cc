@@ -33,6 +33,8 @@ Examples:
     kvtool lab --from CPU --policy quest,mean-key --budget 50,25,12.5% \
         --mode forced,free --html lab.html
     kvtool lab --from CPU --sensitivity
+    kvtool lab --from CPU --policy kivi:k=4,v=4 --perplexity --text book.txt
+    kvtool lab --from CPU --policy quest,mean-key --needles --context 1024,2048
     kvtool lab --from CPU --policy fp8 --rows none --gate 16bit-cross --json -)";
 
 // "a,b=1,c:d=2,e=3" is a,b=1 and c:d=2,e=3: a piece "name=value" is an option of what stands
@@ -66,7 +68,9 @@ class LabCommand : public Command {
   }
 
   void declare(CLI::App& app) override {
+    app_ = &app;
     declare_policies(app);
+    declare_texts(app);
     declare_reference(app);
     add_device_options(app, options_);
     app.remove_option(app.get_option("--kv-cache"));
@@ -89,6 +93,7 @@ class LabCommand : public Command {
     if (options_.modes.empty()) request_.run.replay_modes.clear();
     request_.policies = joined_specs(policies_);
     request_.controls = rows_ != "none";
+    check_texts();
     return with_observer(terminal, reporting_of(name(), options_), [&](run::Observer& observer) {
       const run::LabResult result = run::run_lab(request_, terminal.services, observer);
       return strict_ && !result.checks_passed() ? 1 : 0;
@@ -130,6 +135,66 @@ class LabCommand : public Command {
     app.add_flag("--strict", strict_, "Exit status 1 where a check fails")->group(group);
   }
 
+  void declare_texts(CLI::App& app) {
+    const char* group = "Texts that are read through each cache";
+    run::LabTextRequest& texts = request_.texts;
+    app.add_flag(
+           "--perplexity", texts.perplexity,
+           "Also the perplexity of a text that is read token by token through each cache, and "
+           "its increase over full")
+        ->group(group);
+    app.add_flag("--needles", texts.needles,
+                 "Also which facts of a text are recalled through each cache, by length and depth")
+        ->group(group);
+    app.add_option("--text", texts.text,
+                   "The text of --perplexity (default: the recorded prompts), and what is between "
+                   "needles (default: built-in sentences)")
+        ->option_text("FILE")
+        ->group(group);
+    app.add_option("--context", texts.contexts,
+                   "Tokens that are read at a time, one length or several (default 1024)")
+        ->option_text("N[,N...]")
+        ->delimiter(',')
+        ->check(CLI::PositiveNumber)
+        ->group(group);
+    app.add_option("--prefix", texts.prefix,
+                   "Of --perplexity: the first tokens of each window, read in one pass and not "
+                   "scored (default: half of the window)")
+        ->option_text("N")
+        ->check(CLI::PositiveNumber)
+        ->group(group);
+    app.add_option("--windows", texts.windows,
+                   "Of --perplexity: the most windows of --context tokens, one behind the other "
+                   "(default 8)")
+        ->option_text("N")
+        ->check(CLI::PositiveNumber)
+        ->group(group);
+    app.add_option("--needle-texts", texts.needle_texts,
+                   "Texts of 9 needles at each length (default 4)")
+        ->option_text("N")
+        ->check(CLI::PositiveNumber)
+        ->group(group);
+  }
+
+  // What would be set without effect.
+  void check_texts() const {
+    const run::LabTextRequest& texts = request_.texts;
+    const auto refuse = [](const char* option, const char* of) {
+      throw_usage(std::string(option) + " is of " + of + ": name that too, or leave it out");
+    };
+    if (!texts.reads()) {
+      if (!texts.text.empty()) refuse("--text", "--perplexity and --needles");
+      if (!texts.contexts.empty()) refuse("--context", "--perplexity and --needles");
+    }
+    if (!texts.perplexity && texts.prefix) refuse("--prefix", "--perplexity");
+    if (!texts.perplexity && given("--windows")) refuse("--windows", "--perplexity");
+    if (!texts.needles && given("--needle-texts")) refuse("--needle-texts", "--needles");
+  }
+
+  [[nodiscard]] bool given(const char* option) const {
+    return app_->get_option(option)->count() > 0;
+  }
+
   void declare_reference(CLI::App& app) {
     const char* group = "Reference";
     add_reference_options(app, options_,
@@ -157,6 +222,7 @@ class LabCommand : public Command {
         ->group(group);
   }
 
+  const CLI::App* app_ = nullptr;
   RunOptions options_;
   run::LabRequest request_;
   std::vector<std::string> policies_;

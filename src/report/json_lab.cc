@@ -131,6 +131,8 @@ Json json_lab(const run::LabResult& result) {
   json["pairs"] = json_pairs(result.pairs);
   if (result.sensitivity) json["sensitivity"] = json_sensitivity(*result.sensitivity);
   if (!result.breakeven.empty()) json["breakeven"] = json_breakeven(result.breakeven);
+  if (!result.perplexities.empty()) json["perplexity"] = json_perplexity(result.perplexities);
+  if (!result.needles.empty()) json["needles"] = json_needles(result.needles);
   return json;
 }
 

@@ -196,6 +196,75 @@ TEST(LabReport, SaysFromWhichLengthAPolicyPays) {
   EXPECT_EQ(table.rows[3].back(), "the recordings are of too few lengths");
 }
 
+TEST(LabReport, ShowsPerplexityBesideThatOfFull) {
+  run::LabPerplexity sample{.text = "book.txt",
+                            .context = 1024,
+                            .windows = 7,
+                            .prompt = 3584,
+                            .tokens = 3584,
+                            .rows = {}};
+  run::PerplexityRow full;
+  full.role = run::LabRole::kFull;
+  full.name = "full";
+  full.tokens = 3584;
+  full.perplexity = 12.3456;
+  run::PerplexityRow kivi = full;
+  kivi.role = run::LabRole::kPolicy;
+  kivi.name = "kivi:k=2,v=2";
+  kivi.acted = true;
+  kivi.perplexity = 18.5;
+  kivi.increase = 0.4985;
+  kivi.increase_low = 0.41;
+  kivi.increase_high = 0.59;
+  run::PerplexityRow idle = kivi;
+  idle.acted = false;
+  idle.nonfinite = 2;
+  run::PerplexityRow missing;
+  missing.role = run::LabRole::kNoise;
+  missing.name = "noise";
+  missing.missing = "one text at a time";
+  sample.rows = {full, missing, kivi, idle};
+  const LabTable table = perplexity_table(sample);
+  using testing::ElementsAre;
+  EXPECT_EQ(table.title, "Perplexity at 1024 tokens");
+  EXPECT_THAT(table.rows[0], ElementsAre("full", "3584", "12.346", "-", ""));
+  EXPECT_THAT(table.rows[1],
+              ElementsAre("noise", "-", "-", "-", "did not run: one text at a time"));
+  EXPECT_THAT(table.rows[2],
+              ElementsAre("kivi:k=2,v=2", "3584", "18.500", "+49.85% (+41.00 to +59.00)", ""));
+  EXPECT_EQ(table.rows[3].back(), "the policy did NOTHING here, 2 without a probability");
+  EXPECT_THAT(table.lines[0], HasSubstr("book.txt, 7 windows: 3584 tokens read in one pass"));
+}
+
+TEST(LabReport, ShowsNeedlesByCacheAndByDepth) {
+  run::NeedleRow row;
+  row.role = run::LabRole::kPolicy;
+  row.name = "quest 25%";
+  row.acted = true;
+  row.seen_share = 0.25;
+  row.asked = 36;
+  row.recalled = 27;
+  row.recall = 0.75;
+  row.recall_low = 0.578;
+  row.recall_high = 0.879;
+  row.kept = 26;
+  row.full_recalls = 30;
+  row.log_probability = -1.25;
+  row.depths = {{0.0, 4, 3}, {0.125, 4, 4}};
+  const run::LabNeedles sample{.text = "built-in sentences",
+                               .context = 2048,
+                               .texts = 4,
+                               .example = "The secret number of Rome is 12345.",
+                               .rows = {row}};
+  const LabTable table = needle_table(sample);
+  EXPECT_THAT(table.rows[0], testing::ElementsAre("quest 25%", "75.0% (57.8-87.9)", "26/30",
+                                                  "-1.25", "25.0% of the keys"));
+  EXPECT_THAT(table.lines[0], HasSubstr("4 texts of 9 needles such as \"The secret number of "));
+  const LabTable grid = needle_grid(sample);
+  EXPECT_THAT(grid.head, testing::ElementsAre("row", "0%", "12.5%"));
+  EXPECT_THAT(grid.rows[0], testing::ElementsAre("quest 25%", "3", "4"));
+}
+
 TEST(LabReport, ARowThatDidNotRunHasNoFigures) {
   for (const LabColumn& column : lab_columns()) {
     EXPECT_EQ(lab_cell(column, lab_sample().rows[1]), "-") << column.title;

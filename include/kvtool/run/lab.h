@@ -14,6 +14,7 @@
 #include "kvtool/cache/cache_use.h"
 #include "kvtool/run/lab_parts.h"
 #include "kvtool/run/lab_quality.h"
+#include "kvtool/run/lab_texts.h"
 #include "kvtool/run/observer.h"
 #include "kvtool/run/request.h"
 #include "kvtool/run/services.h"
@@ -33,6 +34,7 @@ struct LabRequest {
   bool sensitivity = false;           // LabResult::sensitivity
   bool breakeven = false;             // LabResult::breakeven
   bool attention = false;             // LabRow::attention_l2
+  LabTextRequest texts;
   std::filesystem::path cpuinfo = "/proc/cpuinfo";
 };
 
@@ -144,6 +146,8 @@ struct LabResult {
   std::vector<LabPair> pairs;
   std::optional<LabSensitivity> sensitivity;  // where it was asked for
   std::vector<LabBreakeven> breakeven;        // of each policy that acted, where it was asked for
+  std::vector<LabPerplexity> perplexities;    // of each context, where it was asked for
+  std::vector<LabNeedles> needles;            // likewise
   std::vector<std::string> notes;
 
   [[nodiscard]] bool checks_passed() const;

@@ -13,6 +13,7 @@
 #include "lab_checks.h"
 #include "lab_pairs.h"
 #include "lab_plan.h"
+#include "lab_reader.h"
 #include "lab_row.h"
 #include "noise_floor.h"
 #include "run/reference/choose_models.h"
@@ -75,10 +76,13 @@ class LabRun {
     check_belong(references_, *model_);
     describe();
     total_ = planned.size() + (request_.controls ? 2 : 1);
+    std::optional<LabReader> reader;
+    if (request_.texts.reads()) reader.emplace(*model_, request_, plan_, services_, references_);
     measure_full();
     if (request_.controls) measure_noise(source);
     for (const PlannedLabRow& row : planned) measure(row);
     if (request_.sensitivity) measure_parts(source);
+    if (reader) read_texts(*reader);
     observer_.progress_done();
     set_regrets(result_.rows);
     result_.checks = lab_checks(result_.rows);
@@ -187,6 +191,11 @@ class LabRun {
         runner, sensitivity_base(plan_.specs()), model_->info().geometry.num_layers(),
         injects ? format::ReplayMode::kInject : format::ReplayMode::kForced,
         [&](const std::string& words) { return session_.progress(words); });
+  }
+
+  void read_texts(LabReader& reader) {
+    reader.read([&](const std::string& words) { return session_.progress(words); }, result_);
+    if (!failure_) failure_ = reader.failure();
   }
 
   void measure(const PlannedLabRow& planned) {

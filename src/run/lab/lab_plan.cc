@@ -280,7 +280,7 @@ std::vector<cache::CacheSpec> LabPlan::specs() const {
 }
 
 LabPlan read_lab_plan(const LabRequest& request) {
-  if (request.policies.empty() && !request.sensitivity) {
+  if (request.policies.empty() && !request.sensitivity && !request.texts.reads()) {
     throw_usage("no policy to compare: name one with " + setting("policy") +
                 ", such as quest, int8 or kivi:k=4,v=4");
   }
