@@ -15,7 +15,9 @@ if(KVTOOL_FETCH)
     GIT_TAG v1.12.1 FIND_PACKAGE_ARGS 1.12)
   FetchContent_Declare(pugixml GIT_REPOSITORY https://github.com/zeux/pugixml.git
     GIT_TAG v1.13 FIND_PACKAGE_ARGS 1.13)
-  FetchContent_MakeAvailable(nlohmann_json CLI11 fmt spdlog GTest pugixml)
+  FetchContent_Declare(yaml-cpp GIT_REPOSITORY https://github.com/jbeder/yaml-cpp.git
+    GIT_TAG 0.8.0 FIND_PACKAGE_ARGS 0.7)
+  FetchContent_MakeAvailable(nlohmann_json CLI11 fmt spdlog GTest pugixml yaml-cpp)
 else()
   find_package(nlohmann_json 3.11 REQUIRED)
   find_package(CLI11 2.1 REQUIRED)
@@ -23,6 +25,11 @@ else()
   find_package(spdlog 1.10 REQUIRED)
   find_package(GTest 1.12 REQUIRED)
   find_package(pugixml 1.13 REQUIRED)
+  find_package(yaml-cpp 0.7 REQUIRED)
+endif()
+# Before 0.8 its target has no namespace.
+if(NOT TARGET yaml-cpp::yaml-cpp)
+  add_library(yaml-cpp::yaml-cpp ALIAS yaml-cpp)
 endif()
 find_package(Threads REQUIRED)
 

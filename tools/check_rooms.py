@@ -33,6 +33,7 @@ LIBRARIES = {
     "pugixml.hpp": ["pugixml::pugixml"],
     "spdlog/": ["spdlog::spdlog"],
     "xxh": ["PkgConfig::XXHASH"],
+    "yaml-cpp/": ["yaml-cpp::yaml-cpp"],
     "zstd": ["PkgConfig::ZSTD"],
 }
 # C++ and C standard headers, POSIX and Linux: <vector>, <stdlib.h>, <sys/mman.h>.

@@ -42,6 +42,7 @@ libgmock-dev module:gmock
 libxxhash-dev module:libxxhash
 libzstd-dev module:libzstd
 libpugixml-dev module:pugixml
+libyaml-cpp-dev module:yaml-cpp
 python3 command:python3
 LIST
   # The HTML report is tested in a real browser; the demo needs none.

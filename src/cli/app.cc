@@ -30,7 +30,7 @@ constexpr CommandFactory kCommands[] = {make_generate_command,  make_save_comman
                                         make_diff_command,      make_selftest_command,
                                         make_calibrate_command, make_calibrate_worker_command,
                                         make_bench_command,     make_bench_cache_command,
-                                        make_lab_command};
+                                        make_lab_command,       make_experiment_command};
 
 constexpr const char* kDescription =
     "kvtool records an LLM's greedy generation together with its KV cache on one\n"

@@ -36,6 +36,7 @@ class Audience final : public run::Observer {
   void bench(const run::BenchResult& result) override { reporter_.bench(result); }
   void cache_bench(const run::CacheBenchResult& result) override { reporter_.cache_bench(result); }
   void lab(const run::LabResult& result) override { reporter_.lab(result); }
+  void experiments(const run::ExperimentResult& result) override { reporter_.experiments(result); }
   void verified(const format::FileVerdict& verdict) override { reporter_.verified(verdict); }
   void verified_all(const run::VerifyTotals& totals) override { reporter_.verified_all(totals); }
   void recovered(const run::RecoveryResult& recovery) override { reporter_.recovered(recovery); }

@@ -45,6 +45,7 @@ std::unique_ptr<Command> make_calibrate_worker_command();
 std::unique_ptr<Command> make_bench_command();
 std::unique_ptr<Command> make_bench_cache_command();
 std::unique_ptr<Command> make_lab_command();
+std::unique_ptr<Command> make_experiment_command();
 std::unique_ptr<Command> make_verify_command();
 std::unique_ptr<Command> make_recover_command();
 

@@ -2,15 +2,11 @@
 
 #include <algorithm>
 #include <cctype>
-#include <functional>
-#include <limits>
-#include <map>
-#include <utility>
 
 #include "choices.h"
+#include "config_value.h"
 #include "kvtool/base/error.h"
 #include "kvtool/base/file.h"
-#include "kvtool/base/nearest.h"
 #include "kvtool/run/load_gate.h"
 
 namespace kvtool::cli {
@@ -19,46 +15,6 @@ namespace {
 using nlohmann::json;
 
 constexpr std::uint64_t kMaxConfigBytes = std::uint64_t{16} << 20U;
-
-// One JSON value together with where it stands, for messages.
-struct Value {
-  const json& node;
-  std::string file;
-  std::string key;  // "kv_cache.save_mode"
-
-  [[noreturn]] void fail(const std::string& expected) const {
-    throw_usage(file + ": " + key + ": expected " + expected + ", found " + found());
-  }
-  [[nodiscard]] std::string found() const {
-    return node.is_string() ? node.dump(-1, ' ', false, json::error_handler_t::replace)
-                            : run::json_type_name(node);
-  }
-};
-
-std::string as_string(const Value& value) {
-  if (!value.node.is_string()) value.fail("a string");
-  return value.node.get<std::string>();
-}
-
-std::string as_name(const Value& value) {
-  std::string name = as_string(value);
-  if (name.empty()) value.fail("a non-empty string");
-  return name;
-}
-
-bool as_bool(const Value& value) {
-  if (!value.node.is_boolean()) value.fail("true or false");
-  return value.node.get<bool>();
-}
-
-std::uint64_t as_count(const Value& value) {
-  const bool fits = value.node.is_number_integer() && value.node >= 1 &&
-                    value.node <= std::numeric_limits<std::int32_t>::max();
-  if (!fits) {
-    value.fail("an integer from 1 to " + std::to_string(std::numeric_limits<std::int32_t>::max()));
-  }
-  return value.node.get<std::uint64_t>();
-}
 
 format::SaveMode as_save_mode(const Value& value) {
   const auto mode = value.node.is_string() ? format::parse_save_mode(value.node.get<std::string>())
@@ -84,33 +40,9 @@ bool as_enable(const Value& value) {
   return text == "enable";
 }
 
-template <typename T>
-std::vector<T> as_list(const Value& value, const char* expected, T (*item)(const Value&)) {
-  if (!value.node.is_array()) value.fail(expected);
-  std::vector<T> result;
-  for (std::size_t i = 0; i < value.node.size(); ++i) {
-    result.push_back(item({value.node[i], value.file, value.key + "[" + std::to_string(i) + "]"}));
-  }
-  return result;
-}
-
 std::vector<std::uint64_t> as_batch_sizes(const Value& value) {
   if (value.node.is_number()) return {as_count(value)};
   return as_list<std::uint64_t>(value, "an integer or an array of integers", as_count);
-}
-
-std::vector<run::Prompt> as_prompts(const Value& value) {
-  if (value.node.is_string()) {
-    const std::filesystem::path folder = std::filesystem::path(value.file).parent_path();
-    return run::load_prompts_file(folder / as_name(value));
-  }
-  if (!value.node.is_array()) value.fail("an array of prompts or the name of a .jsonl file");
-  std::vector<run::Prompt> prompts;
-  for (std::size_t i = 0; i < value.node.size(); ++i) {
-    prompts.push_back(run::parse_prompt(
-        value.node[i], value.file + ": " + value.key + "[" + std::to_string(i) + "]"));
-  }
-  return prompts;
 }
 
 format::ReplayMode as_replay_mode(const Value& value) {
@@ -138,23 +70,6 @@ analysis::GateSpec as_gate(const Value& value) {
   const std::string name = as_name(value);
   const std::filesystem::path beside = std::filesystem::path(value.file).parent_path() / name;
   return run::load_gate(std::filesystem::is_regular_file(beside) ? beside.string() : name);
-}
-
-using Setters = std::map<std::string, std::function<void(const Value&)>>;
-
-// null leaves a key at its default.
-void apply(const Value& object, const Setters& setters) {
-  if (!object.node.is_object()) object.fail("an object");
-  std::vector<std::string> known;
-  for (const auto& [name, unused] : setters) known.push_back(name);
-  for (const auto& [name, value] : object.node.items()) {
-    const std::string key = object.key.empty() ? name : object.key + "." + name;
-    const auto setter = setters.find(name);
-    if (setter == setters.end()) {
-      throw_usage(object.file + ": unknown key '" + key + "'" + suggestion(name, known));
-    }
-    if (!value.is_null()) setter->second({value, object.file, key});
-  }
 }
 
 void apply_kv_cache(const Value& object, KvCacheConfig& target) {

@@ -19,6 +19,7 @@ struct ReportTargets {
   std::string junit = {};
   std::string markdown = {};
   std::string html = {};
+  std::string picture = {};  // of experiments; no option names it
 };
 
 struct RunOptions {

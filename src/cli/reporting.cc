@@ -27,6 +27,7 @@ constexpr ReportKind kReportKinds[] = {
     {"--junit", &ReportTargets::junit, report::make_junit_reporter},
     {"--markdown", &ReportTargets::markdown, report::make_markdown_reporter},
     {"--html", &ReportTargets::html, report::make_html_reporter},
+    {"the picture", &ReportTargets::picture, report::make_picture_reporter},
 };
 constexpr const char* kStdout = "-";
 

@@ -60,6 +60,7 @@ void show_calibration(ConsolePage& page, const run::CalibrationResult& result);
 void show_bench(ConsolePage& page, const run::BenchResult& result);
 void show_cache_bench(ConsolePage& page, const run::CacheBenchResult& result);
 void show_lab(ConsolePage& page, const run::LabResult& result);
+void show_experiments(ConsolePage& page, const run::ExperimentResult& result);
 void show_verified(ConsolePage& page, const format::FileVerdict& verdict);
 void show_verify_totals(ConsolePage& page, const run::VerifyTotals& totals);
 void show_recovery(ConsolePage& page, const run::RecoveryResult& recovery);

@@ -51,6 +51,9 @@ class ConsoleReporter : public Reporter {
     show_cache_bench(page_, result);
   }
   void lab(const run::LabResult& result) override { show_lab(page_, result); }
+  void experiments(const run::ExperimentResult& result) override {
+    show_experiments(page_, result);
+  }
   void verified(const format::FileVerdict& verdict) override {
     show_verified(page_, verdict);
     page_.flush();

@@ -13,6 +13,7 @@
 #include "html/page_data.h"
 #include "html/sections.h"
 #include "kvtool/run/cache_bench.h"
+#include "kvtool/run/experiment.h"
 #include "kvtool/run/lab.h"
 #include "report/reporter.h"
 
@@ -54,6 +55,9 @@ class HtmlReporter : public Reporter {
   }
 
   void lab(const run::LabResult& result) override { sections_ += html::lab_section(result); }
+  void experiments(const run::ExperimentResult& result) override {
+    sections_ += html::experiment_section(result);
+  }
 
   void finish(const run::Summary& summary) override {
     for (const run::Verdict& verdict : summary.verdicts) {

@@ -1,6 +1,7 @@
 #include <utility>
 
 #include "json_values.h"
+#include "kvtool/run/experiment.h"
 #include "report/reporter.h"
 
 namespace kvtool::report {
@@ -87,6 +88,10 @@ class JsonReporter : public Reporter {
     document_["cache_benches"].push_back(json_cache_bench(result));
   }
   void lab(const run::LabResult& result) override { document_["labs"].push_back(json_lab(result)); }
+  void experiments(const run::ExperimentResult& result) override {
+    document_["experiments"] = run::experiment_summary(result);
+    document_["experiments"]["folder"] = json_text(result.folder.string());
+  }
   void verified(const format::FileVerdict& verdict) override {
     document_["files"].push_back(json_verified(verdict));
   }

@@ -11,8 +11,9 @@
 
 namespace kvtool::run {
 struct CacheBenchResult;
+struct ExperimentResult;
 struct LabResult;
-}
+}  // namespace kvtool::run
 
 namespace kvtool::report {
 
@@ -59,6 +60,7 @@ void add_markdown_verdict(MarkdownPage& page, const run::Verdict& verdict, const
 void add_markdown_selftest(MarkdownPage& page, const run::SelftestResult& result);
 void add_markdown_cache_bench(MarkdownPage& page, const run::CacheBenchResult& result);
 void add_markdown_lab(MarkdownPage& page, const run::LabResult& result);
+void add_markdown_experiments(MarkdownPage& page, const run::ExperimentResult& result);
 void add_markdown_calibration(MarkdownPage& page, const run::CalibrationResult& result);
 
 }  // namespace kvtool::report

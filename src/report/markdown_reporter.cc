@@ -73,6 +73,9 @@ class MarkdownReporter : public Reporter {
   }
 
   void lab(const run::LabResult& result) override { add_markdown_lab(sections_, result); }
+  void experiments(const run::ExperimentResult& result) override {
+    add_markdown_experiments(sections_, result);
+  }
 
   // Files are checked, not runs: for people on the console, for programs in JSON.
 

@@ -63,6 +63,10 @@ struct ConsoleOptions {
 [[nodiscard]] std::unique_ptr<Reporter> make_html_reporter(
     std::function<void(const std::string& document)> write);
 
+// Of experiments: one SVG picture, handed to `write` when they are told.
+[[nodiscard]] std::unique_ptr<Reporter> make_picture_reporter(
+    std::function<void(const std::string& document)> write);
+
 // Hands every call to each of `reporters` in turn.
 [[nodiscard]] std::unique_ptr<Reporter> make_reporter_list(
     std::vector<std::unique_ptr<Reporter>> reporters);

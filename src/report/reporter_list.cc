@@ -58,6 +58,9 @@ class ReporterList : public Reporter {
   void lab(const run::LabResult& result) override {
     for (const auto& reporter : reporters_) reporter->lab(result);
   }
+  void experiments(const run::ExperimentResult& result) override {
+    for (const auto& reporter : reporters_) reporter->experiments(result);
+  }
   void verified(const format::FileVerdict& verdict) override {
     for (const auto& reporter : reporters_) reporter->verified(verdict);
   }

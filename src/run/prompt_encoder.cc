@@ -1,12 +1,12 @@
 #include "kvtool/run/prompt_encoder.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <limits>
 
 #include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
 #include "kvtool/base/text.h"
+#include "python_helper.h"
 
 namespace kvtool::run {
 namespace {
@@ -15,45 +15,15 @@ using nlohmann::json;
 
 constexpr const char* kScript = "kvtool/encode_prompts.py";
 
-std::string python_interpreter() {
-  if (const char* configured = std::getenv("KVTOOL_PYTHON"); configured != nullptr && *configured) {
-    return configured;
-  }
-#ifdef KVTOOL_PYTHON_DEFAULT
-  if (std::filesystem::exists(KVTOOL_PYTHON_DEFAULT)) return KVTOOL_PYTHON_DEFAULT;
-#endif
-  return "python3";
-}
-
 std::filesystem::path script_path() {
-  std::vector<std::filesystem::path> candidates;
-  if (const char* folder = std::getenv("KVTOOL_PYTHON_DIR"); folder != nullptr && *folder) {
-    candidates.emplace_back(std::filesystem::path(folder) / kScript);
-  } else {
-    std::error_code ignored;
-    const auto binary = std::filesystem::read_symlink("/proc/self/exe", ignored);
-    candidates.emplace_back(binary.parent_path().parent_path() / "share/kvtool/python" / kScript);
-#ifdef KVTOOL_SOURCE_PYTHON_DIR
-    candidates.emplace_back(std::filesystem::path(KVTOOL_SOURCE_PYTHON_DIR) / kScript);
-#endif
-  }
-  for (const auto& candidate : candidates) {
-    if (std::filesystem::exists(candidate)) return candidate;
-  }
+  if (const auto found = find_python_file(kScript)) return *found;
   std::string looked_for;
-  for (const auto& candidate : candidates) looked_for += "\n  " + candidate.string();
+  for (const auto& candidate : python_file_candidates(kScript)) {
+    looked_for += "\n  " + candidate.string();
+  }
   throw_environment(
       "text prompts need the Python helper encode_prompts.py, looked for:" + looked_for +
       "\nset KVTOOL_PYTHON_DIR to kvtool's python folder, or give token ids");
-}
-
-// The end of what the helper printed before it failed.
-std::string last_lines(const std::string& output) {
-  constexpr std::size_t kMaxBytes = 2000;
-  const std::size_t end = output.find_last_not_of(" \n\r\t");
-  if (end == std::string::npos) return "it printed nothing";
-  const std::size_t start = end + 1 > kMaxBytes ? end + 1 - kMaxBytes : 0;
-  return output.substr(start, end + 1 - start);
 }
 
 [[noreturn]] void throw_helper_error(const json& answer, int exit_status,

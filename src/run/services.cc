@@ -24,11 +24,14 @@ std::unique_ptr<engine::Engine> open_engine([[maybe_unused]] const std::string& 
 }  // namespace
 
 Services system_services(StopToken stop) {
-  return {.open_engine = open_engine,
-          .encoder = [stop](const std::filesystem::path& model,
-                            std::string_view input) { return run_encoder(model, input, stop); },
-          .now = std::chrono::system_clock::now,
-          .stop = stop};
+  return {
+      .open_engine = open_engine,
+      .encoder = [stop](const std::filesystem::path& model,
+                        std::string_view input) { return run_encoder(model, input, stop); },
+      .now = std::chrono::system_clock::now,
+      .stop = stop,
+      .exporter =
+          [stop](const std::vector<std::string>& options) { return run_exporter(options, stop); }};
 }
 
 }  // namespace kvtool::run

@@ -2,9 +2,13 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "kvtool/base/stop.h"
+#include "kvtool/base/subprocess.h"
 #include "kvtool/engine/api.h"
 
 namespace kvtool::run {
@@ -29,6 +33,20 @@ struct ModelFile {
 // Error kUsage that names both where `file` was found by an id, and the model in it has
 // another: ids that differ in case or punctuation have one slug.
 void check_model_id(const ModelFile& file, const engine::ModelInfo& model);
+
+// The folder of a checkpoint that a person has, rather than an id.
+[[nodiscard]] bool is_checkpoint_folder(const std::string& given);
+
+// Runs the exporter with these options; replaced in tests.
+using ExporterProcess = std::function<ProcessResult(const std::vector<std::string>& options)>;
+// The interpreter of run_encoder() running the exporter. Interrupted once `stop` is requested.
+[[nodiscard]] ProcessResult run_exporter(const std::vector<std::string>& options,
+                                         const StopToken& stop);
+
+// Exports the checkpoint into models/SLUG.pt of the current folder, SLUG of the folder's name.
+// Error kEnvironment with the exporter's words where it fails.
+void export_checkpoint(const std::string& folder, const std::string& dtype,
+                       const ExporterProcess& process);
 
 // The command that exports a Hugging Face model.
 [[nodiscard]] std::string export_command(const std::string& model_id);

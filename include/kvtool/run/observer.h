@@ -16,6 +16,7 @@ namespace kvtool::run {
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
 struct CacheBenchResult;
+struct ExperimentResult;
 struct LabResult;
 
 class Observer {
@@ -44,6 +45,7 @@ class Observer {
   virtual void bench(const BenchResult& /*result*/) {}
   virtual void cache_bench(const CacheBenchResult& /*result*/) {}  // kvtool/run/cache_bench.h
   virtual void lab(const LabResult& /*result*/) {}                 // kvtool/run/lab.h
+  virtual void experiments(const ExperimentResult& /*result*/) {}  // kvtool/run/experiment.h
   // Of each file, then of all.
   virtual void verified(const format::FileVerdict& /*verdict*/) {}
   virtual void verified_all(const VerifyTotals& /*totals*/) {}

@@ -11,6 +11,7 @@
 #include "kvtool/base/stop.h"
 #include "kvtool/base/subprocess.h"
 #include "kvtool/engine/api.h"
+#include "kvtool/run/model_file.h"
 #include "kvtool/run/paths.h"
 #include "kvtool/run/prompt_encoder.h"
 
@@ -34,6 +35,8 @@ struct Services {
   StopToken stop = {};
   // Of whoever has such a program; only run_calibration() needs it.
   WorkerProcess worker = {};
+  // Of whoever has it; only run_experiments() needs it, for checkpoints.
+  ExporterProcess exporter = {};
 };
 
 // The engine library (or, in a build without it, the error that says so), the Python helper,

@@ -28,6 +28,7 @@ enum class Outcome { kPass, kFail, kError, kDone };
 [[nodiscard]] std::string selftest_section(const run::SelftestResult& result);
 [[nodiscard]] std::string cache_bench_section(const run::CacheBenchResult& result);
 [[nodiscard]] std::string lab_section(const run::LabResult& result);
+[[nodiscard]] std::string experiment_section(const run::ExperimentResult& result);
 [[nodiscard]] std::string calibration_section(const run::CalibrationResult& result);
 // The command's error, shown above what it had found out before.
 // Recordings that nothing was compared with.

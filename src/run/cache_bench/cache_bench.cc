@@ -1,7 +1,6 @@
 #include "kvtool/run/cache_bench.h"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 #include "compare_sides.h"
@@ -10,25 +9,11 @@
 #include "kvtool/base/setting.h"
 #include "kvtool/base/text.h"
 #include "kvtool/cache/cache_plan.h"
-#include "run/seconds_since.h"
 #include "run/session.h"
+#include "run/timed_generation.h"
 
 namespace kvtool::run {
 namespace {
-
-// A generation of one prompt, and when its tokens came.
-struct TimedRun {
-  double first_ms = 0.0;
-  std::vector<double> following_ms = {};
-  std::vector<std::int32_t> tokens = {};
-  engine::GenerateResult result = {};
-
-  [[nodiscard]] double total_ms() const {
-    double total = first_ms;
-    for (const double each : following_ms) total += each;
-    return total;
-  }
-};
 
 // What a run is for.
 enum class Round { kUncounted, kCounted };
@@ -37,7 +22,7 @@ RunMemory memory_of(const engine::MemoryUse& use) {
   return {use.source, use.before_bytes, use.peak_bytes, use.tensor_bytes};
 }
 
-void add(const TimedRun& run, CacheBenchSide& side) {
+void add(const TimedGeneration& run, CacheBenchSide& side) {
   side.first_ms.push_back(run.first_ms);
   side.following_ms.insert(side.following_ms.end(), run.following_ms.begin(),
                            run.following_ms.end());
@@ -73,10 +58,10 @@ class ContextBench {
   void look_at_both() {
     KeptStats with_cache;
     KeptStats without_cache;
-    const TimedRun kept = run(true, Round::kUncounted, &with_cache);
-    const TimedRun recomputed = run(false, Round::kUncounted, &without_cache);
-    with_tokens_ = kept.tokens;
-    without_tokens_ = recomputed.tokens;
+    const TimedGeneration kept = run(true, Round::kUncounted, &with_cache);
+    const TimedGeneration recomputed = run(false, Round::kUncounted, &without_cache);
+    with_tokens_ = tokens_of(kept);
+    without_tokens_ = tokens_of(recomputed);
     take_memory(kept.result, length_.with_cache);
     take_memory(recomputed.result, length_.without_cache);
     length_.use = kept.result.cache_use;
@@ -95,37 +80,29 @@ class ContextBench {
 
   void time_side(bool with_cache) {
     CacheBenchSide& side = with_cache ? length_.with_cache : length_.without_cache;
-    const TimedRun timed = run(with_cache, Round::kCounted, nullptr);
+    const TimedGeneration timed = run(with_cache, Round::kCounted, nullptr);
     add(timed, side);
-    if (timed.tokens != (with_cache ? with_tokens_ : without_tokens_)) side.repeatable = false;
+    if (tokens_of(timed) != (with_cache ? with_tokens_ : without_tokens_)) side.repeatable = false;
   }
 
-  TimedRun run(bool with_cache, Round round, format::RowSink* sink) {
-    TimedRun timed;
-    const engine::Progress progress = session_.progress(title(with_cache, round));
-    Clock::time_point last;
-    const auto on_step = [&](std::uint64_t done, std::uint64_t total) {
-      if (done > 0) timed.following_ms.push_back(seconds_since(last) * 1e3);
-      progress(done, total);
-      last = Clock::now();
-    };
-    const bool uncounted = round == Round::kUncounted;
+  [[nodiscard]] static const std::vector<std::int32_t>& tokens_of(const TimedGeneration& timed) {
+    return timed.result.rows.at(0).tokens;
+  }
+
+  TimedGeneration run(bool with_cache, Round round, format::RowSink* sink) {
     const engine::Input input{prompt_};
     std::vector<format::RowSink*> sinks;
     if (sink != nullptr) sinks.push_back(sink);
-    timed.result = model_.generate(
-        {&input, 1},
+    return time_generation(
+        model_, {&input, 1},
         {.max_new_tokens = request_.run.max_new_tokens,
          .ignore_eos = true,
          .top_k = std::min(request_.run.top_k, model_.info().vocab_size),
          .logits_sample = std::min(request_.run.logits_sample, model_.info().vocab_size),
          .kv_cache = request_.run.kv_cache.value_or(cache::CacheSpec()),
          .recompute = !with_cache,
-         .count_memory = uncounted},
-        sinks, on_step);
-    timed.first_ms = timed.result.timing.prefill_seconds * 1e3;
-    timed.tokens = timed.result.rows.at(0).tokens;
-    return timed;
+         .count_memory = round == Round::kUncounted},
+        sinks, session_.progress(title(with_cache, round)));
   }
 
   [[nodiscard]] std::string title(bool with_cache, Round round) const {

@@ -11,10 +11,10 @@ namespace kvtool::run {
 namespace {
 
 // Steps whose median is one point of the fit: what disturbs single steps is left out.
-constexpr std::size_t kBlock = 16;
-constexpr std::size_t kLeastBlocks = 4;
+constexpr std::size_t kStretchBlock = 16;
+constexpr std::size_t kLeastStretches = 4;
 constexpr double kLeastStretch = 1.25;  // of the positions, longest to shortest
-constexpr double kNormal95 = 1.96;
+constexpr double kNormalQuantile = 1.96;
 
 struct Block {
   double positions = 0.0;
@@ -27,7 +27,7 @@ std::vector<Block> blocks_of(const LabTime& policy, const LabTime& full) {
   for (std::size_t first = 0; first < size;) {
     // Of one input: positions of another begin anew.
     std::size_t end = first + 1;
-    while (end < size && end - first < kBlock &&
+    while (end < size && end - first < kStretchBlock &&
            policy.step_positions[end] > policy.step_positions[end - 1]) {
       ++end;
     }
@@ -73,9 +73,9 @@ class Line {
   [[nodiscard]] double at(double positions) const { return at_zero_ + slope_ * positions; }
   [[nodiscard]] double half_at(double positions) const {
     const double away = positions - mean_;
-    return kNormal95 * error_ * std::sqrt(1.0 / count_ + away * away / spread_);
+    return kNormalQuantile * error_ * std::sqrt(1.0 / count_ + away * away / spread_);
   }
-  [[nodiscard]] double slope_half() const { return kNormal95 * error_ / std::sqrt(spread_); }
+  [[nodiscard]] double slope_half() const { return kNormalQuantile * error_ / std::sqrt(spread_); }
 
  private:
   double count_;
@@ -103,7 +103,7 @@ LabBreakeven breakeven_of(const LabRow& row, const LabRow& full) {
   result.shortest = static_cast<std::uint64_t>(shortest);
   result.longest = static_cast<std::uint64_t>(longest);
   const std::vector<Block> blocks = blocks_of(row.time, full.time);
-  if (blocks.size() < kLeastBlocks || longest < kLeastStretch * shortest) {
+  if (blocks.size() < kLeastStretches || longest < kLeastStretch * shortest) {
     result.missing = "the recordings are of too few lengths to fit a line: record several";
     return result;
   }
