@@ -74,11 +74,12 @@ def frontier(points: list) -> list:
 
 
 def quality_points(experiments: list) -> list:
+    """(context, memory, divergence) of what acted"""
     points = []
     for each in experiments:
         memory, quality = device_megabytes(each), each["quality"]
         if each["idle"] is None and memory is not None and quality and quality["kl_mean"] is not None:
-            points.append((memory, max(quality["kl_mean"], SMALLEST_KL)))
+            points.append((each["context_length"], memory, max(quality["kl_mean"], SMALLEST_KL)))
     return points
 
 
@@ -98,10 +99,13 @@ def draw(summary: dict, target: Path, pyplot) -> None:
                     label=label)
         points = quality_points(experiments)
         if points:
-            quality.scatter(*zip(*points), label=label)
-    best = frontier([point for each in lines.values() for point in quality_points(each)])
-    if best:
-        quality.step(*zip(*best), where="post", linestyle="--", color="grey", label="frontier")
+            _, megabytes, divergences = zip(*points)
+            quality.scatter(megabytes, divergences, label=label)
+    everything = [point for each in lines.values() for point in quality_points(each)]
+    for context in sorted({point[0] for point in everything}):
+        best = frontier([point[1:] for point in everything if point[0] == context])
+        quality.step(*zip(*best), where="post", linestyle="--", color="grey")
+        quality.annotate(str(context), best[0], xytext=(0, 6), textcoords="offset points")
     for axes, title in ((latency, "Latency of a generation, ms"), (rates, "Hits and foreseen, %"),
                         (memory, "K/V on the device at most, MB")):
         axes.set(title=title, xlabel="tokens of context")

@@ -33,6 +33,21 @@ void show_columns(ConsolePage& page, const run::ExperimentResult& result, Experi
   }
 }
 
+// Neighbours of which the same is said have one line.
+void show_what_ran(ConsolePage& page, const run::ExperimentResult& result) {
+  for (std::size_t i = 0; i < result.experiments.size();) {
+    const std::string line = experiment_line(result.experiments[i]);
+    std::size_t end = i + 1;
+    while (end < result.experiments.size() && experiment_line(result.experiments[end]) == line) {
+      ++end;
+    }
+    const std::string numbers =
+        end == i + 1 ? std::to_string(end) : fmt::format("{}-{}", i + 1, end);
+    page.wrapped_line(fmt::format("{:>2} {}", numbers, one_line(line)), 5);
+    i = end;
+  }
+}
+
 }  // namespace
 
 void show_experiments(ConsolePage& page, const run::ExperimentResult& result) {
@@ -48,10 +63,7 @@ void show_experiments(ConsolePage& page, const run::ExperimentResult& result) {
     show_columns(page, result, group);
   }
   page.line("");
-  for (std::size_t i = 0; i < result.experiments.size(); ++i) {
-    page.wrapped_line(
-        fmt::format("{:>2} {}", i + 1, one_line(experiment_line(result.experiments[i]))), 5);
-  }
+  show_what_ran(page, result);
   page.line("");
   for (const std::string& line : experiment_claims(result)) page.wrapped_line(one_line(line), 2);
   page.line("Results: {}", one_line(result.folder.string()));

@@ -140,10 +140,13 @@ constexpr std::array kExperimentColumns = {
                      }},
 };
 
-// "12 % less time (8 to 15)", "3 % more time".
-std::string change(const Spread& saved, const char* less, const char* more) {
+// "12.0 % less time (from 8.0 to 15.0)", "3.0 % more time", "as much time".
+std::string change(const Spread& saved, const std::string& what, const char* less = "less",
+                   const char* more = "more") {
+  if (saved.least == 0.0 && saved.most == 0.0) return "as much " + what;
   const bool is_less = saved.mean >= 0.0;
-  std::string text = fmt::format("{:.1f} % {}", std::abs(saved.mean), is_less ? less : more);
+  std::string text =
+      fmt::format("{:.1f} % {} {}", std::abs(saved.mean), is_less ? less : more, what);
   if (saved.count > 1) {
     text += fmt::format(" (from {:.1f} to {:.1f})", is_less ? saved.least : -saved.most,
                         is_less ? saved.most : -saved.least);
@@ -152,13 +155,13 @@ std::string change(const Spread& saved, const char* less, const char* more) {
 }
 
 std::string time_words(const run::ModeComparison& comparison) {
-  const std::string latency = change(*comparison.latency_speedup_percent, "less time", "more time");
+  const std::string latency = change(*comparison.latency_speedup_percent, "time");
   if (comparison.within_spread) {
     return "as fast as the baseline within the spread of the runs (" + latency + ")";
   }
-  // Throughput grows where less time is taken.
-  Spread more = *comparison.throughput_speedup_percent;
-  return latency + ", " + change(more, "more tokens a second", "fewer tokens a second");
+  // What is positive here is more.
+  return latency + ", " +
+         change(*comparison.throughput_speedup_percent, "tokens a second", "more", "fewer");
 }
 
 std::string comparison_claim(const run::ModeComparison& comparison) {
@@ -168,8 +171,7 @@ std::string comparison_claim(const run::ModeComparison& comparison) {
   const run::LabQuality& quality = comparison.quality;
   return fmt::format("{}: {}, {}; {} of {} tokens of the baseline, {}, mean KL {}", comparison.mode,
                      time_words(comparison),
-                     change(*comparison.memory_saving_percent, "less memory of the device",
-                            "more memory of the device"),
+                     change(*comparison.memory_saving_percent, "memory of the device"),
                      agreement_of(quality), quality.compared,
                      counted(quality.hard_flips, "hard flip"), divergence_of(quality));
 }

@@ -78,6 +78,12 @@ TEST(ExperimentWords, AClaimHasItsQualityBesideIt) {
   EXPECT_THAT(claim, HasSubstr("of 100 tokens of the baseline, 1 hard flip, mean KL 2.0e-02"));
 }
 
+TEST(ExperimentWords, NoChangeIsSaidAsSuch) {
+  run::ExperimentResult result = two_modes();
+  result.experiments[1] = measured_experiment("int8", {80, 84}, 2'000'000, 97);
+  EXPECT_THAT(experiment_claims(result).front(), HasSubstr(", as much memory of the device; "));
+}
+
 TEST(ExperimentWords, SpreadThatMeetsIsNoSpeedUp) {
   run::ExperimentResult result = two_modes();
   result.experiments[1] = measured_experiment("int8", {80, 100}, 4'000'000, 97);
@@ -163,6 +169,10 @@ TEST(ExperimentCharts, TheFrontierGoesFromTheLeastMemoryToTheBest) {
   const std::size_t path = body.find("<path d=\"M");
   const std::string frontier = body.substr(path, body.find("fill", path) - path);
   EXPECT_EQ(std::count(frontier.begin(), frontier.end(), 'V'), 1) << frontier;
+  EXPECT_EQ(body.find("stroke-dasharray"), body.rfind("stroke-dasharray")) << "of one context";
+  result.experiments[1].context = 128;
+  const std::string two = html::experiment_charts(result, html::picture_palette()).back().body;
+  EXPECT_NE(two.find("stroke-dasharray"), two.rfind("stroke-dasharray")) << "each its own";
 }
 
 }  // namespace

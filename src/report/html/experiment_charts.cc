@@ -206,6 +206,7 @@ std::string context_chart(const std::vector<ContextLine>& lines, const ChartPale
 // ---- Quality against bytes -----------------------------------------------------------
 
 struct QualityPoint {
+  std::uint64_t context = 0;
   std::string name;
   std::string color;
   double megabytes = 0.0;
@@ -221,7 +222,7 @@ std::vector<QualityPoint> quality_points(const std::vector<Series>& all,
         continue;
       }
       points.push_back(
-          {fmt::format("{} at {}", all[i].label, experiment->context),
+          {experiment->context, fmt::format("{} at {}", all[i].label, experiment->context),
            palette.lines[i % palette.lines.size()],
            static_cast<double>(run::device_peak_bytes(experiment->runs.front().use)) / kMegabytes,
            std::max(*experiment->quality.kl_mean, kSmallestKl)});
@@ -231,13 +232,13 @@ std::vector<QualityPoint> quality_points(const std::vector<Series>& all,
   return points;
 }
 
-// Each better than all that take as little memory: steps from the least memory on.
-std::string frontier(const std::vector<QualityPoint>& points, const Scale& across,
-                     const Scale& up) {
+// Of one context, each better than all that take as little memory: steps from the least memory on.
+std::string frontier(const std::vector<QualityPoint>& points, std::uint64_t context,
+                     const Scale& across, const Scale& up) {
   std::string path;
   double best = INFINITY;
   for (const QualityPoint& point : points) {
-    if (point.kl >= best) continue;
+    if (point.context != context || point.kl >= best) continue;
     best = point.kl;
     path += path.empty() ? fmt::format("M{:.1f},{:.1f}", across(point.megabytes), up(point.kl))
                          : fmt::format(" H{:.1f} V{:.1f}", across(point.megabytes), up(point.kl));
@@ -268,7 +269,14 @@ std::string quality_chart(const std::vector<Series>& all, const ChartPalette& pa
     drawing.words(across(value), plot_bottom() + 18, "middle", fmt::format("{:.4g}", value));
   }
   drawing.frame_title("MB of K/V on the device at most");
-  drawing.path(frontier(points, across, up), palette.words, true);
+  std::set<std::uint64_t> contexts;
+  for (const QualityPoint& point : points) {
+    if (!contexts.insert(point.context).second) continue;
+    // By the first of it, which takes the least memory.
+    drawing.path(frontier(points, point.context, across, up), palette.words, true);
+    drawing.words(across(point.megabytes), up(point.kl) - 8, "middle",
+                  std::to_string(point.context));
+  }
   for (const QualityPoint& point : points) {
     drawing.dot(across(point.megabytes), up(point.kl), point.color,
                 fmt::format("{}: {:.4g} MB, mean KL {:.3g}", point.name, point.megabytes,
@@ -279,7 +287,7 @@ std::string quality_chart(const std::vector<Series>& all, const ChartPalette& pa
     drawing.words(plot_right() + 12, y, "start", all[i].label,
                   palette.lines[i % palette.lines.size()]);
   }
-  drawing.words(plot_right() + 12, y, "start", "- - frontier");
+  drawing.words(plot_right() + 12, y, "start", "- - frontier of a context");
   return drawing.body();
 }
 
