@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree
 from pathlib import Path
 
@@ -117,6 +119,32 @@ def test_pictures_stand_by_themselves(kvtool, experiment):
         assert (folder / "plots" / "kv_cache_comparison.png").read_bytes().startswith(b"\x89PNG")
     else:
         assert done.returncode == 5 and "has no matplotlib" in done.stderr
+
+
+def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(kvtool, model):
+    command = [str(kvtool.binary), "experiment", "--model", str(model), "--device", "cpu", "--mode",
+               "baseline", "--mode", "int8", "--context", "40", "--max-new-tokens", "60",
+               "--output", "out", "--no-plots"]
+    first = kvtool.directory / "out" / "baseline_1_ctx40_run1.json"
+    running = subprocess.Popen([*command, "--runs", "2000"], cwd=kvtool.directory,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not first.exists() and running.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 130, errors
+    kept = first.read_bytes()
+    summary = summary_of(kvtool.directory / "out")
+    assert summary["interrupted"] and summary["experiments"][0]["completed_runs"] >= 1
+    kvtool.ok(*command[1:], "--runs", "2", "--resume")
+    summary = summary_of(kvtool.directory / "out")
+    assert not summary["interrupted"]
+    assert [row["completed_runs"] for row in summary["experiments"]] == [2, 2]
+    assert summary["experiments"][0]["resumed_runs"] >= 1 and first.read_bytes() == kept
 
 
 def test_a_long_context_is_shortened(kvtool, exported):

@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "kvtool/base/error.h"
+#include "run/experiment/experiment_clock.h"
 #include "run/experiment/experiment_files.h"
 #include "run/experiment/experiment_plan.h"
 #include "support/error_of.h"
@@ -238,6 +239,33 @@ TEST(ExperimentSummary, HasEveryModeWithItsSpread) {
   EXPECT_EQ(analysis.at("reactive").at("quality").at("matches"), 95);
   EXPECT_EQ(analysis.at("int8").at("latency_speedup_percent"), nullptr);
   EXPECT_EQ(analysis.at("int8").at("missing"), "it failed");
+}
+
+// ---- Time left ---------------------------------------------------------------------
+
+TEST(ExperimentClock, TellsWhatIsLeftOnceAPartIsDone) {
+  struct Listener : Observer {
+    void progress(const std::string& what) override { said = what; }
+    std::string said;
+  } listener;
+  std::vector<Experiment> experiments = {measured("baseline", {100}, 1, 1),
+                                         measured("int8", {100}, 1, 1)};
+  ExperimentClock clock;
+  clock.begin(experiments);
+  const auto tell = [&](const Experiment& experiment, const std::string& part) {
+    clock.progress(listener, StopToken(), experiment, part)(1, 4);
+    return listener.said;
+  };
+  EXPECT_EQ(tell(experiments[0], "replay"), "experiment 1/2: baseline at 64, replay, step 1/4");
+  clock.finish_part(experiments[0]);
+  EXPECT_THAT(tell(experiments[0], "run 1/1"), HasSubstr("run 1/1, step 1/4, about "));
+  EXPECT_THAT(listener.said, testing::EndsWith(" left"));
+  clock.skip(experiments[0]);
+  EXPECT_THAT(tell(experiments[1], "replay"), HasSubstr("experiment 2/2: int8 at 64, "));
+  clock.skip(experiments[1]);
+  StopSource stop;
+  stop.request_stop();
+  EXPECT_THROW(clock.progress(listener, stop.token(), experiments[1], "replay")(2, 4), Interrupted);
 }
 
 // ---- Files -------------------------------------------------------------------------

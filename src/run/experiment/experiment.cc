@@ -217,13 +217,13 @@ class ExperimentsRun {
   void judge_quality(Experiment& experiment, ExperimentJudge& judge) {
     if (judge.failure().empty()) {
       const std::optional<Error> error = error_of([&] {
-        judge.record(clock_.progress(session_, services_.stop, experiment, "recording"));
+        judge.record(clock_.progress(observer_, services_.stop, experiment, "recording"));
       });
       if (error) judge.give_up(unmarked(error->message()));
     }
     experiment.unjudged = judge.failure();
     if (experiment.unjudged.empty()) {
-      judge.judge(experiment, clock_.progress(session_, services_.stop, experiment, "replay"));
+      judge.judge(experiment, clock_.progress(observer_, services_.stop, experiment, "replay"));
     }
     clock_.finish_part(experiment);
   }
@@ -242,7 +242,7 @@ class ExperimentsRun {
          .logits_sample = 0,
          .kv_cache = spec},
         {},
-        clock_.progress(session_, services_.stop, experiment,
+        clock_.progress(observer_, services_.stop, experiment,
                         fmt::format("run {}/{}", number, experiment.settings.runs)));
     const cache::CacheUse& use = timed.result.cache_use;
     const std::uint64_t positions = experiment.context + new_tokens - 1;

@@ -36,7 +36,7 @@ void ExperimentClock::begin(const std::vector<Experiment>& experiments) {
   }
 }
 
-engine::Progress ExperimentClock::progress(Session& session, const StopToken& stop,
+engine::Progress ExperimentClock::progress(Observer& observer, const StopToken& stop,
                                            const Experiment& experiment, const std::string& part) {
   if (last_ != &experiment) {
     last_ = &experiment;
@@ -46,11 +46,10 @@ engine::Progress ExperimentClock::progress(Session& session, const StopToken& st
   const std::string what = fmt::format("experiment {}/{}: {} at {}, {}", current_, experiments_,
                                        experiment.settings.mode, experiment.context, part);
   const double size = part_of(experiment);
-  return [this, &session, stop, what, size](std::uint64_t done, std::uint64_t total) {
+  return [this, &observer, stop, what, size](std::uint64_t done, std::uint64_t total) {
     stop.throw_if_requested();
     const double share = total == 0 ? 0.0 : static_cast<double>(done) / static_cast<double>(total);
-    session.observer().progress(
-        fmt::format("{}, step {}/{}{}", what, done, total, left(share * size)));
+    observer.progress(fmt::format("{}, step {}/{}{}", what, done, total, left(share * size)));
   };
 }
 

@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
+#include "kvtool/engine/api.h"
 #include "kvtool/run/experiment.h"
 #include "run/seconds_since.h"
-#include "run/session.h"
 
 namespace kvtool::run {
 
@@ -18,7 +18,7 @@ class ExperimentClock {
   [[nodiscard]] double seconds() const { return seconds_since(started_); }
 
   // Of one part; tells how much time is left. Interrupted after a stop.
-  [[nodiscard]] engine::Progress progress(Session& session, const StopToken& stop,
+  [[nodiscard]] engine::Progress progress(Observer& observer, const StopToken& stop,
                                           const Experiment& experiment, const std::string& part);
   void finish_part(const Experiment& experiment);
   // What is left of an experiment will not be done.
