@@ -13,8 +13,10 @@ constexpr std::size_t kLabNumber = 3;
 constexpr std::size_t kLabName = 20;
 
 void show_group(ConsolePage& page, const run::LabResult& result, LabGroup group) {
+  const std::vector<LabColumn> columns = lab_columns(result);
+  if (std::ranges::find(columns, group, &LabColumn::group) == columns.end()) return;
   std::string head(kLabNumber + kLabName, ' ');
-  for (const LabColumn& column : lab_columns()) {
+  for (const LabColumn& column : columns) {
     if (column.group == group) head += fmt::format("{:>{}}", column.title, column.width);
   }
   page.line("");
@@ -22,7 +24,7 @@ void show_group(ConsolePage& page, const run::LabResult& result, LabGroup group)
   for (std::size_t i = 0; i < result.rows.size(); ++i) {
     const run::LabRow& row = result.rows[i];
     std::string line = fmt::format("{:>2} {:<{}}", i + 1, lab_label(row, kLabName - 1), kLabName);
-    for (const LabColumn& column : lab_columns()) {
+    for (const LabColumn& column : columns) {
       if (column.group == group) {
         line += fmt::format("{:>{}}", lab_cell(column, row), column.width);
       }
@@ -69,7 +71,8 @@ void show_lab(ConsolePage& page, const run::LabResult& result) {
     for (const std::string& line : lab_setting_lines(result)) page.wrapped_line(line, 2);
   }
   for (const LabGroup group :
-       {LabGroup::kFlips, LabGroup::kLogits, LabGroup::kRows, LabGroup::kBytes, LabGroup::kTime}) {
+       {LabGroup::kFlips, LabGroup::kLogits, LabGroup::kRows, LabGroup::kBytes, LabGroup::kTime,
+        LabGroup::kPages, LabGroup::kWaiting}) {
     show_group(page, result, group);
   }
   page.line("");

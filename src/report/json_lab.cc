@@ -70,6 +70,30 @@ Json json_lab_times(const std::vector<double>& values) {
           {"p95", json_number(run::quantile_of(values, 0.95))}};
 }
 
+Json json_lab_ghost(const run::LabPaging& paging) {
+  if (!paging.ghost) return nullptr;
+  const run::LabGhost& ghost = *paging.ghost;
+  Json json = {{"spec", json_known(ghost.spec)}, {"missing", json_known(ghost.missing)}};
+  if (!ghost.ran()) return json;
+  json["step_ms"] = json_lab_times(ghost.step_ms);
+  json["decode_seconds"] = json_number(ghost.decode_seconds);
+  json["stall_share"] = json_number(paging.ghost_stall_share());
+  json["other_tokens"] = ghost.other_tokens;
+  return json;
+}
+
+// null where no step read a page.
+Json json_lab_pages(const run::LabPaging& paging) {
+  Json json = json_page_traffic(paging.pages);
+  if (json.is_null()) return json;
+  json["prefetched"] = paging.pages.prefetched;
+  json["prefetch_hits"] = paging.pages.prefetch_hits;
+  json["decode_seconds"] = json_number(paging.decode_seconds);
+  json["stall_share"] = json_number(paging.stall_share());
+  json["ghost"] = json_lab_ghost(paging);
+  return json;
+}
+
 Json json_lab_row(const run::LabRow& row) {
   Json json = {{"role", run::lab_role_name(row.role)}, {"name", json_text(row.name)},
                {"given", json_text(row.given)},        {"budget", json_known(row.budget)},
@@ -92,6 +116,7 @@ Json json_lab_row(const run::LabRow& row) {
   json["prefill_ms"] = json_lab_times(row.time.prefill_ms);
   json["step_ms"] = json_lab_times(row.time.step_ms);
   json["steps_timed_singly"] = row.time.of_steps;
+  json["pages"] = json_lab_pages(row.paging);
   json["regret"] = {{"kl_ratio", json_number(row.regret_ratio)},
                     {"kl_difference", json_number(row.regret_difference)}};
   json["gate"] = {{"name", row.gate},

@@ -2,12 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 
 #include "cache_bench_words.h"
 #include "kvtool/base/text.h"
 #include "kvtool/run/cache_bench.h"
+#include "lab_page_columns.h"
 #include "wording.h"
 
 namespace kvtool::report {
@@ -175,7 +177,20 @@ std::string claim(const LabRow& row, const LabRow& full) {
 
 }  // namespace
 
-std::span<const LabColumn> lab_columns() { return kColumns; }
+std::vector<LabColumn> lab_columns() {
+  std::vector<LabColumn> columns(kColumns.begin(), kColumns.end());
+  columns.insert(columns.end(), lab_page_columns().begin(), lab_page_columns().end());
+  return columns;
+}
+
+std::vector<LabColumn> lab_columns(const run::LabResult& result) {
+  std::vector<LabColumn> columns = lab_columns();
+  std::erase_if(columns, [&](const LabColumn& column) {
+    return std::ranges::all_of(
+        result.rows, [&](const LabRow& row) { return lab_cell(column, row) == kNoFigure; });
+  });
+  return columns;
+}
 
 std::string lab_cell(const LabColumn& column, const LabRow& row) {
   return row.ran() ? column.cell(row) : kNoFigure;
@@ -203,6 +218,7 @@ std::string lab_row_line(const LabRow& row) {
   if (!row.gate_passed && !row.gate_failure.empty()) {
     line += fmt::format(" (gate {}: {})", row.gate, one_line(row.gate_failure));
   }
+  if (row.paging.ghost) line += "; " + one_line(lab_ghost_words(*row.paging.ghost));
   return line;
 }
 

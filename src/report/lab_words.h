@@ -1,7 +1,6 @@
 // What all reports for people say of a lab: the columns of its table, and the lines around it.
 #pragma once
 
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,7 +10,7 @@
 namespace kvtool::report {
 
 // Columns that a narrow page shows together.
-enum class LabGroup : std::uint8_t { kFlips, kLogits, kRows, kBytes, kTime };
+enum class LabGroup : std::uint8_t { kFlips, kLogits, kRows, kBytes, kTime, kPages, kWaiting };
 
 struct LabColumn {
   std::string_view title;  // as docs/lab.md names it
@@ -19,7 +18,9 @@ struct LabColumn {
   std::size_t width;                            // of a column on the console, a blank included
   std::string (*cell)(const run::LabRow& row);  // of a row that ran
 };
-[[nodiscard]] std::span<const LabColumn> lab_columns();
+[[nodiscard]] std::vector<LabColumn> lab_columns();
+// Those in which some row has a figure.
+[[nodiscard]] std::vector<LabColumn> lab_columns(const run::LabResult& result);
 // "-" of a row that did not run.
 [[nodiscard]] std::string lab_cell(const LabColumn& column, const run::LabRow& row);
 

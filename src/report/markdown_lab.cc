@@ -11,12 +11,13 @@ namespace kvtool::report {
 namespace {
 
 std::string lab_table(const run::LabResult& result) {
+  const std::vector<LabColumn> columns = lab_columns(result);
   std::vector<std::string> titles = {"row"};
-  for (const LabColumn& column : lab_columns()) titles.push_back(">" + std::string(column.title));
+  for (const LabColumn& column : columns) titles.push_back(">" + std::string(column.title));
   MarkdownTable table(titles);
   for (const run::LabRow& row : result.rows) {
     std::vector<std::string> cells = {markdown_code(row.name)};
-    for (const LabColumn& column : lab_columns()) cells.push_back(lab_cell(column, row));
+    for (const LabColumn& column : columns) cells.push_back(lab_cell(column, row));
     table.row(cells);
   }
   return table.text();

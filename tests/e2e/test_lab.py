@@ -137,6 +137,31 @@ def test_who_chooses_best_is_of_the_same_steps(table):
         assert pair["kl_difference"] == pytest.approx(kl[pair["other"]] - kl[pair["best"]])
 
 
+def test_pages_are_those_of_the_replay_and_of_a_run_without_paging(kvtool, recorded):
+    select = f"select=quest,budget=50%,{PAGES}"
+    for residency in ("lru", "predictive"):
+        given = f"paged:device=8,residency={residency},{select}"
+        _, rows = lab_of(kvtool, recorded, "--policy", given, "--rows", "none")
+        row = rows[given]
+        report = kvtool.json("replay", *recorded, "--kv-cache", given, "--mode", "forced")
+        (cache,) = report["summary"]["caches"]
+        pages, ghost = row["pages"], row["pages"]["ghost"]
+        for name, number in cache["pages"].items():
+            # What is late, and how long it took, is another run's.
+            if name not in ("hits", "late", "hit_rate", "inner_hits", "inner_hit_rate",
+                            "prefetch_timeliness") and "seconds" not in name:
+                assert pages[name] == number, name
+        assert pages["prefetched"] == cache["prefetched"]
+        assert (pages["prefetched"] > 0) == (residency == "predictive")
+        assert 0 < pages["stall_share"] < 1
+        assert ghost["missing"] is None and ghost["other_tokens"] == 0
+        assert "device=100%" in ghost["spec"]
+        assert ghost["step_ms"]["count"] == row["step_ms"]["count"] == NEW_TOKENS - 1
+        assert ghost["stall_share"] == pytest.approx(
+            1 - ghost["decode_seconds"] / pages["decode_seconds"])
+    assert rows["full"]["pages"] is None
+
+
 def test_the_noise_floor_says_what_differs(kvtool, recorded):
     _, rows = lab_of(kvtool, recorded, "--policy", "int8")
     noise = rows["noise"]

@@ -266,9 +266,80 @@ TEST(LabReport, ShowsNeedlesByCacheAndByDepth) {
 }
 
 TEST(LabReport, ARowThatDidNotRunHasNoFigures) {
-  for (const LabColumn& column : lab_columns()) {
+  for (const LabColumn& column : lab_columns(lab_sample())) {
     EXPECT_EQ(lab_cell(column, lab_sample().rows[1]), "-") << column.title;
   }
+}
+
+std::vector<std::string> lab_titles(const run::LabResult& result) {
+  std::vector<std::string> titles;
+  for (const LabColumn& column : lab_columns(result)) titles.emplace_back(column.title);
+  return titles;
+}
+
+// 1000 pages read, of which 700 were there and 50 on their way; 200 came ahead, 120 of them used.
+run::LabResult paged_sample() {
+  run::LabResult result = lab_sample();
+  run::LabPaging& paging = result.rows[2].paging;
+  paging.pages = {.demands = 1000,
+                  .hits = 700,
+                  .inner_demands = 800,
+                  .inner_hits = 508,
+                  .late = 50,
+                  .prefetched = 200,
+                  .prefetch_hits = 120,
+                  .wasted_bytes = 960'000,
+                  .miss_seconds = 0.5,
+                  .late_seconds = 0.125,
+                  .write_seconds = 0.125};
+  paging.decode_seconds = 5.0;
+  paging.ghost = run::LabGhost{"paged:device=100%", "", {32.0, 33.0, 34.0}, 4.0, 2};
+  return result;
+}
+
+TEST(LabReport, AColumnThatNoRowHasIsLeftOut) {
+  EXPECT_THAT(lab_titles(lab_sample()), Not(testing::Contains("hits")));
+  EXPECT_THAT(lab_titles(lab_sample()), Not(testing::Contains("regret")));
+  EXPECT_THAT(lab_titles(lab_sample()), testing::Contains("agreement"));
+  run::LabResult reactive = paged_sample();
+  reactive.rows[2].paging.pages.prefetched = reactive.rows[2].paging.pages.prefetch_hits = 0;
+  EXPECT_THAT(lab_titles(reactive), testing::Contains("hits"));
+  EXPECT_THAT(lab_titles(reactive), testing::Contains("stall"));
+  EXPECT_THAT(lab_titles(reactive), Not(testing::Contains("late")));
+  EXPECT_THAT(lab_titles(reactive), Not(testing::Contains("precision")));
+}
+
+TEST(LabReport, PagesStandInTablesOfTheirOwn) {
+  std::ostringstream out;
+  make_console_reporter(out, {})->lab(paged_sample());
+  EXPECT_THAT(out.str(), HasSubstr("   hits inner hits   late precision coverage     wasted\n"));
+  EXPECT_THAT(out.str(), HasSubstr(" 3 int8                   70.0%      63.5%     50     60.0%"
+                                   "    32.4%    0.96 MB\n"));
+  EXPECT_THAT(out.str(),
+              HasSubstr(" 3 int8                       58.3%   15.0%     33.0 (32.0-34.0)"
+                        "        20.0%\n"));
+  EXPECT_THAT(out.str(), HasSubstr("ghost run (all resident): the same keys, 2 other tokens"));
+  std::istringstream lines(out.str());
+  for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 90U) << line;
+}
+
+TEST(LabReport, JsonHoldsPagesAndTheGhost) {
+  std::string written;
+  const auto reporter = make_json_reporter([&](const std::string& text) { written = text; });
+  reporter->begin({"lab", "1.0", "2026-01-02T03:04:05Z"});
+  reporter->lab(paged_sample());
+  reporter->finish({});
+  const json rows = json::parse(written).at("labs").at(0).at("rows");
+  EXPECT_TRUE(rows.at(0).at("pages").is_null());
+  const json pages = rows.at(2).at("pages");
+  EXPECT_EQ(pages.at("hit_rate"), 0.7);
+  EXPECT_EQ(pages.at("misses"), 250);
+  EXPECT_EQ(pages.at("prefetch_coverage"), 120.0 / 370.0);
+  EXPECT_EQ(pages.at("stall_share"), 0.15);
+  EXPECT_EQ(pages.at("ghost").at("stall_share"), 0.2);
+  EXPECT_EQ(pages.at("ghost").at("other_tokens"), 2);
+  EXPECT_EQ(pages.at("ghost").at("step_ms").at("median"), 33.0);
+  EXPECT_TRUE(pages.at("ghost").at("missing").is_null());
 }
 
 TEST(LabReport, ANameIsCutBeforeItsBudget) {

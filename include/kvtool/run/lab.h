@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kvtool/cache/cache_use.h"
+#include "kvtool/run/lab_paging.h"
 #include "kvtool/run/lab_parts.h"
 #include "kvtool/run/lab_quality.h"
 #include "kvtool/run/lab_texts.h"
@@ -111,6 +112,7 @@ struct LabRow {
   std::vector<double> attention_l2_by_layer;
   std::optional<double> attention_l2;        // of all layers, their squares summed
   std::vector<std::vector<double>> step_kl;  // nats, of each input and step; NaN: not known
+  LabPaging paging;
   // Mean KL over that of mass in the same frame, and minus it.
   std::optional<double> regret_ratio, regret_difference;
   std::string gate;

@@ -21,10 +21,11 @@ constexpr const char* kLabColors[] = {"var(--mode-inject)", "var(--mode-forced)"
                                       "var(--mode-free)", "var(--noise)", "var(--near)"};
 
 std::string lab_rows(const run::LabResult& result) {
+  const std::vector<LabColumn> columns = lab_columns(result);
   std::string rows;
   for (const run::LabRow& row : result.rows) {
     rows += "<tr><th scope=\"row\"><code>" + text(row.name) + "</code></th>";
-    for (const LabColumn& column : lab_columns()) {
+    for (const LabColumn& column : columns) {
       rows += "<td class=\"number\">" + text(lab_cell(column, row)) + "</td>";
     }
     rows += "</tr>\n";
@@ -34,7 +35,7 @@ std::string lab_rows(const run::LabResult& result) {
 
 std::string lab_html_table(const run::LabResult& result) {
   std::string head = "<th>Row</th>";
-  for (const LabColumn& column : lab_columns()) {
+  for (const LabColumn& column : lab_columns(result)) {
     head += "<th class=\"number\">" + text(std::string(column.title)) + "</th>";
   }
   return "<div class=\"scroll\"><table><thead><tr>" + head + "</tr></thead><tbody>\n" +

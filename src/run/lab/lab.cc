@@ -11,6 +11,7 @@
 #include "kvtool/base/error.h"
 #include "kvtool/base/setting.h"
 #include "lab_checks.h"
+#include "lab_ghost.h"
 #include "lab_pairs.h"
 #include "lab_plan.h"
 #include "lab_reader.h"
@@ -202,7 +203,8 @@ class LabRun {
     LabRow& row = begin_row(planned.role, planned.given, planned.budget);
     row.frame = planned.frame;
     try {
-      replay(planned.spec, references_, row);
+      const Judgement judged = replay(planned.spec, references_, row);
+      if (needs_ghost(row)) row.paging.ghost = measure_ghost(planned.spec, judged, row);
     } catch (const Error& error) {
       services_.stop.throw_if_requested();
       row.missing = unmarked(error.message());
@@ -212,17 +214,11 @@ class LabRun {
   }
 
   // No spec: the cache that made the recordings.
-  void replay(const std::optional<cache::CacheSpec>& spec, std::span<const ReferenceSet> references,
-              LabRow& row) {
-    const TrialRunner runner(*model_, references, request_.run.gate, session_.device_label(),
-                             observer_);
+  Judgement replay(const std::optional<cache::CacheSpec>& spec,
+                   std::span<const ReferenceSet> references, LabRow& row) {
     StepClock clock;
-    const engine::Progress tell = session_.progress(progress_words(row));
-    const Judgement judged = runner.run({.kv_cache = spec, .modes = modes_, .refuse_idle = false},
-                                        [&](std::uint64_t done, std::uint64_t total) {
-                                          clock.tell(done, steady_seconds());
-                                          tell(done, total);
-                                        });
+    Judgement judged = run_trial({.kv_cache = spec, .modes = modes_, .refuse_idle = false},
+                                 references, progress_words(row), clock);
     const format::ReplayMode mode = lab_mode(modes_);
     row.spec = judged.batches.front().kv_cache.to_string();
     row.quality = lab_quality(judged.figures, mode);
@@ -231,21 +227,53 @@ class LabRun {
       if (input.mode == mode) row.step_kl.push_back(input.steps);
     }
     row.time = lab_time(judged.batches, mode, clock, session_.engine().device().type == "cpu");
+    row.paging = lab_paging(judged.batches, mode);
     row.gate = judged.gate;
     row.gate_passed = judged.passed();
     if (!judged.passed()) row.gate_failure = analysis::describe(judged.failed_rules.front());
-    if (request_.attention) measure_attention(runner, spec, row);
+    if (request_.attention) measure_attention(references, spec, row);
+    return judged;
   }
 
   // In a run of its own: it would be in the times of the other.
-  void measure_attention(const TrialRunner& runner, const std::optional<cache::CacheSpec>& spec,
-                         LabRow& row) {
-    const Judgement judged = runner.run({.kv_cache = spec,
-                                         .modes = {format::ReplayMode::kForced},
-                                         .refuse_idle = false,
-                                         .measure_attention = true},
-                                        session_.progress(progress_words(row) + ", attention"));
+  void measure_attention(std::span<const ReferenceSet> references,
+                         const std::optional<cache::CacheSpec>& spec, LabRow& row) {
+    StepClock unused;
+    const Judgement judged = run_trial({.kv_cache = spec,
+                                        .modes = {format::ReplayMode::kForced},
+                                        .refuse_idle = false,
+                                        .measure_attention = true},
+                                       references, progress_words(row) + ", attention", unused);
     take_attention(judged.batches, row);
+  }
+
+  Judgement run_trial(const Trial& trial, std::span<const ReferenceSet> references,
+                      const std::string& words, StepClock& clock) {
+    const TrialRunner runner(*model_, references, request_.run.gate, session_.device_label(),
+                             observer_);
+    const engine::Progress tell = session_.progress(words);
+    return runner.run(trial, [&](std::uint64_t done, std::uint64_t total) {
+      clock.tell(done, steady_seconds());
+      tell(done, total);
+    });
+  }
+
+  // Of a row whose pages had to leave the device.
+  LabGhost measure_ghost(const cache::CacheSpec& spec, const Judgement& paged, const LabRow& row) {
+    const format::ReplayMode mode = lab_mode(modes_);
+    StepClock clock;
+    try {
+      const Judgement ghost =
+          run_trial({.kv_cache = all_resident(spec), .modes = {mode}, .refuse_idle = false},
+                    references_, progress_words(row) + ", all resident", clock);
+      const bool step_by_step = session_.engine().device().type == "cpu";
+      return lab_ghost(paged, ghost, mode, lab_time(ghost.batches, mode, clock, step_by_step));
+    } catch (const Error& error) {
+      services_.stop.throw_if_requested();
+      LabGhost none;
+      none.missing = unmarked(error.message());
+      return none;
+    }
   }
 
   void judge(const analysis::Figures& figures, LabRow& row) const {

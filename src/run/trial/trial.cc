@@ -172,6 +172,9 @@ void TrialRunner::take_rows(const Trial& trial, std::vector<ReplayedRow> rows,
       judgement.steps += mode.timing.steps;
       take_largest_gaps(mode.comparison, noise_z, judgement);
       judgement.kl.push_back(kl_of(mode));
+      const std::vector<std::int32_t>& tokens = mode.comparison.live_tokens;
+      std::vector<std::int32_t>& all = judgement.tokens[mode.mode];
+      all.insert(all.end(), tokens.begin(), tokens.end());
     }
     verdicts.add(context, input_of(model_.info(), trial, row));
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -68,6 +69,7 @@ struct Judgement {
   std::uint64_t groups = 0;
   std::vector<TrialBatch> batches;
   std::vector<InputKl> kl;  // of each input and mode
+  std::map<format::ReplayMode, std::vector<std::int32_t>> tokens;  // of this device, all inputs
 
   [[nodiscard]] bool passed() const { return failed_rules.empty(); }
 };
