@@ -20,6 +20,8 @@ SPECS = [
     "mean-key:page=4,budget=3,sinks=0,recent=1,dense=0",
     "mean-deviation:page=4,budget=3,sinks=0,recent=1,dense=0",
     "mass:page=4,budget=3,sinks=0,recent=1,dense=0",
+    "paged:page=3,device=12,select=window,budget=4,sinks=1,recent=1,dense=1",
+    "paged:page=4,device=6,select=window,budget=30%,sinks=0,recent=1,dense=0",
 ]
 # How a page is ranked does not depend on the family, and all of it is seen on llama: grouped heads.
 # The others differ in what a query sees and in what attention makes of it: one K/V head for all;
@@ -36,8 +38,8 @@ def options_of(spec):
     options = {"policy": policy, "sinks": 0, "dense": 0}
     for part in rest.split(","):
         name, _, value = part.partition("=")
-        options[name] = value if value.endswith("%") else int(value)
-    return options
+        options[name] = int(value) if value.isdigit() else value
+    return options | {"policy": options.get("select", policy)}
 
 
 def page_score(policy, queries, keys):
@@ -68,7 +70,7 @@ def seen_keys(options, queries, keys, visible, weights):
         if each in always or each * page < visible[0]:
             continue
         part = slice(each * page, (each + 1) * page)
-        score = (weights[:, part].sum() if policy == "mass" else
+        score = (weights[:, part].sum() if policy == "mass" else each if policy == "window" else
                  page_score(policy, queries, keys[part]))
         scores.append((-score, each))
     chosen = {each for _, each in sorted(scores)[:max(0, budget - len(always))]}
@@ -114,7 +116,7 @@ class Selection:
 
     def _seen(self, layer, position, queries, keys, visible, weights):
         options = self._options
-        if options["policy"] == "window":
+        if options["policy"] == "window" and "page" not in options:
             return [key for key in visible
                     if key < options["sinks"] or position - key < options["recent"]]
         if layer < options["dense"] or position < self._prompt:

@@ -179,8 +179,8 @@ CachePlan plan_kivi(const format::Geometry& geometry, const BatchExtent& batch,
                     const CacheSpec& spec);
 void check_kivi(const CacheSpec& spec);
 
-inline constexpr std::array<std::string_view, 6> kSelectWords = {
-    "none", "quest", "mean-key", "mean-deviation", "mass", "random"};
+inline constexpr std::array<std::string_view, 7> kSelectWords = {
+    "none", "quest", "mean-key", "mean-deviation", "mass", "random", "window"};
 inline constexpr std::array kPagedSelecting = selection_options({kSelectName, "none", true});
 inline constexpr std::array<std::string_view, 1> kUnpaced = {"none"};
 inline constexpr std::array<std::string_view, 2> kNoOrYes = {"0", "1"};

@@ -170,6 +170,9 @@ INSTANTIATE_TEST_SUITE_P(
                  "mean-key:page=4,budget=25%,sinks=0,recent=1,dense=0"),
         SpecPair("paged:page=4,device=8,select=mass,budget=8,dense=0,codec=int8",
                  "mass:page=4,budget=8,dense=0,codec=int8"),
+        // Of pages of one position: prompts are shorter than the window.
+        SpecPair("paged:page=1,device=24,check=1,select=window,budget=40,sinks=0,recent=1,dense=0",
+                 "window:sinks=0,recent=40"),
         SpecPair("paged:page=4,device=8,select=random,budget=8,dense=0",
                  "random:page=4,budget=8,dense=0"),
         SpecPair("paged:page=32,device=4,select=quest,budget=4,dense=0,codec=kivi4",

@@ -103,9 +103,27 @@ std::uint64_t mix(std::uint64_t state) {
   return state ^ (state >> 31);
 }
 
-// Nothing of the keys: by layer, K/V head, position of the query and page alone, so that every
+// By nothing of the keys, so that nothing is known of their share either.
+class BlindRanking : public PageRanking {
+ public:
+  [[nodiscard]] at::Tensor shares(const at::Tensor& scores, const AttentionCall&) const override {
+    return at::full_like(scores, 1.0 / static_cast<double>(scores.size(2)));
+  }
+};
+
+// The last ones.
+class WindowRanking : public BlindRanking {
+ public:
+  [[nodiscard]] at::Tensor scores(const PageQuery& query) const override {
+    return at::arange(query.first, query.end, query.q.options())
+        .view({1, 1, -1})
+        .expand({query.q.size(0), query.q.size(1), -1});
+  }
+};
+
+// By layer, K/V head, position of the query and page alone, so that every
 // run chooses the same.
-class RandomRanking : public PageRanking {
+class RandomRanking : public BlindRanking {
  public:
   [[nodiscard]] at::Tensor scores(const PageQuery& query) const override {
     const std::int64_t heads = query.q.size(1);
@@ -123,9 +141,6 @@ class RandomRanking : public PageRanking {
         .to(query.q.device())
         .view({1, heads, query.end - query.first})
         .expand({query.q.size(0), -1, -1});
-  }
-  [[nodiscard]] at::Tensor shares(const at::Tensor& scores, const AttentionCall&) const override {
-    return at::full_like(scores, 1.0 / static_cast<double>(scores.size(2)));
   }
 };
 
@@ -147,6 +162,7 @@ std::unique_ptr<PageRanking> make_page_ranking(std::string_view policy) {
   if (policy == "mean-deviation") return std::make_unique<MeanDeviationRanking>();
   if (policy == "mass") return std::make_unique<MassRanking>();
   if (policy == "random") return std::make_unique<RandomRanking>();
+  if (policy == "window") return std::make_unique<WindowRanking>();
   throw_misuse("the cache '" + std::string(policy) + "' ranks no pages");
 }
 

@@ -1,5 +1,5 @@
 // The policies that show a step's query some pages of its keys: quest, mean-key, mean-deviation,
-// mass and random (docs/caches.md).
+// mass and random, and the window of pages of the policy paged (docs/caches.md).
 #pragma once
 
 #include <ATen/ATen.h>
