@@ -1,6 +1,5 @@
 #include "kvtool/cache/cache_plan.h"
 
-#include <algorithm>
 #include <string>
 
 #include "kvtool/base/checked.h"
@@ -18,55 +17,12 @@ const PolicyInfo& policy_of(std::string_view name) {
   throw_misuse("no plan for the cache '" + std::string(name) + "': its policy is not known");
 }
 
-// K or V of one layer at one position.
-struct Rows {
-  std::uint64_t heads;
-  std::uint64_t dim;
-  DType dtype;
-
-  // Of the numbers that a policy keeps of a page.
-  [[nodiscard]] std::uint64_t page_bytes(std::uint32_t numbers) const {
-    return heads * dim * numbers * sizeof(float);
-  }
-  [[nodiscard]] std::uint64_t logical_bytes() const { return heads * dim * element_size(dtype); }
-  // As float32, on the way to another type.
-  [[nodiscard]] std::uint64_t wide_bytes() const {
-    return dtype == DType::kFloat32 ? 0 : heads * dim * sizeof(float);
-  }
-};
-
-// Work space, all layers use the same: K and V of one as the model makes them, and what is
-// larger of the two as float32.
-struct WorkSpace {
-  std::uint64_t key = 0;
-  std::uint64_t value = 0;
-  std::uint64_t wide = 0;
-
-  void fit(const Rows& k, const Rows& v) {
-    key = std::max(key, k.logical_bytes());
-    value = std::max(value, v.logical_bytes());
-    wide = std::max({wide, k.wide_bytes(), v.wide_bytes()});
-  }
-};
-
-Rows keys_of(const format::LayerGeometry& layer) {
-  return {layer.num_kv_heads, layer.key_dim, layer.key_dtype};
-}
-
-Rows values_of(const format::LayerGeometry& layer) {
-  return {layer.num_kv_heads, layer.value_dim, layer.value_dtype};
-}
-
 // Of rows that are kept all in the same way, each on its own.
 CachePlan plan_rows(const format::Geometry& geometry, const BatchExtent& batch,
                     const CacheSpec& store) {
   const StoredBytes bytes = stored_bytes(geometry, store);
-  WorkSpace work;
-  if (storage_of(store).element_bits != 0) {
-    for (const format::LayerGeometry& layer : geometry.layers()) {
-      work.fit(keys_of(layer), values_of(layer));
-    }
-  }
+  const bool is_coded = storage_of(store).element_bits != 0;
+  const WorkBytes work = is_coded ? work_bytes(geometry) : WorkBytes();
   const auto of_batch = [&](std::uint64_t positions, std::uint64_t each) {
     return bytes_of_batch(batch, positions, each);
   };
@@ -116,7 +72,8 @@ std::uint64_t page_summary_bytes(const format::Geometry& geometry, const BatchEx
   std::uint64_t index = 0;
   for (const format::LayerGeometry& layer : geometry.layers()) {
     if (!budget.selects(index++)) continue;
-    bytes += keys_of(layer).page_bytes(policy_of(budget.selection()).page_numbers);
+    bytes += layer.num_kv_heads * layer.key_dim * policy_of(budget.selection()).page_numbers *
+             sizeof(float);
   }
   return bytes_of_batch(batch, batch.positions / budget.page(), bytes);
 }

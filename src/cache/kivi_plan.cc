@@ -10,25 +10,6 @@
 #include "stored_bytes.h"
 
 namespace kvtool::cache {
-namespace {
-
-// Of one position, of the layers that take most.
-struct WorkBytes {
-  std::uint64_t key = 0;
-  std::uint64_t value = 0;
-};
-
-WorkBytes work_bytes(const format::Geometry& geometry) {
-  WorkBytes bytes;
-  for (const format::LayerGeometry& layer : geometry.layers()) {
-    const std::uint64_t heads = layer.num_kv_heads;
-    bytes.key = std::max(bytes.key, heads * layer.key_dim * element_size(layer.key_dtype));
-    bytes.value = std::max(bytes.value, heads * layer.value_dim * element_size(layer.value_dtype));
-  }
-  return bytes;
-}
-
-}  // namespace
 
 KiviSettings kivi_settings(const CacheSpec& spec) {
   KiviSettings settings;

@@ -1,5 +1,7 @@
 #include "stored_bytes.h"
 
+#include <algorithm>
+
 #include "kvtool/base/dtype.h"
 #include "kvtool/cache/kivi_settings.h"
 
@@ -63,6 +65,20 @@ StoredBytes stored_bytes(const format::Geometry& geometry, const CacheSpec& stor
   StoredBytes bytes;
   for (std::uint64_t layer = 0; layer < geometry.layers().size(); ++layer) {
     bytes += stored_bytes(geometry, layer, store);
+  }
+  return bytes;
+}
+
+WorkBytes work_bytes(const format::Geometry& geometry) {
+  WorkBytes bytes;
+  const auto fit = [&](std::uint64_t numbers, DType dtype, std::uint64_t& own) {
+    own = std::max(own, numbers * element_size(dtype));
+    if (dtype != DType::kFloat32) bytes.wide = std::max(bytes.wide, numbers * sizeof(float));
+  };
+  for (const format::LayerGeometry& layer : geometry.layers()) {
+    const std::uint64_t heads = layer.num_kv_heads;
+    fit(heads * layer.key_dim, layer.key_dtype, bytes.key);
+    fit(heads * layer.value_dim, layer.value_dtype, bytes.value);
   }
   return bytes;
 }

@@ -28,6 +28,15 @@ struct StoredBytes {
 // Of all of them.
 [[nodiscard]] StoredBytes stored_bytes(const format::Geometry& geometry, const CacheSpec& store);
 
+// Of one position in the layers that take most, where rows are turned back: K and V of one as the
+// model makes them, and what is larger of the two as float32, unless they are that already.
+struct WorkBytes {
+  std::uint64_t key = 0;
+  std::uint64_t value = 0;
+  std::uint64_t wide = 0;
+};
+[[nodiscard]] WorkBytes work_bytes(const format::Geometry& geometry);
+
 // As plan_cache(), of a policy that keeps rows.
 [[nodiscard]] CachePlan plan_store(const format::Geometry& geometry, const BatchExtent& batch,
                                    const CacheSpec& store);

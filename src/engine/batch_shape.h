@@ -10,6 +10,11 @@
 
 namespace kvtool::engine {
 
+// Of positions, or slots less their padding: those that there are.
+[[nodiscard]] constexpr std::uint64_t no_padding(std::int64_t positions) {
+  return positions < 0 ? 0 : static_cast<std::uint64_t>(positions);
+}
+
 class BatchShape {
  public:
   // prompts: one span of token ids per row, none empty, none longer than

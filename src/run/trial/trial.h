@@ -68,7 +68,7 @@ struct Judgement {
   // Devices that the recordings come from, each judged for itself.
   std::uint64_t groups = 0;
   std::vector<TrialBatch> batches;
-  std::vector<InputKl> kl;  // of each input and mode
+  std::vector<InputKl> kl;                                         // of each input and mode
   std::map<format::ReplayMode, std::vector<std::int32_t>> tokens;  // of this device, all inputs
 
   [[nodiscard]] bool passed() const { return failed_rules.empty(); }

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <map>
 #include <thread>
 
 #include "engine/cache/contiguous_cache.h"
@@ -48,6 +49,44 @@ TEST(PartialAttention, PartsAreTheWhole) {
     }
   }
 }
+
+// Pages of exact rows, which a test can damage in host memory.
+class FragilePages : public PageFormat {
+ public:
+  explicit FragilePages(std::unique_ptr<PageFormat> format) : format_(std::move(format)) {}
+
+  // A store asks for the frames of a layer, then for its pages in host memory.
+  [[nodiscard]] PageParts allocate(std::int64_t layer, std::int64_t rows, std::int64_t positions,
+                                   const at::TensorOptions& options) const override {
+    on_host_[layer] = format_->allocate(layer, rows, positions, options);
+    return on_host_[layer];
+  }
+  void encode(std::int64_t layer, std::int64_t row, const LayerKv& rows, const PageParts& page,
+              SlotRange within) const override {
+    format_->encode(layer, row, rows, page, within);
+  }
+  void decode(std::int64_t layer, std::int64_t row, const PageParts& page, SlotRange within,
+              const LayerKv& rows) const override {
+    format_->decode(layer, row, page, within, rows);
+  }
+  [[nodiscard]] LayerKv as_kept(std::int64_t layer, std::int64_t row, const LayerKv& rows,
+                                bool is_prompt) const override {
+    return format_->as_kept(layer, row, rows, is_prompt);
+  }
+  [[nodiscard]] LayerKv shown(std::int64_t layer, const PageParts& frames) override {
+    return format_->shown(layer, frames);
+  }
+
+  // One bit of the V of a row's first position in a layer.
+  void damage(std::int64_t layer, std::int64_t row) const {
+    const at::Tensor first = on_host_.at(layer).back().select(0, row).select(0, 0).select(0, 0);
+    first.view(at::kByte).select(0, 0).bitwise_xor_(1);
+  }
+
+ private:
+  std::unique_ptr<PageFormat> format_;
+  mutable std::map<std::int64_t, PageParts> on_host_;
+};
 
 // Two rows, one padded, of a layer that sees everything and one with a window.
 class PagedPasses : public testing::Test {
@@ -190,8 +229,8 @@ TEST_F(PagedPasses, AWindowFetchesItsPagesAlone) {
 
 TEST_F(PagedPasses, AChecksumNamesThePageThatCameBackWrong) {
   const cache::PagedSettings settings = cache::paged_settings(paged("page=3,device=4,check=1"));
-  const auto format = make_page_format({}, layout_, shape_, 6, at::kCPU);
-  PageStore store(settings, {2, 14}, *format, 2, 2, at::kCPU);
+  FragilePages format(make_page_format({}, layout_, shape_, 6, at::kCPU));
+  PageStore store(settings, {2, 14}, format, 2, 2, at::kCPU);
   const std::vector<bool> kept(14, false);
   const LayerKv rows{at::randn({2, 3, 8}), at::randn({2, 3, 6})};
   store.fetch({1, 0, 0}, kept, 0);
@@ -202,7 +241,7 @@ TEST_F(PagedPasses, AChecksumNamesThePageThatCameBackWrong) {
   store.save({1, 0, 1});
   store.fetch({1, 0, 2}, kept, 2);  // page 0 is out
   EXPECT_EQ(store.frame_of({1, 0, 0}), -1);
-  store.damage_host_copy({1, 0, 0});
+  format.damage(1, 0);
   const Error error = error_of([&] { store.fetch({1, 0, 0}, kept, 17); });
   EXPECT_EQ(error.code(), ErrorCode::kInternal);
   EXPECT_THAT(error.what(),
@@ -215,9 +254,9 @@ TEST_F(PagedPasses, AChecksumNamesThePageThatCameBackWrong) {
 TEST_F(PagedPasses, WhatComesAheadIsThereWhenItsLayerIsUsedAgain) {
   const cache::PagedSettings settings =
       cache::paged_settings(paged("page=3,device=4,check=1,residency=predictive,prefetch=1"));
-  const auto format = make_page_format({}, layout_, shape_, 2 * 3, at::kCPU);
+  FragilePages format(make_page_format({}, layout_, shape_, 2 * 3, at::kCPU));
   for (const bool damage : {false, true}) {
-    PageStore store(settings, {2, 14}, *format, 2, 2, at::kCPU);
+    PageStore store(settings, {2, 14}, format, 2, 2, at::kCPU);
     const std::vector<bool> kept(14, false);
     const LayerKv rows{at::randn({2, 12, 8}), at::randn({2, 12, 6})};
     for (std::int64_t page = 0; page < 4; ++page) {
@@ -226,7 +265,7 @@ TEST_F(PagedPasses, WhatComesAheadIsThereWhenItsLayerIsUsedAgain) {
       store.save({1, 0, page});
     }
     EXPECT_EQ(store.frame_of({1, 0, 0}), -1);
-    if (damage) store.damage_host_copy({1, 0, 0});
+    if (damage) format.damage(1, 0);
     const std::vector<cache::PageScore> step{
         {0, 0.5, false}, {1, 0.125, false}, {2, 0.25, true}, {3, 0.0625, true}};
     store.observe(1, 0, step);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engine/cache/codecs/coded_rows.h"
+
 namespace kvtool::engine {
 namespace {
 
@@ -22,17 +24,6 @@ std::vector<at::Tensor> slots_of(const std::vector<at::Tensor>& planes, SlotRang
 
 std::vector<at::Tensor> row_of(const std::vector<at::Tensor>& planes, std::int64_t row) {
   return each(planes, [row](const at::Tensor& plane) { return plane.select(0, row); });
-}
-
-// A plane of `sizes` rows: [sizes.., width]. What is shared is there once for all slots.
-at::Tensor new_plane(const RowCodec& codec, const RowCodec::Plane& plane,
-                     std::vector<std::int64_t> sizes, at::Device device) {
-  const auto options = at::TensorOptions(plane.dtype).device(device);
-  sizes.push_back(plane.width);
-  if (!plane.shared) return at::empty(sizes, options);
-  std::vector<std::int64_t> once = sizes;
-  once[once.size() - 2] = 1;
-  return at::full(once, codec.new_shared(), options).expand(sizes);
 }
 
 std::uint64_t plane_bytes(const at::Tensor& plane) {
@@ -167,26 +158,22 @@ void CodedCache::measure(const LayerRows& where, const LayerKv& kv) const {
 LayerKv CodedCache::as_kept(const LayerRows& where, const LayerKv& kv) const {
   const bool is_prompt = where.slots.first == shape().padding(where.row);
   const CodedLayer& layer = layers_[static_cast<std::size_t>(where.layer)];
-  const auto round_trip = [&](const at::Tensor& given, const RowLayout::Entry& entry,
-                              const Planes& own) {
-    const at::Tensor rows = given.to(device(), entry.dtype);
-    Planes planes;
-    const std::vector<RowCodec::Plane> infos = codec_->planes(entry.dim);
-    for (std::size_t index = 0; index < infos.size(); ++index) {
-      planes.push_back(new_plane(*codec_, infos[index],
-                                 {rows.sizes().begin(), rows.sizes().end() - 1}, device()));
-      if (infos[index].shared) {
-        planes.back().narrow(-2, 0, 1).copy_(own[index].select(0, where.row).narrow(-2, 0, 1));
-      }
-    }
-    if (is_prompt) codec_->measure(rows, planes);
-    codec_->encode(rows, planes);
-    at::Tensor kept = at::empty(rows.sizes(), rows.options());
-    decode(planes, kept);
-    return kept;
+  const auto kept = [&](const at::Tensor& rows, const RowLayout::Entry& entry, const Planes& own) {
+    const at::Tensor shared = shared_of(own, entry);
+    return round_trip(*codec_, rows.to(device(), entry.dtype),
+                      shared.defined() ? shared.select(0, where.row) : shared, is_prompt);
   };
-  return {round_trip(kv.k, layout().key(where.layer), layer.k),
-          round_trip(kv.v, layout().value(where.layer), layer.v)};
+  return {kept(kv.k, layout().key(where.layer), layer.k),
+          kept(kv.v, layout().value(where.layer), layer.v)};
+}
+
+at::Tensor CodedCache::shared_of(const Planes& planes, const RowLayout::Entry& entry) const {
+  std::size_t index = 0;
+  for (const RowCodec::Plane& plane : codec_->planes(entry.dim)) {
+    if (plane.shared) return planes[index].narrow(-2, 0, 1);
+    ++index;
+  }
+  return {};
 }
 
 void CodedCache::read_slot(std::int64_t slot, const at::Tensor& deltas) const {

@@ -62,6 +62,8 @@ class CodedCache : public StoredCache {
   void encode(const at::Tensor& rows, const RowLayout::Entry& entry, const Planes& planes) const;
   // Into `rows` of any device; without work space, so on any thread.
   void decode(const Planes& planes, const at::Tensor& rows) const;
+  // Of a layer's planes the one that all positions share, [B, heads, 1, width]; undefined without.
+  [[nodiscard]] at::Tensor shared_of(const Planes& planes, const RowLayout::Entry& entry) const;
   // `slots` took in `rows` rows of a layer.
   void note_applied(SlotRange slots, std::int64_t rows);
 

@@ -13,11 +13,6 @@ LayerKv slots_of_rows(const LayerKv& kv, std::int64_t first, std::int64_t count)
   return {kv.k.narrow(2, first, count), kv.v.narrow(2, first, count)};
 }
 
-// Padding is none.
-std::uint64_t known_positions(std::int64_t positions) {
-  return static_cast<std::uint64_t>(std::max<std::int64_t>(0, positions));
-}
-
 std::optional<GroupCodec> codec_of(GroupAxis axis, std::uint32_t bits, std::int64_t group) {
   return bits == 0 ? std::nullopt : std::optional(GroupCodec(axis, bits, group));
 }
@@ -52,7 +47,7 @@ KiviCache::KiviCache(const cache::KiviSettings& settings, const RowLayout& layou
 }
 
 std::int64_t KiviCache::settled_end(std::int64_t positions) const {
-  return static_cast<std::int64_t>(settings_.settled(known_positions(positions)));
+  return static_cast<std::int64_t>(settings_.settled(no_padding(positions)));
 }
 
 std::optional<SlotRange> KiviCache::settled(std::int64_t positions) const {
@@ -84,7 +79,7 @@ void KiviCache::settle(std::int64_t row, SlotRange next) {
   std::int64_t& done = settled_[static_cast<std::size_t>(row)];
   const std::int64_t padding = shape().padding(row);
   const auto target = static_cast<std::int64_t>(settings_.settled_in_pass(
-      known_positions(next.first - padding), known_positions(next.end() - padding)));
+      no_padding(next.first - padding), no_padding(next.end() - padding)));
   if (target <= done) return;
   const std::int64_t first = std::max(done, sink_positions_);
   for (std::int64_t layer = 0; layer < layout().num_layers(); ++layer) {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 
+#include "engine/cache/codecs/coded_rows.h"
 #include "engine/cache/paging/page_formats.h"
 #include "engine/cache/work_space.h"
 
@@ -21,7 +22,10 @@ class CodedPages : public PageFormat {
       std::array<at::Tensor, 2> scales;
       for (std::size_t part = 0; part < scales.size(); ++part) {
         const RowLayout::Entry& entry = this->entry(layer, part);
-        scales[part] = new_scales({shape.rows(), entry.heads}, entry, device);
+        for (const RowCodec::Plane& plane : planes_of(layer, part)) {
+          if (!plane.shared) continue;
+          scales[part] = new_plane(*codec_, plane, {shape.rows(), entry.heads, 1}, device);
+        }
         if (entry.dtype == at::kFloat) continue;
         most = std::max(most, shape.rows() * entry.heads * frame_positions * entry.dim);
       }
@@ -95,27 +99,11 @@ class CodedPages : public PageFormat {
 
   [[nodiscard]] LayerKv as_kept(std::int64_t layer, std::int64_t row, const LayerKv& rows,
                                 bool is_prompt) const override {
-    const auto round_trip = [&](std::size_t part) {
+    const auto kept = [&](std::size_t part) {
       const at::Tensor own = typed(rows, layer, part);
-      const RowLayout::Entry& entry = this->entry(layer, part);
-      at::Tensor scales = scales_of(layer, row, part, own);
-      if (scales.defined() && is_prompt) {
-        scales = new_scales({own.size(0)}, entry, own.device());
-        codec_->measure(own, with_scales({}, layer, part, scales));
-      }
-      PageParts planes;
-      for (const RowCodec::Plane& plane : planes_of(layer, part)) {
-        if (plane.shared) continue;
-        planes.push_back(at::empty({own.size(0), own.size(1), plane.width},
-                                   at::TensorOptions(plane.dtype).device(own.device())));
-      }
-      const PageParts all = with_scales(planes, layer, part, scales);
-      codec_->encode(own, all);
-      at::Tensor kept = at::empty(own.sizes(), own.options());
-      codec_->decode(all, kept, at::empty(own.sizes(), own.options().dtype(at::kFloat)));
-      return kept;
+      return round_trip(*codec_, own, scales_of(layer, row, part, own), is_prompt);
     };
-    return {round_trip(0), round_trip(1)};
+    return {kept(0), kept(1)};
   }
 
   [[nodiscard]] LayerKv shown(std::int64_t layer, const PageParts& frames) override {
@@ -152,16 +140,6 @@ class CodedPages : public PageFormat {
   }
   [[nodiscard]] const at::Tensor& scales(std::int64_t layer, std::size_t part) const {
     return scales_[static_cast<std::size_t>(layer)][part];
-  }
-  // What a plane has that all positions share; undefined where there is none.
-  [[nodiscard]] at::Tensor new_scales(std::vector<std::int64_t> sizes,
-                                      const RowLayout::Entry& entry, at::Device device) const {
-    for (const RowCodec::Plane& plane : codec_->planes(entry.dim)) {
-      if (!plane.shared) continue;
-      sizes.insert(sizes.end(), {1, plane.width});
-      return at::full(sizes, codec_->new_shared(), at::TensorOptions(plane.dtype).device(device));
-    }
-    return {};
   }
   // Of one row, where `rows` are.
   [[nodiscard]] at::Tensor scales_of(std::int64_t layer, std::int64_t row, std::size_t part,

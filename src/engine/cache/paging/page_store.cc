@@ -253,11 +253,6 @@ std::uint64_t PageStore::nbytes(const std::vector<PageParts>& layers) {
   return bytes;
 }
 
-void PageStore::damage_host_copy(const PageName& name) {
-  const at::Tensor first = on_host(name).back().select(0, 0).select(0, 0);
-  first.view(at::kByte).select(0, 0).bitwise_xor_(1);
-}
-
 template <typename Visit>
 void PageStore::each_page(SlotRange positions, const Visit& visit) const {
   for (std::int64_t position = positions.first; position < positions.end();) {

@@ -98,8 +98,6 @@ class PageStore {
   [[nodiscard]] std::uint64_t moved_bytes() const {
     return written_bytes_ + mover_.moved_bytes() - cleared_bytes_;
   }
-  // For a test: one byte of what host memory has of the page becomes another.
-  void damage_host_copy(const PageName& name);
   // Pages that lost their frame, and those that got one again when they were needed.
   [[nodiscard]] std::uint64_t paged_out() const { return paged_out_; }
   [[nodiscard]] std::uint64_t read_back() const { return read_back_; }

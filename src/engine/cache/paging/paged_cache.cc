@@ -15,10 +15,6 @@ std::optional<cache::KiviSettings> groups_of(const cache::CacheSpec& store) {
   return cache::kivi_settings(store);
 }
 
-std::uint64_t no_padding(std::int64_t positions) {
-  return static_cast<std::uint64_t>(std::max<std::int64_t>(0, positions));
-}
-
 }  // namespace
 
 PagedCache::PagedCache(const cache::PagedSettings& settings, std::int64_t frames,
@@ -45,16 +41,6 @@ PagedCache::PagedCache(const cache::PagedSettings& settings, std::int64_t frames
   peak_bytes_ = device_bytes();
 }
 
-SlotRange PagedCache::positions_of_row(std::int64_t row, SlotRange slots) const {
-  const std::int64_t padding = shape().padding(row);
-  const std::int64_t first = std::max<std::int64_t>(0, slots.first - padding);
-  return {first, std::max<std::int64_t>(0, slots.end() - padding - first)};
-}
-
-std::int64_t PagedCache::paged_end(std::int64_t row) const {
-  return recent_ ? settled_[static_cast<std::size_t>(row)] : shape().capacity();
-}
-
 void PagedCache::clear(const BatchShape& shape) {
   const std::lock_guard lock(mutex_);
   StoredCache::clear(shape);
@@ -71,6 +57,7 @@ void PagedCache::clear(const BatchShape& shape) {
 void PagedCache::begin(SlotRange slots) {
   const std::lock_guard lock(mutex_);
   check_room(slots);
+  masks_.clear();
   std::int64_t first_whole = slots.first;
   for (std::int64_t row = 0; recent_ && row < shape().rows(); ++row) {
     settle(row, slots);
@@ -357,18 +344,11 @@ void PagedCache::attend_pages(const AttentionCall& call, std::vector<RowPages>& 
   const auto lacks_any = [](const RowPages& pages) { return !pages.missing.empty(); };
   std::vector<Sight> sights;
   for (const RowPages& pages : rows) sights.push_back(pages.sight);
-  const std::int64_t size = store_.page_size();
-  const auto position_at = [&](std::int64_t row, std::int64_t key) -> std::int64_t {
-    const RowPages& pages = rows[static_cast<std::size_t>(row)];
-    const std::int64_t page = store_.page_in(call.layer, row, key / size);
-    if (page < 0 || !pages.shown[static_cast<std::size_t>(page)]) return -1;
-    const std::int64_t position = page * size + key % size;
-    return position < pages.end ? position : -1;
-  };
   const auto attend = [&] {
     const LayerKv frames = store_.shown(call.layer);
     attention.add(frames.k, frames.v,
-                  hidden(sights, frames.k.size(1), store_.frames() * size, position_at));
+                  hidden(sights, frames.k.size(1), store_.frames() * store_.page_size(),
+                         blocks_in_frames(call.layer, rows)));
   };
   if (std::any_of(rows.begin(), rows.end(), shows_any)) attend();
   while (std::any_of(rows.begin(), rows.end(), lacks_any)) {
@@ -389,42 +369,69 @@ void PagedCache::attend_recent(const AttentionCall& call, std::span<const Sight>
   recent_->each_piece({first, pass().end() - first}, [&](const RecentRows::Piece& piece) {
     const LayerKv own = piece.of_all(call.layer);
     attention.add(own.k, own.v,
-                  hidden(rows, own.k.size(1), piece.slots.count,
-                         [&](std::int64_t row, std::int64_t key) -> std::int64_t {
-                           const std::int64_t position =
-                               piece.slots.first + key - shape().padding(row);
-                           return position < paged_end(row) ? -1 : position;
-                         }));
+                  hidden(rows, own.k.size(1), piece.slots.count, recent_blocks(rows, piece.slots)));
   });
 }
 
-template <typename PositionAt>
-const at::Tensor& PagedCache::hidden(std::span<const Sight> rows, std::int64_t heads,
-                                     std::int64_t keys, const PositionAt& at) {
-  const auto chooses = [](const Sight& sight) { return sight.chosen.has_value(); };
-  if (std::none_of(rows.begin(), rows.end(), chooses)) heads = 1;
-  std::vector<std::uint8_t> bytes(rows.size() * static_cast<std::size_t>(heads * keys), 1);
-  for (std::size_t row = 0; row < rows.size(); ++row) {
-    const Sight& sight = rows[row];
-    for (std::int64_t key = 0; key < keys; ++key) {
-      const std::int64_t position = at(static_cast<std::int64_t>(row), key);
-      if (position < sight.first || position >= sight.end || position < 0) continue;
-      for (std::int64_t head = 0; head < heads; ++head) {
-        if (!sight.sees(head, position / store_.page_size())) continue;
-        bytes[(row * static_cast<std::size_t>(heads) + static_cast<std::size_t>(head)) *
-                  static_cast<std::size_t>(keys) +
-              static_cast<std::size_t>(key)] = 0;
-      }
+std::vector<PagedCache::KeyBlock> PagedCache::blocks_in_frames(
+    std::int64_t layer, const std::vector<RowPages>& rows) const {
+  const std::int64_t size = store_.page_size();
+  std::vector<KeyBlock> blocks;
+  for (std::int64_t row = 0; row < shape().rows(); ++row) {
+    const RowPages& pages = rows[static_cast<std::size_t>(row)];
+    for (std::int64_t frame = 0; frame < store_.frames(); ++frame) {
+      const std::int64_t page = store_.page_in(layer, row, frame);
+      if (page < 0 || !pages.shown[static_cast<std::size_t>(page)]) continue;
+      const std::int64_t first = std::max(page * size, pages.sight.first);
+      const std::int64_t end = std::min((page + 1) * size, pages.end);
+      if (first >= end) continue;
+      blocks.push_back({row, frame * size + first - page * size, end - first, first});
     }
   }
-  // Layers mostly show the same.
-  const auto count = static_cast<std::int64_t>(rows.size());
-  if (hidden_.defined() && hidden_.size(1) == heads && bytes == hidden_bytes_) return hidden_;
-  hidden_bytes_ = std::move(bytes);
-  hidden_ = at::from_blob(hidden_bytes_.data(), {count, heads, 1, keys}, at::kByte)
-                .to(at::kBool)
-                .to(device());
-  return hidden_;
+  return blocks;
+}
+
+std::vector<PagedCache::KeyBlock> PagedCache::recent_blocks(std::span<const Sight> rows,
+                                                            SlotRange slots) const {
+  const std::int64_t size = store_.page_size();
+  std::vector<KeyBlock> blocks;
+  for (std::int64_t row = 0; row < shape().rows(); ++row) {
+    const Sight& sight = rows[static_cast<std::size_t>(row)];
+    const std::int64_t begin = slots.first - shape().padding(row);
+    const std::int64_t end = std::min(begin + slots.count, sight.end);
+    std::int64_t position = std::max({std::int64_t{0}, begin, sight.first, paged_end(row)});
+    while (position < end) {
+      const std::int64_t next = std::min(end, (position / size + 1) * size);
+      blocks.push_back({row, position - begin, next - position, position});
+      position = next;
+    }
+  }
+  return blocks;
+}
+
+at::Tensor PagedCache::hidden(std::span<const Sight> rows, std::int64_t heads, std::int64_t keys,
+                              std::vector<KeyBlock> blocks) {
+  const bool chooses = std::any_of(rows.begin(), rows.end(),
+                                   [](const Sight& sight) { return sight.chosen.has_value(); });
+  if (!chooses) {
+    heads = 1;
+    for (const Mask& mask : masks_) {
+      if (mask.keys == keys && mask.blocks == blocks) return mask.hidden;
+    }
+  }
+  const at::Tensor hidden =
+      at::ones({static_cast<std::int64_t>(rows.size()), heads, 1, keys}, at::kBool);
+  bool* const all = hidden.mutable_data_ptr<bool>();
+  for (const KeyBlock& block : blocks) {
+    const Sight& sight = rows[static_cast<std::size_t>(block.row)];
+    for (std::int64_t head = 0; head < heads; ++head) {
+      if (!sight.sees(head, block.position / store_.page_size())) continue;
+      std::fill_n(all + (block.row * heads + head) * keys + block.first, block.count, false);
+    }
+  }
+  at::Tensor there = hidden.to(device());
+  if (!chooses) masks_.push_back({keys, std::move(blocks), there});
+  return there;
 }
 
 void PagedCache::read(const LayerRows& where, const LayerKv& kv) const {
@@ -461,11 +468,6 @@ std::optional<SlotRange> PagedCache::settled(std::int64_t positions) const {
 
 LayerKv PagedCache::as_settled(std::int64_t layer, const LayerKv& kv) const {
   return recent_ ? format_->as_kept(layer, 0, kv, false) : kv;
-}
-
-std::uint64_t PagedCache::device_bytes() const {
-  return store_.device_bytes() + format_->nbytes() + (recent_ ? recent_->nbytes() : 0) +
-         (chooser_ != nullptr ? chooser_->bytes() : 0);
 }
 
 cache::CacheUse PagedCache::use() const {

@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -98,16 +99,42 @@ class PagedCache : public StoredCache {
                     PartialAttention& attention);
   void attend_recent(const AttentionCall& call, std::span<const Sight> rows,
                      PartialAttention& attention);
-  // bool [B, 1 or heads, 1, keys]: what is not seen of `keys` in each row, of which the k-th has
-  // the position `at(row, k)`, below 0 for one that there is not.
-  template <typename PositionAt>
-  const at::Tensor& hidden(std::span<const Sight> rows, std::int64_t heads, std::int64_t keys,
-                           const PositionAt& at);
+  // Of what is attended `count` keys, from the key `first` on, have the positions of a row from
+  // `position` on, in one page.
+  struct KeyBlock {
+    std::int64_t row = 0;
+    std::int64_t first = 0;
+    std::int64_t count = 0;
+    std::int64_t position = 0;
+
+    friend bool operator==(const KeyBlock&, const KeyBlock&) = default;
+  };
+  // What is not seen of `keys` where all rows see the whole of some blocks.
+  struct Mask {
+    std::int64_t keys = 0;
+    std::vector<KeyBlock> blocks;
+    at::Tensor hidden;
+  };
+  // Of the pages that are attended now, what a row could see.
+  [[nodiscard]] std::vector<KeyBlock> blocks_in_frames(std::int64_t layer,
+                                                       const std::vector<RowPages>& rows) const;
+  // Of `slots` beside the pages.
+  [[nodiscard]] std::vector<KeyBlock> recent_blocks(std::span<const Sight> rows,
+                                                    SlotRange slots) const;
+  // bool [B, 1 or heads, 1, keys]: all but the blocks, and of these what a row has not chosen.
+  at::Tensor hidden(std::span<const Sight> rows, std::int64_t heads, std::int64_t keys,
+                    std::vector<KeyBlock> blocks);
 
   // Positions of one row, without its padding.
-  [[nodiscard]] SlotRange positions_of_row(std::int64_t row, SlotRange slots) const;
+  [[nodiscard]] SlotRange positions_of_row(std::int64_t row, SlotRange slots) const {
+    const std::int64_t padding = shape().padding(row);
+    const std::int64_t first = std::max<std::int64_t>(0, slots.first - padding);
+    return {first, std::max<std::int64_t>(0, slots.end() - padding - first)};
+  }
   // Of its positions, the first that is not in a page.
-  [[nodiscard]] std::int64_t paged_end(std::int64_t row) const;
+  [[nodiscard]] std::int64_t paged_end(std::int64_t row) const {
+    return recent_ ? settled_[static_cast<std::size_t>(row)] : shape().capacity();
+  }
   // Positions of one row, wherever they are.
   void read_row(std::int64_t layer, std::int64_t row, SlotRange positions, const LayerKv& kv) const;
   void write_row(const LayerRows& where, const LayerKv& kv);
@@ -115,7 +142,10 @@ class PagedCache : public StoredCache {
   void make_frames(std::int64_t layer, std::int64_t row, SlotRange positions, std::int64_t step);
   // What was written since the last time goes to host memory once its page is whole.
   void save_whole_pages(SlotRange next);
-  [[nodiscard]] std::uint64_t device_bytes() const;
+  [[nodiscard]] std::uint64_t device_bytes() const {
+    return store_.device_bytes() + format_->nbytes() + (recent_ ? recent_->nbytes() : 0) +
+           (chooser_ != nullptr ? chooser_->bytes() : 0);
+  }
 
   mutable std::mutex mutex_;  // over everything below, and what StoredCache keeps
   cache::PagedSettings settings_;
@@ -126,8 +156,7 @@ class PagedCache : public StoredCache {
   std::vector<std::int64_t> settled_;   // likewise, per row: its first positions
   PageSelector* chooser_;
   std::vector<PageName> written_;  // since they were last saved
-  std::vector<std::uint8_t> hidden_bytes_;
-  at::Tensor hidden_;  // what hidden_bytes_ says
+  std::vector<Mask> masks_;        // of the step: layers mostly show the same
   std::vector<bool> kept_;
   std::uint64_t applied_rows_ = 0;  // of one layer
   std::uint64_t peak_bytes_ = 0;    // on the device
