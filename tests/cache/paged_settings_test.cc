@@ -92,14 +92,15 @@ TEST(PagedSettings, TheSpecReadsBack) {
 }
 
 TEST(PagedSettings, PredictionHasOptionsOfItsOwn) {
-  const std::string text = "residency=predictive,rank=confidence,prefetch=7,precision=80%";
+  const std::string text = "residency=predictive,rank=mass,prefetch=7,precision=80%";
   const PredictionSettings given = paged_settings(CacheSpec::parse("paged:" + text)).prediction;
-  EXPECT_EQ(given.rank, PageRank::kConfidence);
+  EXPECT_EQ(given.rank, PageRank::kMass);
   EXPECT_EQ(given.prefetch, 7U);
   EXPECT_EQ(given.precision, 0.8);
-  EXPECT_EQ(CacheSpec::parse("paged:residency=predictive").to_string(),
-            "paged:page=16,device=100%,residency=predictive,rank=mass,prefetch=4,precision=50%,"
-            "link=none,check=0,codec=none,select=none");
+  EXPECT_EQ(
+      CacheSpec::parse("paged:residency=predictive").to_string(),
+      "paged:page=16,device=100%,residency=predictive,rank=confidence,prefetch=4,precision=50%,"
+      "link=none,check=0,codec=none,select=none");
   const Error error = error_of([] { std::ignore = CacheSpec::parse("paged:prefetch=7"); });
   EXPECT_EQ(error.code(), ErrorCode::kUsage);
   EXPECT_THAT(error.what(),

@@ -15,9 +15,9 @@ ROOMS = (40, 60)  # percent of the pages; the heads of a layer choose about half
 RESIDENCIES = (
     "lru",
     "lru2",
-    "predictive",
+    "predictive,rank=mass",
     "predictive,rank=frequency",
-    "predictive,rank=confidence",
+    "predictive",
 )
 LINK = 1  # GB/s
 

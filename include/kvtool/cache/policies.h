@@ -192,7 +192,7 @@ inline constexpr std::array kPagedOptions = {
     OptionInfo{"residency", OptionKind::kWord,
                "which page makes room: lru, clock, lru2 or predictive", "lru", kResidencyWords},
     OptionInfo{"rank", OptionKind::kWord,
-               "what predicts the use of a page: mass, frequency or confidence", "mass",
+               "what predicts the use of a page: mass, frequency or confidence", "confidence",
                kPageRankWords, 0, kPredictive},
     OptionInfo{"prefetch",
                OptionKind::kCount,

@@ -57,7 +57,7 @@ inline constexpr std::array<std::string_view, 3> kPageRankWords = {"mass", "freq
                                                                    "confidence"};
 
 struct PredictionSettings {
-  PageRank rank = PageRank::kMass;
+  PageRank rank = PageRank::kConfidence;
   std::uint64_t prefetch = 4;  // pages that are wanted for a step, at most
   double precision = 0.5;      // share of them that should be used
 };
