@@ -5,6 +5,7 @@
 
 #include "kvtool/run/generation.h"
 #include "kvtool/run/services.h"
+#include "run/lab/lab_row.h"
 #include "support/fake_engine.h"
 #include "support/folder_test.h"
 
@@ -82,6 +83,22 @@ TEST(LabGhost, ThatSawOtherKeysIsNone) {
   const LabGhost ghost = lab_ghost(judged(30, {5}), judged(31, {5}), ReplayMode::kForced, {});
   EXPECT_FALSE(ghost.ran());
   EXPECT_EQ(ghost.missing, "all resident, steps saw 62 keys instead of 60");
+}
+
+TEST(LabBytes, AStepReadsAPageOnceWhereverItIs) {
+  const format::Geometry geometry({{DType::kFloat32, DType::kFloat32, 1, 4, 4}});
+  const LabSteps steps{
+      .inputs = 1, .steps = 10, .visible_keys = 360, .shortest = 40, .longest = 40};
+  const auto read = [&](const std::string& spec) {
+    TrialBatch batch{.rows = 1, .padded_length = 30, .cache_capacity = 40};
+    batch.kv_cache = cache::CacheSpec::parse(spec);
+    batch.runs = {{.mode = ReplayMode::kForced, .decode_steps = 10}};
+    LabRow row;
+    take_batches(std::vector{batch}, ReplayMode::kForced, geometry, steps, row);
+    return row.bytes.read_bytes_per_step;
+  };
+  EXPECT_EQ(read("paged:page=4,device=3"), 36.0 * 2 * 4 * 4);
+  EXPECT_EQ(read("paged:page=4,device=3,codec=int8"), read("int8"));
 }
 
 // ---- A lab -------------------------------------------------------------------------

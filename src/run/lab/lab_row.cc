@@ -6,6 +6,7 @@
 #include "kvtool/analysis/statistics.h"
 #include "kvtool/cache/cache_plan.h"
 #include "kvtool/cache/key_budget.h"
+#include "lab_ghost.h"
 
 namespace kvtool::run {
 namespace {
@@ -72,7 +73,10 @@ struct KeyBytes {
 KeyBytes key_bytes(const TrialBatch& batch, const format::Geometry& geometry) {
   const cache::BatchExtent extent{
       .rows = batch.rows, .positions = batch.cache_capacity, .prompt = batch.padded_length};
-  const cache::CachePlan plan = cache::plan_cache(geometry, extent, batch.kv_cache);
+  // Of pages one copy, wherever they are.
+  const bool has_places = batch.kv_cache.has("device");
+  const cache::CachePlan plan = cache::plan_cache(
+      geometry, extent, has_places ? all_resident(batch.kv_cache) : batch.kv_cache);
   const std::uint64_t summaries = cache::page_summary_bytes(geometry, extent, batch.kv_cache);
   const auto positions = static_cast<double>(batch.rows * batch.cache_capacity);
   if (positions == 0.0) return {};
