@@ -1,7 +1,7 @@
 // The table of columns in docs/lab.md is that of the code.
 #include <gtest/gtest.h>
 
-#include "report/lab_words.h"
+#include "report/lab/lab_words.h"
 #include "support/markdown_table.h"
 
 namespace kvtool::report {

@@ -5,8 +5,8 @@
 #include <sstream>
 
 #include "kvtool/run/lab.h"
-#include "report/lab_tables.h"
-#include "report/lab_words.h"
+#include "report/lab/lab_tables.h"
+#include "report/lab/lab_words.h"
 #include "sample_results.h"
 
 namespace kvtool::report {

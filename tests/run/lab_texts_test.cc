@@ -189,7 +189,8 @@ TEST_F(Needles, StandInTheTextAndAreAskedForBehindIt) {
 
 TEST_F(Needles, AreAskedForInAnotherOrderThanTheyStand) {
   std::vector<std::size_t> order;
-  for (const NeedleAnswer& answer : texts(2000)[0].answers) order.push_back(answer.needle);
+  const std::vector<NeedleText> made = texts(2000);
+  for (const NeedleAnswer& answer : made[0].answers) order.push_back(answer.needle);
   EXPECT_FALSE(std::ranges::is_sorted(order));
   EXPECT_EQ(std::set<std::size_t>(order.begin(), order.end()).size(), kNeedles);
 }

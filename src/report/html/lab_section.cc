@@ -9,8 +9,8 @@
 #include "html/escape.h"
 #include "html/sections.h"
 #include "html/speedup_chart.h"
-#include "lab_tables.h"
-#include "lab_words.h"
+#include "lab/lab_tables.h"
+#include "lab/lab_words.h"
 #include "wording.h"
 
 namespace kvtool::report::html {
