@@ -365,6 +365,17 @@ TEST(LabPairs, TheBestOfAFrameAgainstTheOthersStepByStep) {
   EXPECT_EQ(pairs[2].other, "window");
 }
 
+TEST(LabPairs, AWindowMayBeBetterAndDoesNotWin) {
+  const std::vector<LabPair> pairs = lab_pairs({choosing("quest", "a", [](int) { return 0.5; }),
+                                                choosing("mean-key", "a", [](int) { return 0.75; }),
+                                                choosing("window", "b", [](int) { return 0.25; })});
+  ASSERT_EQ(pairs.size(), 2U);
+  EXPECT_EQ(pairs[0].best, "quest");
+  EXPECT_EQ(pairs[1].other, "window");
+  EXPECT_NEAR(pairs[1].difference, -0.25, 1e-12);
+  EXPECT_TRUE(pairs[1].is_certain());
+}
+
 TEST(LabPairs, AreNotSureOfWhatStepsContradict) {
   const std::vector<LabPair> pairs =
       lab_pairs({choosing("quest", "a", [](int step) { return step / 16 % 2 == 0 ? 1.0 : 0.1; }),

@@ -2,6 +2,7 @@
 // context on a policy saves time (docs/lab.md).
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -11,8 +12,8 @@
 
 namespace kvtool::run {
 
-// Of what chooses from the same pages with the same budget, or shows a window of as much: the row
-// of the least mean KL, and another. Both have computed the same steps.
+// Of what chooses from the same pages with the same budget the row of the least mean KL, and
+// another one or the window of that budget, which may be better. Both have computed the same steps.
 struct LabPair {
   std::string budget;
   std::string best;   // name of the row
@@ -26,7 +27,7 @@ struct LabPair {
   std::optional<double> best_read = std::nullopt;  // bytes of K/V a step
   std::optional<double> other_read = std::nullopt;
 
-  [[nodiscard]] bool is_certain() const { return half95 && difference > *half95; }
+  [[nodiscard]] bool is_certain() const { return half95 && std::abs(difference) > *half95; }
 };
 
 // One part of the cache in few bits, and all else as the model made it.

@@ -18,6 +18,11 @@ std::string read_of(const std::optional<double>& bytes) {
   return bytes ? megabytes(static_cast<std::uint64_t>(std::llround(*bytes))) : "-";
 }
 
+std::string words(const LabPair& pair) {
+  if (!pair.is_certain()) return pair.difference > 0.0 ? "no worse for sure" : "no better for sure";
+  return pair.difference > 0.0 ? "worse" : "better";
+}
+
 }  // namespace
 
 LabTable pairs_table(const std::vector<LabPair>& pairs) {
@@ -29,8 +34,7 @@ LabTable pairs_table(const std::vector<LabPair>& pairs) {
     std::string more = nats(pair.difference);
     if (pair.half95) more += " ± " + nats(*pair.half95);
     table.rows.push_back({one_line(pair.best), read_of(pair.best_read), one_line(pair.other),
-                          read_of(pair.other_read), std::move(more),
-                          pair.is_certain() ? "worse" : "no worse for sure"});
+                          read_of(pair.other_read), std::move(more), words(pair)});
   }
   table.lines = {
       "The same steps under both, KL in nats: mean of the differences and its 95 % interval over "

@@ -95,14 +95,17 @@ std::vector<LabPair> lab_pairs(const std::vector<LabRow>& rows) {
     if (!is_contender(row) || is_window(row)) continue;
     if (std::ranges::find(frames, row.frame) != frames.end()) continue;
     frames.push_back(row.frame);
+    // A window's share is of the longest input, more than that of the others: it is compared, and
+    // cannot win.
+    const LabRow* best = &row;
     std::vector<const LabRow*> contenders;
     for (const LabRow& other : rows) {
-      if (is_contender(other) && comparable(row, other)) contenders.push_back(&other);
+      if (!is_contender(other) || !comparable(row, other)) continue;
+      contenders.push_back(&other);
+      if (!is_window(other) && *other.quality.kl_mean < *best->quality.kl_mean) best = &other;
     }
-    const auto best = std::ranges::min_element(
-        contenders, {}, [](const LabRow* one) { return *one->quality.kl_mean; });
     for (const LabRow* other : contenders) {
-      if (other != *best) pairs.push_back(pair_of(**best, *other));
+      if (other != best) pairs.push_back(pair_of(*best, *other));
     }
   }
   return pairs;
