@@ -72,4 +72,18 @@ std::optional<double> quantile(std::vector<double>& values, double q) {
   return *nth;
 }
 
+double mean_of(std::span<const double> values) {
+  double sum = 0.0;
+  for (const double value : values) sum += value;
+  return sum / static_cast<double>(values.size());
+}
+
+double standard_error_of_mean(std::span<const double> values) {
+  const double mean = mean_of(values);
+  double squares = 0.0;
+  for (const double value : values) squares += (value - mean) * (value - mean);
+  const auto count = static_cast<double>(values.size());
+  return std::sqrt(squares / (count - 1.0) / count);
+}
+
 }  // namespace kvtool::analysis

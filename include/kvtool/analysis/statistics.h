@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 namespace kvtool::analysis {
@@ -18,5 +19,10 @@ namespace kvtool::analysis {
 // it (nearest rank, so always one of the values): q = 0.5 is the lower median.
 // Nothing for no values. Reorders `values`; none may be NaN.
 [[nodiscard]] std::optional<double> quantile(std::vector<double>& values, double q);
+
+// Of at least one value.
+[[nodiscard]] double mean_of(std::span<const double> values);
+// Of their mean, as far as they are independent: sample deviation / sqrt(count). Of at least two.
+[[nodiscard]] double standard_error_of_mean(std::span<const double> values);
 
 }  // namespace kvtool::analysis

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string>
 
+#include "kvtool/analysis/statistics.h"
 #include "kvtool/cache/cache_spec.h"
 #include "kvtool/cache/key_budget.h"
 
@@ -64,12 +65,7 @@ Differences differences_of(const LabRow& other, const LabRow& best) {
 
 std::optional<double> half_width(const std::vector<double>& means) {
   if (means.size() < kLeastBlocks) return std::nullopt;
-  const auto count = static_cast<double>(means.size());
-  double mean = 0.0;
-  for (const double value : means) mean += value / count;
-  double squares = 0.0;
-  for (const double value : means) squares += (value - mean) * (value - mean);
-  return kNormal95 * std::sqrt(squares / (count - 1.0) / count);
+  return kNormal95 * analysis::standard_error_of_mean(means);
 }
 
 LabPair pair_of(const LabRow& best, const LabRow& other) {

@@ -2,24 +2,12 @@
 
 #include <cmath>
 
+#include "kvtool/analysis/statistics.h"
+
 namespace kvtool::run {
 namespace {
 
 constexpr double kNormal975 = 1.959963984540054;
-
-double mean_of(std::span<const double> values) {
-  double sum = 0.0;
-  for (const double value : values) sum += value;
-  return sum / static_cast<double>(values.size());
-}
-
-// Of the mean.
-double standard_error(std::span<const double> values, double mean) {
-  double squares = 0.0;
-  for (const double value : values) squares += (value - mean) * (value - mean);
-  const auto count = static_cast<double>(values.size());
-  return std::sqrt(squares / (count - 1.0) / count);
-}
 
 std::uint64_t count_nonfinite(std::span<const double> values) {
   std::uint64_t count = 0;
@@ -42,14 +30,14 @@ void take_perplexity(std::span<const double> losses, std::span<const double> ful
   row.tokens = losses.size();
   row.nonfinite = count_nonfinite(losses);
   if (losses.empty() || row.nonfinite > 0) return;
-  row.perplexity = std::exp(mean_of(losses));
+  row.perplexity = std::exp(analysis::mean_of(losses));
   if (full.size() != losses.size() || count_nonfinite(full) > 0) return;
   std::vector<double> differences;
   for (std::size_t i = 0; i < losses.size(); ++i) differences.push_back(losses[i] - full[i]);
-  const double mean = mean_of(differences);
+  const double mean = analysis::mean_of(differences);
   row.increase = std::expm1(mean);
   if (differences.size() < 2) return;
-  const double half = kNormal975 * standard_error(differences, mean);
+  const double half = kNormal975 * analysis::standard_error_of_mean(differences);
   row.increase_low = std::expm1(mean - half);
   row.increase_high = std::expm1(mean + half);
 }
